@@ -1,0 +1,286 @@
+"""A small generated world: coloured shapes that appear, move, stop, cross, hide, change and leave.
+
+A scene is drawn from one seed, so any clip can be made again. What the middle frame shows is drawn
+before, and independently of, what the questions about time ask for: where an object moves, what
+becomes of it, which of two came first and where they end up cannot be read from one frame.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+
+SIDE = 64
+SHAPES = ("circle", "square", "triangle", "cross")
+COLOURS = {
+    "red": (215, 45, 45),
+    "green": (45, 175, 65),
+    "blue": (50, 85, 225),
+    "yellow": (230, 210, 55),
+    "purple": (165, 65, 195),
+    "cyan": (60, 205, 215),
+}
+HEADINGS = {"left": (0, -1), "right": (0, 1), "up": (-1, 0), "down": (1, 0), "nowhere": (0, 0)}
+RELATIONS = {"left": (0, -1), "right": (0, 1), "above": (-1, 0), "below": (1, 0)}
+FATES = ("grows", "shrinks", "darkens", "leaves", "nothing")
+PILLAR, DOT, FLASH, BACKGROUND = 3, 4, 5, 6  # owners of a pixel, after the up to three objects 0, 1, 2
+
+_PALETTE = np.array(list(COLOURS.values()), np.float32)
+_REACH = 12.0  # how far an object may be from its place in the middle frame, in pixels
+_MARGIN = 16
+_NOISE = np.random.default_rng(20250131).standard_normal((64, SIDE, SIDE, 3), dtype=np.float32)
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What really happens in a clip.
+
+    Parameters
+    ----------
+    frames : (T, 64, 64, 3) uint8, the picture without compression.
+    owner : (T, 64, 64) uint8, the object, or PILLAR, DOT, FLASH, BACKGROUND, that each pixel shows.
+    shape, colour : indices into SHAPES and COLOURS, one per object; no two objects share either.
+    position : (n, T, 2) float, the centre (y, x) in the picture, also where the object is not present.
+    radius : (n, T) float, in pixels.
+    visible : (n, T) float, the share of the object's area that can be seen, 0 where it is not present.
+    heading : the name of each object's direction, or None for the two that change places.
+    fate : what becomes of each object after the middle frame.
+    start : the frame in which each object appears.
+    relation : where object 0 is from object 1 in the last frame, or None if these two do not change places.
+    flash, dot : index of the colour, or None.
+    """
+
+    frames: np.ndarray
+    owner: np.ndarray
+    shape: tuple[int, ...]
+    colour: tuple[int, ...]
+    position: np.ndarray
+    radius: np.ndarray
+    visible: np.ndarray
+    heading: tuple[str | None, ...]
+    fate: tuple[str, ...]
+    start: tuple[int, ...]
+    relation: str | None
+    flash: int | None
+    dot: int | None
+
+    @property
+    def middle(self) -> int:
+        return middle_frame(len(self.frames))
+
+
+def middle_frame(count: int) -> int:
+    """The frame that must not tell what the questions about time ask for (clips under 4 frames have none)."""
+    return count // 2 if count >= 4 else 0
+
+
+def draw_scene(rng: np.random.Generator, count: int) -> Scene:
+    """Draw scenes of `count` frames until every object of one can be seen, and return that one."""
+    while True:
+        scene = _draw(rng, count)
+        if ((scene.visible >= 0.6).sum(1) >= min(2, count)).all():
+            return scene
+
+
+def _draw(rng: np.random.Generator, count: int) -> Scene:
+    number = int(rng.integers(1, 4))
+    shape, colour = rng.permutation(len(SHAPES))[:number], rng.permutation(len(COLOURS))[:number]
+    middle = middle_frame(count)
+    position, heading, relation = _motion(rng, number, count, middle)
+    camera = np.round(np.outer(np.arange(count) - middle, rng.uniform(-3, 3, 2) / max(count, 8))).astype(int)
+    position = np.round((position + camera) * 4) / 4
+
+    latest = 0 if count == 1 else max(1, middle - 1)
+    start = np.where(rng.random(number) < 0.35, 0, rng.integers(0, latest + 1, number))
+    fate = [FATES[i] for i in rng.integers(0, len(FATES), number)] if count > 1 else ["nothing"] * number
+    change = rng.integers(min(middle + 1, count - 1), max(middle + 2, count - 1), number)
+    time = np.arange(count)
+    changed = time >= change[:, None]
+    present = time >= start[:, None]
+    base = rng.uniform(5.5, 8.0, number)
+    radius, shade = np.repeat(base[:, None], count, 1), np.ones((number, count), np.float32)
+    for i, name in enumerate(fate):
+        if name == "leaves":
+            present[i] &= ~changed[i]
+        elif name == "darkens":
+            shade[i, changed[i]] = 0.42
+        elif name != "nothing":
+            radius[i, changed[i]] *= 1.5 if name == "grows" else 0.62
+    radius = np.round(radius * 4) / 4
+
+    frames = _background(rng, camera)
+    owner = np.full((count, SIDE, SIDE), BACKGROUND, np.uint8)
+    tint = _PALETTE[colour] + rng.uniform(-14, 14, (number, 3)).astype(np.float32)
+    texture = rng.integers(0, 3, number)
+    area = np.zeros((number, count))
+    for i in rng.permutation(number):
+        for t in np.flatnonzero(present[i]):
+            mask = _mask(SHAPES[shape[i]], radius[i, t], *(position[i, t] % 1))
+            area[i, t] = (mask > 0.5).sum()
+            _paint(frames[t], owner[t], mask, position[i, t], _texture(texture[i], len(mask)) * tint[i] * shade[i, t], i)
+    _pillar(rng, frames, owner, camera)
+    seen = np.stack([(owner == i).sum((1, 2)) for i in range(number)])
+    dot = _dot(rng, frames, owner, camera)
+    flash = _flash(rng, frames, owner, middle)
+    frames += _NOISE[rng.integers(0, len(_NOISE), count)] * rng.uniform(2, 8)
+    return Scene(
+        frames=frames.clip(0, 255).astype(np.uint8),
+        owner=owner,
+        shape=tuple(map(int, shape)),
+        colour=tuple(map(int, colour)),
+        position=position,
+        radius=radius,
+        visible=seen / area.clip(min=1),
+        heading=tuple(heading),
+        fate=tuple(fate),
+        start=tuple(map(int, start)),
+        relation=relation,
+        flash=flash,
+        dot=dot,
+    )
+
+
+def _motion(
+    rng: np.random.Generator, number: int, count: int, middle: int
+) -> tuple[np.ndarray, list[str | None], str | None]:
+    """Centres (n, T, 2) before camera drift; the first two objects change places in half of the clips that have two."""
+    position = np.empty((number, count, 2))
+    heading: list[str | None] = [None] * number
+    relation = None
+    trading = number >= 2 and rng.random() < 0.6
+    if trading:
+        relation = list(RELATIONS)[rng.integers(4)]
+        towards = [RELATIONS[list(RELATIONS)[rng.integers(4)]], RELATIONS[list(RELATIONS)[rng.integers(4)]], RELATIONS[relation]]
+        apart = np.array(towards) * rng.uniform(15, 23, (3, 1)) + rng.uniform(-5, 5, (3, 2))
+        centre = rng.uniform(21, 43, 2) + rng.uniform(-4, 4, (3, 2))
+        centre[1] = centre[1].clip(21, 43)
+        knots = [0, middle, count - 1]
+        for i, sign in enumerate((0.5, -0.5)):
+            points = centre + sign * apart
+            if count == 1:
+                position[i] = points[2]
+            elif middle == 0:
+                position[i] = np.linspace(points[1], points[2], count)
+            else:
+                position[i] = np.stack([np.interp(np.arange(count), knots, points[:, axis]) for axis in (0, 1)], -1)
+    for i in range(2 if trading else 0, number):
+        heading[i] = list(HEADINGS)[rng.integers(len(HEADINGS))]
+        place = rng.uniform(_REACH, SIDE - _REACH, 2)
+        before = rng.integers(min(2, middle), middle + 1)
+        after = rng.integers(min(2, count - 1 - middle), count - middle)
+        speed = _REACH / max(before, after, 1) * rng.uniform(0.8, 1.0)
+        progress = np.clip(np.arange(count) - middle, -before, after) * speed
+        position[i] = place + progress[:, None] * HEADINGS[heading[i]]
+    return position, heading, relation
+
+
+@lru_cache(maxsize=None)
+def _mask(shape: str, radius: float, down: float, right: float) -> np.ndarray:
+    """Coverage of a shape whose centre is (down, right), parts of a pixel, from the middle pixel of the window."""
+    half = int(np.ceil(radius * 1.15)) + 2
+    y, x = np.mgrid[-half : half + 1, -half : half + 1].astype(float)
+    y, x = y - down, x - right
+    if shape == "circle":
+        distance = np.hypot(x, y) - radius
+    elif shape == "square":
+        distance = np.maximum(abs(x), abs(y)) - 0.88 * radius
+    elif shape == "triangle":
+        distance = np.maximum((1.85 * abs(x) - 1.1 * (y + 1.1 * radius)) / 2.152, y - 0.75 * radius)
+    elif shape == "cross":
+        distance = _plus(x, y, radius, 0.36 * radius)
+    else:
+        distance = np.minimum(_plus(x, y, radius, 0.8), _plus((x + y) / 2**0.5, (x - y) / 2**0.5, radius, 0.8))
+    return (0.5 - distance).clip(0, 1).astype(np.float32)
+
+
+def _plus(x: np.ndarray, y: np.ndarray, length: float, width: float) -> np.ndarray:
+    return np.minimum(
+        np.maximum(abs(x) - length, abs(y) - width),
+        np.maximum(abs(y) - length, abs(x) - width),
+    )
+
+
+@lru_cache(maxsize=None)
+def _texture(kind: int, side: int) -> np.ndarray:
+    """Brightness (side, side, 1): plain, striped or checked."""
+    y, x = np.mgrid[:side, :side]
+    dark = (np.zeros((side, side), int), y // 2 % 2, (y // 3 + x // 3) % 2)[kind]
+    return (1 - 0.35 * dark[..., None]).astype(np.float32)
+
+
+def _paint(
+    frame: np.ndarray, owner: np.ndarray, mask: np.ndarray, place: np.ndarray, colour: np.ndarray, who: int
+) -> None:
+    half = len(mask) // 2
+    y, x = int(place[0] // 1) - half, int(place[1] // 1) - half
+    top, left, bottom, right = max(y, 0), max(x, 0), min(y + len(mask), SIDE), min(x + len(mask), SIDE)
+    if top >= bottom or left >= right:
+        return
+    window = slice(top - y, bottom - y), slice(left - x, right - x)
+    part = mask[window]
+    under = frame[top:bottom, left:right]
+    under += part[..., None] * ((colour[window] if colour.ndim == 3 else colour) - under)
+    owner[top:bottom, left:right][part > 0.5] = who
+
+
+@lru_cache(maxsize=None)
+def _upsample(cells: int) -> np.ndarray:
+    """(side, cells) matrix that interpolates a row of cells linearly."""
+    at = np.linspace(0, cells - 1, SIDE + 2 * _MARGIN)
+    return np.maximum(0, 1 - abs(at[:, None] - np.arange(cells))).astype(np.float32)
+
+
+def _background(rng: np.random.Generator, camera: np.ndarray) -> np.ndarray:
+    """Dull, uneven ground that slides under the camera, (T, 64, 64, 3) float32."""
+    cells = int(rng.integers(3, 12))
+    grey = rng.uniform(35, 165) + rng.uniform(5, 25) * rng.standard_normal((cells, cells, 1))
+    coarse = (grey + rng.uniform(-10, 10, 3) + 5 * rng.standard_normal((cells, cells, 3))).astype(np.float32)
+    matrix = _upsample(cells)
+    ground = np.moveaxis(matrix @ np.moveaxis(coarse, -1, 0) @ matrix.T, 0, -1)
+    if rng.random() < 0.4:
+        y, x = np.mgrid[: len(ground), : len(ground)]
+        ground += rng.uniform(4, 14) * (((y * rng.integers(0, 2) + x) // rng.integers(3, 9)) % 2)[..., None]
+    return np.stack([ground[_MARGIN - y : _MARGIN - y + SIDE, _MARGIN - x : _MARGIN - x + SIDE] for y, x in camera])
+
+
+def _pillar(rng: np.random.Generator, frames: np.ndarray, owner: np.ndarray, camera: np.ndarray) -> None:
+    """A grey bar in the foreground, in a quarter of the clips, behind which objects hide."""
+    if rng.random() >= 0.25:
+        return
+    grey, place, width, upright = rng.uniform(60, 200), rng.integers(4, SIDE - 12), rng.integers(5, 10), rng.random() < 0.5
+    for t, (down, right) in enumerate(camera):
+        low = max(place + (right if upright else down), 0)
+        part = (slice(None), slice(low, low + width)) if upright else slice(low, low + width)
+        frames[t][part] = grey
+        owner[t][part] = PILLAR
+
+
+def _dot(rng: np.random.Generator, frames: np.ndarray, owner: np.ndarray, camera: np.ndarray) -> int | None:
+    """A dot of 3x3 pixels with a dark rim, in front of everything, in two thirds of the clips."""
+    if rng.random() >= 0.65:
+        return None
+    colour = int(rng.integers(len(COLOURS)))
+    place = rng.integers(6, SIDE - 6, 2)
+    for t, shift in enumerate(camera):
+        y, x = place + shift
+        frames[t, y - 2 : y + 3, x - 2 : x + 3] *= 0.3
+        frames[t, y - 1 : y + 2, x - 1 : x + 2] = _PALETTE[colour]
+        owner[t, y - 1 : y + 2, x - 1 : x + 2] = DOT
+    return colour
+
+
+def _flash(rng: np.random.Generator, frames: np.ndarray, owner: np.ndarray, middle: int) -> int | None:
+    """A burst of thin rays for one or two frames, never the middle one, in two thirds of the clips."""
+    if rng.random() >= 0.65:
+        return None
+    colour = int(rng.integers(len(COLOURS)))
+    place = np.round(rng.uniform(9, SIDE - 9, 2))
+    count = len(frames)
+    times = [t for t in range(count) if t != middle or count < 4]
+    first = times[rng.integers(len(times))]
+    for t in range(first, min(first + int(rng.integers(1, 3)), count)):
+        if t in times:
+            _paint(frames[t], owner[t], _mask("flash", 7.0, 0.0, 0.0), place, _PALETTE[colour], FLASH)
+    return colour

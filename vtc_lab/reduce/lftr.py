@@ -1,0 +1,338 @@
+"""LFTR, learning-free token reduction: merge in time, then remove in space.
+
+Source: arXiv 2501.17391 (v1; v2 renames the method LFTR). No official code is public.
+
+On record: the reduction sits between the projector and the language model and trains nothing; adjacent frames
+are merged, a frame's significance being its difference from its neighbour; the less significant patches are
+removed, significance coming from the similarity between patches; both stages are bounded jointly.
+
+Our reading, each a named option or stated below: how the clip is cut into segments (`segments`), what stands for
+a segment (`temporal`), whether frames or single positions are cut (`granularity`), which similarity counts
+(`significance`), how the budget is shared (`allocation`), what becomes of removed patches (`dropped`), the
+order of the stages (`order`), and the joint bound as the split that covers the source best.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from vtc_lab.reduce import segments as cuts
+from vtc_lab.reduce.ops import blocks, coverage, merge, nearest, normalise, top, weighted_sums
+from vtc_lab.reduce.registry import check_ratio, method
+from vtc_lab.reduce.significance import difference, patch_significance
+from vtc_lab.tokens import Reduction, VideoTokens, VTCError
+
+_SKETCH = 64  # channels on which candidate splits are compared
+_CANDIDATES = 16  # numbers of segments tried at most
+
+
+@method(paper="arXiv 2501.17391", year=2025, kind="merges")
+def lftr(
+    tokens: VideoTokens,
+    budget: int | None = None,
+    *,
+    temporal_ratio: float | None = None,
+    spatial_ratio: float | None = None,
+    min_fidelity: float | None = None,
+    segments: Literal["greedy", "optimal"] = "greedy",
+    temporal: Literal["merge", "select"] = "merge",
+    granularity: Literal["frame", "patch"] = "frame",
+    significance: Literal["distinct", "neighbours", "attention"] = "distinct",
+    allocation: Literal["per-frame", "global"] = "per-frame",
+    dropped: Literal["prune", "merge"] = "prune",
+    order: Literal["temporal-first", "spatial-first"] = "temporal-first",
+) -> Reduction:
+    """Merge redundant frames, then remove insignificant patches, to an exact budget.
+
+    The difference of frame t from its neighbour is d[t] = mean_n(1 - cos(X[t,n], X[t-1,n])), d[0] = inf. The clip is
+    cut into T' contiguous segments; a segment becomes one frame; of the T' * N patches, K stay.
+
+    Parameters
+    ----------
+    tokens : (T, h, w, D) source; N = h * w, M = T * N.
+    budget : K, 1 to M. Alone, T' is chosen automatically: of up to 16 values of T' the one whose result covers
+        the source best (mean cosine to the representative, on a seeded 64-channel projection). This is our
+        reading of "bounded jointly".
+    temporal_ratio, spatial_ratio : compression of each stage, 1 to T and 1 to N. One alone is that stage alone:
+        T' = round(T / temporal_ratio) whole frames, or all frames with N / spatial_ratio patches each on average.
+        Both: K = round(M / (temporal_ratio * spatial_ratio)). One together with a budget fixes the split.
+    min_fidelity : 0 to 1; instead of a budget, find the smallest one whose coverage reaches this (bisection, which
+        takes coverage to grow with the budget).
+    segments : "greedy" cuts at the T'-1 largest d; "optimal" minimises the squared deviation from segment means.
+    temporal : "merge" is the mean of the segment weighted by d (the first frame counts as the largest finite d);
+        "select" keeps its most significant frame. Either is anchored at the most significant frame.
+    granularity : "frame", or "patch": every grid position is cut in time on its own.
+    significance : of a patch: "distinct" is 1 - cos to the frame mean; "neighbours" is 1 - mean cosine to the
+        4-neighbours; "attention" is the encoder's saliency.
+    allocation : "per-frame", equal shares (larger by one for the frames of largest d); or "global".
+    dropped : "prune" removes patches, as on record; "merge" averages each into the kept patch of its frame that
+        is nearest by cosine (a frame that keeps none is removed).
+    order : "temporal-first"; or "spatial-first": source patches are admitted by significance until they occupy
+        exactly K cells of the (T', N) grid, then the admitted ones of each cell are merged.
+
+    Returns
+    -------
+    Reduction. Its notes state the split that was chosen and the coverage that was reached.
+
+    Raises
+    ------
+    VTCError
+        If the budget is given twice or not at all, a ratio is out of range, or attention is asked for and absent.
+
+    Examples
+    --------
+    >>> tokens = VideoTokens(torch.randn(16, 8, 8, 32))
+    >>> lftr(tokens, 128).ledger.split(",")[0]
+    'kept 128 of 1024 tokens'
+    >>> lftr(tokens, temporal_ratio=4, spatial_ratio=2).ledger
+    'kept 128 of 1024 tokens, 8.0x, 4 of 16 frames'
+    """
+    if significance == "attention" and tokens.saliency is None:
+        raise VTCError(
+            "significance is 'attention' but these tokens carry no saliency; "
+            "use an encoder that gives it, or significance 'distinct' or 'neighbours'"
+        )
+    way = _Way(temporal, granularity, significance, allocation, dropped, order)
+    evidence = difference(tokens.values)
+    if granularity == "frame":
+        evidence = evidence.mean(1, keepdim=True)
+    evidence[0] = torch.inf
+    labels = cuts.greedy(evidence) if segments == "greedy" else cuts.optimal(tokens.values, granularity == "patch")
+    problem = _Problem(tokens, _sketch(tokens), evidence, labels, way)
+    if min_fidelity is not None:
+        if budget is not None or spatial_ratio is not None:
+            raise VTCError("min_fidelity finds the budget by itself; give it without ratio and spatial_ratio")
+        return _reach(problem, min_fidelity, temporal_ratio)
+    return _solve(problem, *_budget(tokens.grid, budget, temporal_ratio, spatial_ratio))
+
+
+@dataclass(frozen=True)
+class _Way:
+    """The options that say how the two stages work, whatever the budget."""
+
+    temporal: str
+    granularity: str
+    significance: str
+    allocation: str
+    dropped: str
+    order: str
+
+
+@dataclass(frozen=True)
+class _Problem:
+    """What does not depend on the budget: computed once, used for every split that is tried."""
+
+    tokens: VideoTokens
+    sketch: VideoTokens
+    evidence: Tensor  # (T, 1) or (T, N)
+    labels: cuts.Labels
+    way: _Way
+
+
+def _budget(
+    grid: tuple[int, int, int], budget: int | None, temporal_ratio: float | None, spatial_ratio: float | None
+) -> tuple[int, int | None]:
+    """K and the number of segments, None where it is to be chosen."""
+    frames, patches = grid[0], grid[1] * grid[2]
+    along = None if temporal_ratio is None else check_ratio("temporal_ratio", temporal_ratio, frames)
+    across = None if spatial_ratio is None else check_ratio("spatial_ratio", spatial_ratio, patches)
+    if budget is None:
+        if along is None and across is None:
+            raise VTCError("lftr was given no budget; set ratio, temporal_ratio, spatial_ratio or min_fidelity")
+        count = max(1, round(frames / (along or 1)))
+        whole = count * patches
+        wanted = max(1, round(frames * patches / ((along or 1) * (across or 1))))
+        return (whole if (across or 1) == 1 else min(wanted, whole)), count
+    if along is not None and across is not None:
+        raise VTCError("ratio, temporal_ratio and spatial_ratio were all given; any two of them fix the third")
+    if along is None and across is None:
+        return budget, None
+    total = frames * patches / budget
+    if (along or across) > total * (1 + 0.5 / budget) + 0.5:
+        raise VTCError(
+            f"{'temporal' if along else 'spatial'}_ratio is {along or across:g}, more than the whole reduction of {total:g}; "
+            f"choose 1 to {total:g}"
+        )
+    return budget, max(1, round(frames / (along or total / across)))
+
+
+def _solve(problem: _Problem, budget: int, count: int | None) -> Reduction:
+    """Reduce to the budget; without a number of segments, choose the one that covers the source best."""
+    frames, height, width = problem.tokens.grid
+    lowest, highest = -(-budget // (height * width)), min(frames, budget)
+    if count is not None:
+        return _stages(problem, problem.tokens, budget, min(max(count, lowest), highest))
+    tried = {n: _covered(problem, problem.sketch, budget, n) for n in _ladder(lowest, highest)}
+    count = max(tried, key=tried.get)
+    result = _stages(problem, problem.tokens, budget, count)
+    return replace(result, notes=(f"automatic split: {count} of {frames} frames, {budget / count:.1f} patches each",))
+
+
+def _covered(problem: _Problem, tokens: VideoTokens, budget: int, count: int) -> float:
+    return float(coverage(tokens.values, _stages(problem, tokens, budget, count)).mean())
+
+
+def _ladder(lowest: int, highest: int) -> list[int]:
+    """All whole numbers of the range, or up to 16 of them in equal steps of their logarithm."""
+    if highest - lowest < _CANDIDATES:
+        return list(range(lowest, highest + 1))
+    steps = torch.logspace(math.log10(lowest), math.log10(highest), _CANDIDATES, dtype=torch.double)
+    return sorted({lowest, highest, *steps.round().long().clamp(lowest, highest).tolist()})
+
+
+def _sketch(tokens: VideoTokens) -> VideoTokens:
+    """The tokens on a seeded random projection to 64 channels, which keeps cosines on average."""
+    channels = tokens.values.shape[-1]
+    if channels <= 2 * _SKETCH:
+        return tokens
+    basis = torch.randn(channels, _SKETCH, generator=torch.Generator().manual_seed(0)).to(tokens.values.device)
+    return replace(tokens, values=torch.cat([tokens.values[part].float() @ basis for part in blocks(tokens.values)]))
+
+
+def _reach(problem: _Problem, fidelity: float, temporal_ratio: float | None) -> Reduction:
+    """The smallest budget whose coverage reaches the fidelity, by bisection."""
+    if isinstance(fidelity, bool) or not 0 <= fidelity <= 1:
+        raise VTCError(f"min_fidelity is {fidelity!r}; coverage lies between 0 and 1")
+    tokens, frames = problem.tokens, problem.tokens.grid[0]
+    most, count = _budget(tokens.grid, None, temporal_ratio or 1, None)
+    count = None if temporal_ratio is None else count
+
+    def attempt(budget: int) -> tuple[float, Reduction]:
+        result = _solve(problem, budget, count)
+        return float(coverage(tokens.values, result).mean()), result
+
+    low, high, best = 0, most, attempt(most)
+    if best[0] < fidelity - 1e-6:  # a cosine of equal vectors can fall short of 1 by rounding
+        raise VTCError(
+            f"min_fidelity {fidelity:g} is out of reach with temporal_ratio {temporal_ratio:g}: whole frames cover {best[0]:.4f}; "
+            "ask for less or leave temporal_ratio out"
+        )
+    while high - low > 1:
+        middle = (low + high) // 2
+        trial = attempt(middle)
+        if trial[0] >= fidelity - 1e-6:
+            high, best = middle, trial
+        else:
+            low = middle
+    note = f"coverage {best[0]:.4f} reaches min_fidelity {fidelity:g} with {high} of {tokens.total} tokens"
+    return replace(best[1], notes=(*best[1].notes, note))
+
+
+def _stages(problem: _Problem, tokens: VideoTokens, budget: int, count: int) -> Reduction:
+    """Both stages for a fixed number of segments, on the tokens or on their sketch."""
+    frames, height, width = tokens.grid
+    patches, cells = height * width, count * height * width
+    evidence = problem.evidence.expand(frames, patches)
+    # Every source token belongs to one cell of the (T', N) grid, or to none (-1) once it is removed.
+    cell = problem.labels(count).expand(frames, patches) * patches + torch.arange(patches, device=evidence.device)
+    if problem.way.temporal == "select":
+        lead = _leaders(cell, evidence, cells)
+        cell = torch.full_like(cell, -1).flatten().scatter(0, lead, torch.arange(cells, device=lead.device)).view_as(cell)
+    finite = evidence.isfinite()
+    largest = evidence[finite].max() if bool(finite.any()) else 1.0
+    weight = torch.where(finite, evidence, largest)
+    stage = _spatial_first if problem.way.order == "spatial-first" else _temporal_first
+    return stage(problem.way, tokens, evidence, cell, weight, budget, count)
+
+
+def _temporal_first(
+    way: _Way, tokens: VideoTokens, evidence: Tensor, cell: Tensor, weight: Tensor, budget: int, count: int
+) -> Reduction:
+    frames, height, width = tokens.grid
+    cells = count * height * width
+    weight = normalise(weight.flatten(), cell.flatten(), cells)
+    values, saliency = tokens.values, tokens.saliency
+    if count < frames:  # otherwise every cell is one source token already
+
+        def merged(source: Tensor) -> Tensor:
+            return weighted_sums(source, cell.flatten(), weight, cells).view(count, height, width, -1)
+
+        values, saliency = merged(values), None if saliency is None else merged(saliency[..., None])[..., 0]
+    lead = _leaders(cell, evidence, cells)
+    change = evidence.flatten()[lead].view(count, -1).mean(1)
+    chosen = _choose(_significance(values, saliency, way.significance), change, budget, way.allocation)
+    if way.dropped == "prune":
+        joined = torch.where(chosen.flatten()[cell.clamp(min=0)] & (cell >= 0), cell, -1)
+        return _gather(tokens, joined, weight, lead, chosen.flatten(), values)
+    home = nearest(values.flatten(1, 2), chosen).flatten()
+    joined = torch.where(cell >= 0, home[cell.clamp(min=0)], -1)
+    return _gather(tokens, joined, weight, lead, chosen.flatten())
+
+
+def _spatial_first(
+    way: _Way, tokens: VideoTokens, evidence: Tensor, cell: Tensor, weight: Tensor, budget: int, count: int
+) -> Reduction:
+    cells = count * cell.shape[1]
+    significance = _significance(tokens.values, tokens.saliency, way.significance)
+    admitted = _admit(significance, cell, budget, cells, way.allocation)
+    joined = torch.where(admitted, cell, -1)
+    lead = _leaders(joined, evidence, cells)
+    if way.dropped == "merge":
+        home = nearest(tokens.values.flatten(1, 2), admitted).flatten()
+        joined = torch.where(home >= 0, cell.flatten()[home.clamp(min=0)], -1)
+    return _gather(tokens, joined, weight, lead, lead >= 0)
+
+
+def _significance(values: Tensor, saliency: Tensor | None, kind: str) -> Tensor:
+    return saliency.flatten(1).float() if kind == "attention" else patch_significance(values, kind)
+
+
+def _choose(significance: Tensor, change: Tensor, budget: int, allocation: str) -> Tensor:
+    """(T', N) bool, exactly `budget` of them True; `change` (T',) says which frames get one patch more."""
+    chosen = torch.zeros_like(significance, dtype=torch.bool)
+    if allocation == "global":
+        chosen.view(-1)[top(significance.flatten(), budget)] = True
+        return chosen
+    share = torch.full_like(change, budget // len(change), dtype=torch.long)
+    share[top(change, budget % len(change))] += 1
+    return _ranks(significance) < share[:, None]
+
+
+def _admit(significance: Tensor, cell: Tensor, budget: int, cells: int, allocation: str) -> Tensor:
+    """(T, N) bool: source patches in order of significance, as many as go into exactly `budget` cells."""
+    queue = significance.flatten().argsort(descending=True, stable=True)
+    if allocation == "per-frame":  # the best patch of every frame, then the second best, and so on
+        queue = queue[_ranks(significance).flatten()[queue].argsort(stable=True)]
+    queue = queue[cell.flatten()[queue] >= 0]
+    place = torch.full((cell.numel(),), cell.numel(), dtype=torch.long, device=cell.device)
+    place[queue] = torch.arange(len(queue), device=cell.device)
+    opened = torch.full((cells,), cell.numel(), dtype=torch.long, device=cell.device)
+    opened.scatter_reduce_(0, cell.flatten()[queue], place[queue], "amin")
+    limit = opened.sort().values[budget] if budget < cells else cell.numel()
+    return (place < limit).view_as(cell)
+
+
+def _ranks(scores: Tensor) -> Tensor:
+    """0 for the highest score of each row; ties in order of position."""
+    return scores.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
+
+
+def _leaders(cell: Tensor, evidence: Tensor, cells: int) -> Tensor:
+    """(cells,) the raster index of the member of largest evidence, the earliest on ties; -1 for an empty cell."""
+    member = (cell >= 0).flatten().nonzero().flatten()
+    home, strength = cell.flatten()[member], evidence.flatten()[member]
+    most = torch.full((cells,), -torch.inf, device=strength.device).scatter_reduce(0, home, strength, "amax")
+    first = torch.full((cells,), cell.numel(), dtype=torch.long, device=cell.device)
+    leads = strength == most[home]
+    first.scatter_reduce_(0, home[leads], member[leads], "amin")
+    return torch.where(first < cell.numel(), first, -1)
+
+
+def _gather(
+    tokens: VideoTokens, joined: Tensor, weight: Tensor, lead: Tensor, chosen: Tensor, merged: Tensor | None = None
+) -> Reduction:
+    """The reduction whose outputs are the chosen cells; `merged` holds their values if they are known already."""
+    kept = chosen.nonzero().flatten()
+    kept = kept[lead[kept].argsort()]
+    place = torch.full_like(lead, -1)
+    place[kept] = torch.arange(len(kept), device=kept.device)
+    assign = torch.where(joined >= 0, place[joined.clamp(min=0)], -1).flatten()
+    if merged is None:
+        return merge(tokens, assign, weight.flatten(), lead[kept])
+    weight = torch.where(assign >= 0, weight, 0)
+    return Reduction(merged.flatten(0, 2)[kept], lead[kept], assign, weight, tokens.grid, encoder=tokens.encoder)

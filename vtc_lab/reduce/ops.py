@@ -1,0 +1,158 @@
+"""Tensor operations that the methods share: cosines, exact shares, pruning, merging, coverage.
+
+Everything walks the clip a few frames at a time in float32, so that memory beyond the input stays
+near what is kept, whatever the dtype and the length of the clip.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from vtc_lab.tokens import Reduction, VideoTokens
+
+_BLOCK = 1 << 20  # elements of one working block: 4 MB in float32, which stays in cache
+
+
+def blocks(values: Tensor) -> Iterator[slice]:
+    """Slices over the first axis, each of about 4 MB in float32."""
+    step = max(1, _BLOCK // max(1, values[0].numel()))
+    for start in range(0, len(values), step):
+        yield slice(start, min(start + step, len(values)))
+
+
+def cosine(a: Tensor, b: Tensor) -> Tensor:
+    """Cosine over the last axis; two zero vectors are alike (1), a zero and a non-zero one are not (0).
+
+    Without this rule a black, static frame would count as changing all the time.
+    """
+    dot, squares = (a * b).sum(-1), (a * a).sum(-1) * (b * b).sum(-1)
+    both_zero = ((a == 0).all(-1) & (b == 0).all(-1)) if bool((squares == 0).any()) else torch.zeros_like(dot, dtype=torch.bool)
+    return torch.where(both_zero, 1.0, dot * squares.clamp(min=torch.finfo(dot.dtype).tiny).rsqrt()).clamp(-1, 1)
+
+
+def shares(budget: int, parts: int) -> Tensor:
+    """Split a budget into integer parts that differ by at most one, the larger ones spread evenly.
+
+    >>> shares(10, 4).tolist()
+    [2, 3, 2, 3]
+    """
+    steps = torch.arange(parts + 1) * budget // parts
+    return steps.diff()
+
+
+def top(scores: Tensor, count: int) -> Tensor:
+    """Indices of the `count` highest scores along the last axis; ties go to the lower index, on every device."""
+    return scores.argsort(dim=-1, descending=True, stable=True)[..., :count]
+
+
+def prune(tokens: VideoTokens, anchor: Tensor, notes: tuple[str, ...] = ()) -> Reduction:
+    """Keep the tokens at these raster indices as they are and drop the rest.
+
+    Parameters
+    ----------
+    tokens : the source.
+    anchor : (K,) long, distinct raster indices in any order.
+    notes : what a reader of the result must know.
+
+    Examples
+    --------
+    >>> prune(VideoTokens(torch.randn(2, 2, 2, 3)), torch.tensor([5, 0])).anchor.tolist()
+    [0, 5]
+    """
+    anchor = anchor.to(tokens.values.device).sort().values
+    assign = torch.full((tokens.total,), -1, dtype=torch.long, device=anchor.device)
+    assign[anchor] = torch.arange(len(anchor), device=anchor.device)
+    kept = tokens.values.flatten(0, 2)[anchor]
+    return Reduction(kept, anchor, assign, (assign >= 0).float(), tokens.grid, notes=notes, encoder=tokens.encoder)
+
+
+def merge(
+    tokens: VideoTokens, group: Tensor, weight: Tensor, anchor: Tensor, notes: tuple[str, ...] = ()
+) -> Reduction:
+    """Merge source tokens into weighted means, one for each anchor.
+
+    Parameters
+    ----------
+    tokens : the source.
+    group : (M,) long, the group of each source token, 0 to K-1, or -1 to drop it.
+    weight : (M,) float, at least 0; normalised to sum to 1 in each group (all equal where the sum is 0).
+    anchor : (K,) long, the raster index of each group's anchor, a member of that group.
+    notes : what a reader of the result must know.
+
+    Examples
+    --------
+    >>> tokens = VideoTokens(torch.arange(4.0).view(4, 1, 1, 1))
+    >>> group = torch.tensor([0, 0, 1, -1])
+    >>> merge(tokens, group, torch.ones(4), torch.tensor([0, 2])).tokens.flatten().tolist()
+    [0.5, 2.0]
+    """
+    order = anchor.argsort()
+    place = torch.empty_like(order)
+    place[order] = torch.arange(len(order), device=order.device)
+    assign = torch.where(group >= 0, place[group.clamp(min=0)], -1)
+    weight = normalise(weight, assign, len(anchor))
+    merged = weighted_sums(tokens.values, assign, weight, len(anchor))
+    return Reduction(merged, anchor[order], assign, weight, tokens.grid, notes=notes, encoder=tokens.encoder)
+
+
+def normalise(weight: Tensor, group: Tensor, count: int) -> Tensor:
+    """(M,) float32 weights that sum to 1 in each of `count` groups; -1 is no group and gets 0."""
+    member = group >= 0
+    home = group.clamp(min=0)
+    weight = torch.where(member, weight.double(), 0)
+    total = _sums(weight, home, count)
+    weight = torch.where(member & (total[home] == 0), 1.0, weight)  # equal shares where nothing weighs anything
+    return (weight / _sums(weight, home, count)[home].clamp(min=torch.finfo(torch.double).tiny)).float()
+
+
+def weighted_sums(values: Tensor, group: Tensor, weight: Tensor, count: int) -> Tensor:
+    """(count, D) sums of weight * value over the members of each group, in float32, cast back to the input's dtype.
+
+    values is (T, h, w, D) or (T, N, D); group and weight are (M,). One pass, one frame at a time.
+    """
+    frames = values.flatten(1, -2)
+    group, weight = group.view(frames.shape[:2]), weight.view(frames.shape[:2])
+    sums = torch.zeros(count, frames.shape[-1], dtype=torch.float32, device=values.device)
+    for frame, home, share in zip(frames, group, weight, strict=True):
+        member = home >= 0
+        if bool(member.all()):
+            _add(sums, home, frame.float() * share[:, None])
+        elif bool(member.any()):
+            _add(sums, home[member], frame[member].float() * share[member, None])
+    return sums.to(values.dtype)
+
+
+def nearest(frames: Tensor, kept: Tensor) -> Tensor:
+    """(T, N) long: the raster index of the kept patch of the same frame that is nearest by cosine.
+
+    frames is (T, N, D), kept (T, N) bool. A kept patch is its own nearest; -1 where the frame keeps none.
+    """
+    count = frames.shape[1]
+    own = torch.arange(count, device=kept.device)
+    best = []
+    for part in blocks(frames):
+        unit = torch.nn.functional.normalize(frames[part].float(), dim=-1)
+        alike = (unit @ unit.mT).masked_fill(~kept[part][:, None, :], -torch.inf)
+        best.append(torch.where(kept[part], own, alike.argmax(-1)))
+    start = torch.arange(len(frames), device=kept.device)[:, None] * count
+    return torch.where(kept.any(1, keepdim=True), torch.cat(best) + start, -1)
+
+
+def _sums(weight: Tensor, home: Tensor, count: int) -> Tensor:
+    return _add(torch.zeros(count, dtype=weight.dtype, device=weight.device), home, weight)
+
+
+def _add(sums: Tensor, home: Tensor, rows: Tensor) -> Tensor:
+    """sums[home] += rows, with the same bits from run to run (index_add_ is not on CUDA)."""
+    return sums.index_put_((home,), rows, accumulate=True) if sums.is_cuda else sums.index_add_(0, home, rows)
+
+
+def coverage(values: Tensor, reduction: Reduction) -> Tensor:
+    """(M,) cosine of each source token to its representative in the reduction (see Reduction.representative)."""
+    frames = values.flatten(1, 2)
+    stand_in = reduction.representative.view(frames.shape[:2])
+    parts = [cosine(frames[part].float(), reduction.tokens[stand_in[part]].float()) for part in blocks(frames)]
+    return torch.cat(parts).flatten()
