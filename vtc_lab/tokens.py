@@ -204,8 +204,8 @@ class Reduction:
         """(M,) long, the output token that stands for each source token.
 
         A token that went into an output is represented by it. A dropped one is represented by the output
-        of the nearest token that was not dropped: nearest in time first, then in the patch grid. This is
-        our reading of "representative"; it is linear in M and needs no features.
+        of the nearest token that was not dropped: nearest in time first, then in the patch grid. That needs
+        positions alone; what a dropped token *looks* most like is a matter of fidelity (`vtc.fidelity`).
 
         Raises
         ------

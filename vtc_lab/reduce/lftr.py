@@ -15,19 +15,20 @@ order of the stages (`order`), and the joint bound as the split that covers the 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Literal
 
 import torch
-from torch import Tensor
 
 from vtc_lab.reduce import segments as cuts
-from vtc_lab.reduce.ops import blocks, coverage, merge, nearest, normalise, top, weighted_sums
+from vtc_lab.reduce.ops import blocks, coverage
 from vtc_lab.reduce.registry import check_ratio, method
-from vtc_lab.reduce.significance import difference, patch_significance
+from vtc_lab.reduce.significance import difference
+from vtc_lab.reduce.stages import Problem, Way, both_stages
 from vtc_lab.tokens import Reduction, VideoTokens, VTCError
 
 _SKETCH = 64  # channels on which candidate splits are compared
+_SAMPLE = 256  # positions of a frame on which they are compared
 _CANDIDATES = 16  # numbers of segments tried at most
 
 
@@ -56,8 +57,8 @@ def lftr(
     ----------
     tokens : (T, h, w, D) source; N = h * w, M = T * N.
     budget : K, 1 to M. Alone, T' is chosen automatically: of up to 16 values of T' the one whose result covers
-        the source best (mean cosine to the representative, on a seeded 64-channel projection). This is our
-        reading of "bounded jointly".
+        the source best (mean `coverage`, on a seeded 64-channel projection and at most 256 positions of a frame).
+        This is our reading of "bounded jointly".
     temporal_ratio, spatial_ratio : compression of each stage, 1 to T and 1 to N. One alone is that stage alone:
         T' = round(T / temporal_ratio) whole frames, or all frames with N / spatial_ratio patches each on average.
         Both: K = round(M / (temporal_ratio * spatial_ratio)). One together with a budget fixes the split.
@@ -97,41 +98,18 @@ def lftr(
             "significance is 'attention' but these tokens carry no saliency; "
             "use an encoder that gives it, or significance 'distinct' or 'neighbours'"
         )
-    way = _Way(temporal, granularity, significance, allocation, dropped, order)
+    way = Way(temporal, granularity, significance, allocation, dropped, order)
     evidence = difference(tokens.values)
     if granularity == "frame":
         evidence = evidence.mean(1, keepdim=True)
     evidence[0] = torch.inf
     labels = cuts.greedy(evidence) if segments == "greedy" else cuts.optimal(tokens.values, granularity == "patch")
-    problem = _Problem(tokens, _sketch(tokens), evidence, labels, way)
+    problem = Problem(tokens, _sketch(tokens), evidence, labels, way)
     if min_fidelity is not None:
         if budget is not None or spatial_ratio is not None:
             raise VTCError("min_fidelity finds the budget by itself; give it without ratio and spatial_ratio")
         return _reach(problem, min_fidelity, temporal_ratio)
     return _solve(problem, *_budget(tokens.grid, budget, temporal_ratio, spatial_ratio))
-
-
-@dataclass(frozen=True)
-class _Way:
-    """The options that say how the two stages work, whatever the budget."""
-
-    temporal: str
-    granularity: str
-    significance: str
-    allocation: str
-    dropped: str
-    order: str
-
-
-@dataclass(frozen=True)
-class _Problem:
-    """What does not depend on the budget: computed once, used for every split that is tried."""
-
-    tokens: VideoTokens
-    sketch: VideoTokens
-    evidence: Tensor  # (T, 1) or (T, N)
-    labels: cuts.Labels
-    way: _Way
 
 
 def _budget(
@@ -161,20 +139,21 @@ def _budget(
     return budget, max(1, round(frames / (along or total / across)))
 
 
-def _solve(problem: _Problem, budget: int, count: int | None) -> Reduction:
+def _solve(problem: Problem, budget: int, count: int | None) -> Reduction:
     """Reduce to the budget; without a number of segments, choose the one that covers the source best."""
     frames, height, width = problem.tokens.grid
     lowest, highest = -(-budget // (height * width)), min(frames, budget)
     if count is not None:
-        return _stages(problem, problem.tokens, budget, min(max(count, lowest), highest))
-    tried = {n: _covered(problem, problem.sketch, budget, n) for n in _ladder(lowest, highest)}
+        return both_stages(problem, problem.tokens, budget, min(max(count, lowest), highest))
+    tried = {n: _covered(problem, budget, n) for n in _ladder(lowest, highest)}
     count = max(tried, key=tried.get)
-    result = _stages(problem, problem.tokens, budget, count)
+    result = both_stages(problem, problem.tokens, budget, count)
     return replace(result, notes=(f"automatic split: {count} of {frames} frames, {budget / count:.1f} patches each",))
 
 
-def _covered(problem: _Problem, tokens: VideoTokens, budget: int, count: int) -> float:
-    return float(coverage(tokens.values, _stages(problem, tokens, budget, count)).mean())
+def _covered(problem: Problem, budget: int, count: int) -> float:
+    sketch = problem.sketch
+    return float(coverage(sketch.values, both_stages(problem, sketch, budget, count), _SAMPLE).mean())
 
 
 def _ladder(lowest: int, highest: int) -> list[int]:
@@ -194,7 +173,7 @@ def _sketch(tokens: VideoTokens) -> VideoTokens:
     return replace(tokens, values=torch.cat([tokens.values[part].float() @ basis for part in blocks(tokens.values)]))
 
 
-def _reach(problem: _Problem, fidelity: float, temporal_ratio: float | None) -> Reduction:
+def _reach(problem: Problem, fidelity: float, temporal_ratio: float | None) -> Reduction:
     """The smallest budget whose coverage reaches the fidelity, by bisection."""
     if isinstance(fidelity, bool) or not 0 <= fidelity <= 1:
         raise VTCError(f"min_fidelity is {fidelity!r}; coverage lies between 0 and 1")
@@ -221,118 +200,3 @@ def _reach(problem: _Problem, fidelity: float, temporal_ratio: float | None) -> 
             low = middle
     note = f"coverage {best[0]:.4f} reaches min_fidelity {fidelity:g} with {high} of {tokens.total} tokens"
     return replace(best[1], notes=(*best[1].notes, note))
-
-
-def _stages(problem: _Problem, tokens: VideoTokens, budget: int, count: int) -> Reduction:
-    """Both stages for a fixed number of segments, on the tokens or on their sketch."""
-    frames, height, width = tokens.grid
-    patches, cells = height * width, count * height * width
-    evidence = problem.evidence.expand(frames, patches)
-    # Every source token belongs to one cell of the (T', N) grid, or to none (-1) once it is removed.
-    cell = problem.labels(count).expand(frames, patches) * patches + torch.arange(patches, device=evidence.device)
-    if problem.way.temporal == "select":
-        lead = _leaders(cell, evidence, cells)
-        cell = torch.full_like(cell, -1).flatten().scatter(0, lead, torch.arange(cells, device=lead.device)).view_as(cell)
-    finite = evidence.isfinite()
-    largest = evidence[finite].max() if bool(finite.any()) else 1.0
-    weight = torch.where(finite, evidence, largest)
-    stage = _spatial_first if problem.way.order == "spatial-first" else _temporal_first
-    return stage(problem.way, tokens, evidence, cell, weight, budget, count)
-
-
-def _temporal_first(
-    way: _Way, tokens: VideoTokens, evidence: Tensor, cell: Tensor, weight: Tensor, budget: int, count: int
-) -> Reduction:
-    frames, height, width = tokens.grid
-    cells = count * height * width
-    weight = normalise(weight.flatten(), cell.flatten(), cells)
-    values, saliency = tokens.values, tokens.saliency
-    if count < frames:  # otherwise every cell is one source token already
-
-        def merged(source: Tensor) -> Tensor:
-            return weighted_sums(source, cell.flatten(), weight, cells).view(count, height, width, -1)
-
-        values, saliency = merged(values), None if saliency is None else merged(saliency[..., None])[..., 0]
-    lead = _leaders(cell, evidence, cells)
-    change = evidence.flatten()[lead].view(count, -1).mean(1)
-    chosen = _choose(_significance(values, saliency, way.significance), change, budget, way.allocation)
-    if way.dropped == "prune":
-        joined = torch.where(chosen.flatten()[cell.clamp(min=0)] & (cell >= 0), cell, -1)
-        return _gather(tokens, joined, weight, lead, chosen.flatten(), values)
-    home = nearest(values.flatten(1, 2), chosen).flatten()
-    joined = torch.where(cell >= 0, home[cell.clamp(min=0)], -1)
-    return _gather(tokens, joined, weight, lead, chosen.flatten())
-
-
-def _spatial_first(
-    way: _Way, tokens: VideoTokens, evidence: Tensor, cell: Tensor, weight: Tensor, budget: int, count: int
-) -> Reduction:
-    cells = count * cell.shape[1]
-    significance = _significance(tokens.values, tokens.saliency, way.significance)
-    admitted = _admit(significance, cell, budget, cells, way.allocation)
-    joined = torch.where(admitted, cell, -1)
-    lead = _leaders(joined, evidence, cells)
-    if way.dropped == "merge":
-        home = nearest(tokens.values.flatten(1, 2), admitted).flatten()
-        joined = torch.where(home >= 0, cell.flatten()[home.clamp(min=0)], -1)
-    return _gather(tokens, joined, weight, lead, lead >= 0)
-
-
-def _significance(values: Tensor, saliency: Tensor | None, kind: str) -> Tensor:
-    return saliency.flatten(1).float() if kind == "attention" else patch_significance(values, kind)
-
-
-def _choose(significance: Tensor, change: Tensor, budget: int, allocation: str) -> Tensor:
-    """(T', N) bool, exactly `budget` of them True; `change` (T',) says which frames get one patch more."""
-    chosen = torch.zeros_like(significance, dtype=torch.bool)
-    if allocation == "global":
-        chosen.view(-1)[top(significance.flatten(), budget)] = True
-        return chosen
-    share = torch.full_like(change, budget // len(change), dtype=torch.long)
-    share[top(change, budget % len(change))] += 1
-    return _ranks(significance) < share[:, None]
-
-
-def _admit(significance: Tensor, cell: Tensor, budget: int, cells: int, allocation: str) -> Tensor:
-    """(T, N) bool: source patches in order of significance, as many as go into exactly `budget` cells."""
-    queue = significance.flatten().argsort(descending=True, stable=True)
-    if allocation == "per-frame":  # the best patch of every frame, then the second best, and so on
-        queue = queue[_ranks(significance).flatten()[queue].argsort(stable=True)]
-    queue = queue[cell.flatten()[queue] >= 0]
-    place = torch.full((cell.numel(),), cell.numel(), dtype=torch.long, device=cell.device)
-    place[queue] = torch.arange(len(queue), device=cell.device)
-    opened = torch.full((cells,), cell.numel(), dtype=torch.long, device=cell.device)
-    opened.scatter_reduce_(0, cell.flatten()[queue], place[queue], "amin")
-    limit = opened.sort().values[budget] if budget < cells else cell.numel()
-    return (place < limit).view_as(cell)
-
-
-def _ranks(scores: Tensor) -> Tensor:
-    """0 for the highest score of each row; ties in order of position."""
-    return scores.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
-
-
-def _leaders(cell: Tensor, evidence: Tensor, cells: int) -> Tensor:
-    """(cells,) the raster index of the member of largest evidence, the earliest on ties; -1 for an empty cell."""
-    member = (cell >= 0).flatten().nonzero().flatten()
-    home, strength = cell.flatten()[member], evidence.flatten()[member]
-    most = torch.full((cells,), -torch.inf, device=strength.device).scatter_reduce(0, home, strength, "amax")
-    first = torch.full((cells,), cell.numel(), dtype=torch.long, device=cell.device)
-    leads = strength == most[home]
-    first.scatter_reduce_(0, home[leads], member[leads], "amin")
-    return torch.where(first < cell.numel(), first, -1)
-
-
-def _gather(
-    tokens: VideoTokens, joined: Tensor, weight: Tensor, lead: Tensor, chosen: Tensor, merged: Tensor | None = None
-) -> Reduction:
-    """The reduction whose outputs are the chosen cells; `merged` holds their values if they are known already."""
-    kept = chosen.nonzero().flatten()
-    kept = kept[lead[kept].argsort()]
-    place = torch.full_like(lead, -1)
-    place[kept] = torch.arange(len(kept), device=kept.device)
-    assign = torch.where(joined >= 0, place[joined.clamp(min=0)], -1).flatten()
-    if merged is None:
-        return merge(tokens, assign, weight.flatten(), lead[kept])
-    weight = torch.where(assign >= 0, weight, 0)
-    return Reduction(merged.flatten(0, 2)[kept], lead[kept], assign, weight, tokens.grid, encoder=tokens.encoder)

@@ -150,9 +150,54 @@ def _add(sums: Tensor, home: Tensor, rows: Tensor) -> Tensor:
     return sums.index_put_((home,), rows, accumulate=True) if sums.is_cuda else sums.index_add_(0, home, rows)
 
 
-def coverage(values: Tensor, reduction: Reduction) -> Tensor:
-    """(M,) cosine of each source token to its representative in the reduction (see Reduction.representative)."""
+def coverage(values: Tensor, reduction: Reduction, sample: int | None = None) -> Tensor:
+    """(T, N) cosine of each source token to what stands for it in the reduction.
+
+    A token that went into an output is stood for by that output. A dropped one is stood for by the most similar
+    of the outputs that its frame still has; a frame that has none looks to the nearest frame that has some, the
+    earlier on ties. The cost is T * N * (outputs in a frame) * D.
+
+    Parameters
+    ----------
+    values : (T, h, w, D) the source.
+    reduction : of that source.
+    sample : look at this many evenly spaced positions of a frame at most.
+    """
     frames = values.flatten(1, 2)
-    stand_in = reduction.representative.view(frames.shape[:2])
-    parts = [cosine(frames[part].float(), reduction.tokens[stand_in[part]].float()) for part in blocks(frames)]
-    return torch.cat(parts).flatten()
+    assign = reduction.assign.view(frames.shape[:2])
+    present = _present(assign)[_nearest_row((assign >= 0).any(1))]  # (T, k), padded with -1
+    if sample is not None and sample < frames.shape[1]:
+        spread = torch.arange(sample, device=assign.device) * frames.shape[1] // sample
+        frames, assign = frames[:, spread], assign[:, spread]
+    outputs = torch.nn.functional.normalize(reduction.tokens.float(), dim=-1)
+    parts = []
+    for part in blocks(frames):
+        source, home, near = frames[part].float(), assign[part], present[part]
+        alike = cosine(source, reduction.tokens[home.clamp(min=0)].float())
+        if bool((home < 0).any()):
+            near = near[:, : int((near >= 0).sum(1).max())]
+            unit = torch.nn.functional.normalize(source, dim=-1)
+            to_all = (unit @ outputs[near.clamp(min=0)].mT).masked_fill((near < 0)[:, None], -torch.inf)
+            alike = torch.where(home >= 0, alike, to_all.amax(-1).clamp(-1, 1))
+        parts.append(alike)
+    return torch.cat(parts)
+
+
+def _present(assign: Tensor) -> Tensor:
+    """(T, k) the distinct outputs in each row of (T, N), in ascending order, padded with -1."""
+    ordered = assign.sort(dim=1).values
+    new = (ordered >= 0) & torch.cat([torch.ones_like(ordered[:, :1]), ordered.diff(dim=1)], 1).ne(0)
+    column = new.cumsum(1) - 1
+    packed = torch.full((len(assign), int(new.sum(1).max())), -1, dtype=torch.long, device=assign.device)
+    row = torch.arange(len(assign), device=assign.device)[:, None].expand_as(assign)
+    packed[row[new], column[new]] = ordered[new]
+    return packed
+
+
+def _nearest_row(full: Tensor) -> Tensor:
+    """(T,) for each row the nearest one that is True, the earlier on ties."""
+    rows, place = full.nonzero().flatten(), torch.arange(len(full), device=full.device)
+    after = torch.searchsorted(rows, place).clamp(max=len(rows) - 1)
+    before = (after - 1).clamp(min=0)
+    earlier = (place - rows[before]).abs() <= (rows[after] - place).abs()
+    return torch.where(earlier, rows[before], rows[after])

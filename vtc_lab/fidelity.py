@@ -1,0 +1,38 @@
+"""How much of a clip's tokens a reduction keeps."""
+
+from __future__ import annotations
+
+from vtc_lab.reduce.ops import coverage
+from vtc_lab.tokens import Reduction, VideoTokens, VTCError
+
+
+def fidelity(tokens: VideoTokens, reduction: Reduction) -> dict[str, float]:
+    """Token fidelity of a reduction, from the features alone.
+
+    Parameters
+    ----------
+    tokens : (T, h, w, D) the source.
+    reduction : of these tokens.
+
+    Returns
+    -------
+    dict with "coverage", the mean, and "coverage_p5", the 5th percentile, of the cosine of each source token to
+    what stands for it: the output it went into or, if it was dropped, the most similar output of its frame (of
+    the nearest frame that has any). Both lie between -1 and 1; 1 is lossless in direction. Our definition.
+
+    Raises
+    ------
+    VTCError
+        If the reduction is of another grid.
+
+    Examples
+    --------
+    >>> import torch, vtc_lab as vtc
+    >>> tokens = VideoTokens(torch.randn(8, 4, 4, 16))
+    >>> round(fidelity(tokens, vtc.reduce(tokens, "lftr", ratio=1))["coverage"], 4)
+    1.0
+    """
+    if tokens.grid != reduction.grid:
+        raise VTCError(f"the reduction is of a {reduction.grid} grid but the tokens are {tokens.grid}; compare a clip with its own")
+    alike = coverage(tokens.values, reduction)
+    return {"coverage": float(alike.mean()), "coverage_p5": float(alike.flatten().float().quantile(0.05))}
