@@ -7,7 +7,9 @@ source values, so it can also describe tokens that were never computed.
 
 from __future__ import annotations
 
+import difflib
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -18,6 +20,19 @@ from torch import Tensor
 
 class VTCError(ValueError):
     """Something a user can mend, said in one sentence: what was wrong and what would be right."""
+
+
+def suggest(wrong: object, names: Iterable[str]) -> str:
+    """The end of an error about an unknown name: the nearest known ones, or all of them.
+
+    >>> suggest("lfrt", ["lftr", "pool"]), suggest("x", ["lftr", "pool"])
+    ("did you mean 'lftr'?", "there are 'lftr', 'pool'")
+    """
+    names = list(names)
+    close = difflib.get_close_matches(str(wrong), names, cutoff=0.5)
+    if close:
+        return f"did you mean {' or '.join(map(repr, close))}?"
+    return f"there are {', '.join(map(repr, names))}" if names else "there are none"
 
 
 @dataclass(frozen=True)
@@ -103,8 +118,14 @@ class VideoTokens:
     def __post_init__(self) -> None:
         values, saliency = self.values, self.saliency
         if not isinstance(values, Tensor) or values.ndim != 4 or not values.is_floating_point() or not values.numel():
-            what = f"{values.dtype} of shape {tuple(values.shape)}" if isinstance(values, Tensor) else type(values).__name__
-            raise VTCError(f"token values are {what}; they must be a floating tensor of shape (T, h, w, D), none of them 0")
+            what = (
+                f"{values.dtype} of shape {tuple(values.shape)}"
+                if isinstance(values, Tensor)
+                else type(values).__name__
+            )
+            raise VTCError(
+                f"token values are {what}; they must be a floating tensor of shape (T, h, w, D), none of them 0"
+            )
         if saliency is not None:
             if tuple(saliency.shape) != self.grid or not saliency.is_floating_point():
                 raise VTCError(
@@ -268,7 +289,12 @@ class Reduction:
             "weight must be (M,) float32": self.weight.shape == (total,) and self.weight.dtype == torch.float32,
         }
         _demand(rules, self.method)
-        inside = self.anchor.min() >= 0 and self.anchor.max() < total and self.assign.min() >= -1 and self.assign.max() < count
+        inside = (
+            self.anchor.min() >= 0
+            and self.anchor.max() < total
+            and self.assign.min() >= -1
+            and self.assign.max() < count
+        )
         _demand({"anchor and assign must point inside the grid": bool(inside)}, self.method)
         ordered = bool((self.anchor.diff() > 0).all())
         own = bool((self.assign[self.anchor] == torch.arange(count, device=self.anchor.device)).all())
@@ -294,5 +320,7 @@ def _frame_slice(frames: slice, count: int) -> slice:
         raise VTCError(f"frames are chosen by a slice such as [2:5], not by {frames!r}")
     start, stop, step = frames.indices(count)
     if step != 1 or stop <= start:
-        raise VTCError(f"[{frames.start}:{frames.stop}:{frames.step}] of {count} frames is empty or strided; use a plain range")
+        raise VTCError(
+            f"[{frames.start}:{frames.stop}:{frames.step}] of {count} frames is empty or strided; use a plain range"
+        )
     return slice(start, stop)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from vtc_lab.tokens import Clip, VideoTokens, VTCError
+from vtc_lab.tokens import Clip, VideoTokens, VTCError, suggest
 
 _BATCH = 16  # frames encoded at a time
 
@@ -106,7 +106,7 @@ class EfficientNetLite0:
         return VideoTokens(torch.cat(parts).contiguous(), encoder="efficientnet-lite0 (ImageNet CNN features)")
 
 
-_ENCODERS = {"pixels": Pixels, "efficientnet-lite0": EfficientNetLite0}
+ENCODERS = {"pixels": Pixels, "efficientnet-lite0": EfficientNetLite0}
 
 
 def load_encoder(name: str = "pixels", **options: int | None) -> Pixels | EfficientNetLite0:
@@ -130,10 +130,10 @@ def load_encoder(name: str = "pixels", **options: int | None) -> Pixels | Effici
     >>> load_encoder("pixels", size=112, patch=8)
     Pixels(size=112, patch=8, name='pixels')
     """
-    if name not in _ENCODERS:
-        raise VTCError(f"no encoder is called {name!r}; there are {', '.join(map(repr, _ENCODERS))}")
+    if name not in ENCODERS:
+        raise VTCError(f"no encoder is called {name!r}; {suggest(name, ENCODERS)}")
     try:
-        return _ENCODERS[name](**options)
+        return ENCODERS[name](**options)
     except TypeError as error:
         known = "size and patch" if name == "pixels" else "no options"
         raise VTCError(f"encoder {name!r} takes {known}, not {', '.join(map(repr, options))}") from error

@@ -29,7 +29,9 @@ def cosine(a: Tensor, b: Tensor) -> Tensor:
     Without this rule a black, static frame would count as changing all the time.
     """
     dot, squares = (a * b).sum(-1), (a * a).sum(-1) * (b * b).sum(-1)
-    both_zero = ((a == 0).all(-1) & (b == 0).all(-1)) if bool((squares == 0).any()) else torch.zeros_like(dot, dtype=torch.bool)
+    both_zero = (
+        ((a == 0).all(-1) & (b == 0).all(-1)) if bool((squares == 0).any()) else torch.zeros_like(dot, dtype=torch.bool)
+    )
     return torch.where(both_zero, 1.0, dot * squares.clamp(min=torch.finfo(dot.dtype).tiny).rsqrt()).clamp(-1, 1)
 
 
@@ -69,9 +71,7 @@ def prune(tokens: VideoTokens, anchor: Tensor, notes: tuple[str, ...] = ()) -> R
     return Reduction(kept, anchor, assign, (assign >= 0).float(), tokens.grid, notes=notes, encoder=tokens.encoder)
 
 
-def merge(
-    tokens: VideoTokens, group: Tensor, weight: Tensor, anchor: Tensor, notes: tuple[str, ...] = ()
-) -> Reduction:
+def merge(tokens: VideoTokens, group: Tensor, weight: Tensor, anchor: Tensor, notes: tuple[str, ...] = ()) -> Reduction:
     """Merge source tokens into weighted means, one for each anchor.
 
     Parameters
@@ -111,18 +111,22 @@ def normalise(weight: Tensor, group: Tensor, count: int) -> Tensor:
 def weighted_sums(values: Tensor, group: Tensor, weight: Tensor, count: int) -> Tensor:
     """(count, D) sums of weight * value over the members of each group, in float32, cast back to the input's dtype.
 
-    values is (T, h, w, D) or (T, N, D); group and weight are (M,). One pass, one frame at a time.
+    values is (T, h, w, D) or (T, N, D); group and weight are (M,), -1 is no group. Every group has a member. Each
+    sum runs over its members in order of position, so the bits are the same from run to run.
     """
-    frames = values.flatten(1, -2)
-    group, weight = group.view(frames.shape[:2]), weight.view(frames.shape[:2])
-    sums = torch.zeros(count, frames.shape[-1], dtype=torch.float32, device=values.device)
-    for frame, home, share in zip(frames, group, weight, strict=True):
-        member = home >= 0
-        if bool(member.all()):
-            _add(sums, home, frame.float() * share[:, None])
-        elif bool(member.any()):
-            _add(sums, home[member], frame[member].float() * share[member, None])
-    return sums.to(values.dtype)
+    rows = values.flatten(0, -2)
+    order = group.argsort(stable=True)[int((group < 0).sum()) :]
+    start = torch.searchsorted(group[order], torch.arange(count, device=group.device))
+    bags = {"offsets": start, "mode": "sum", "per_sample_weights": weight[order].float()}
+    if rows.dtype == torch.float32:
+        return torch.nn.functional.embedding_bag(order, rows, **bags)
+    # Half precision is widened a few channels at a time, so that no full float32 copy is ever held.
+    step = max(1, _BLOCK // len(rows))
+    parts = [
+        torch.nn.functional.embedding_bag(order, part.float().contiguous(), **bags).to(values.dtype)
+        for part in rows.split(step, dim=1)
+    ]
+    return torch.cat(parts, 1)
 
 
 def nearest(frames: Tensor, kept: Tensor) -> Tensor:
@@ -142,12 +146,8 @@ def nearest(frames: Tensor, kept: Tensor) -> Tensor:
 
 
 def _sums(weight: Tensor, home: Tensor, count: int) -> Tensor:
-    return _add(torch.zeros(count, dtype=weight.dtype, device=weight.device), home, weight)
-
-
-def _add(sums: Tensor, home: Tensor, rows: Tensor) -> Tensor:
-    """sums[home] += rows, with the same bits from run to run (index_add_ is not on CUDA)."""
-    return sums.index_put_((home,), rows, accumulate=True) if sums.is_cuda else sums.index_add_(0, home, rows)
+    """(count,) sums of weights, with the same bits from run to run (index_add_ has not on CUDA)."""
+    return torch.zeros(count, dtype=weight.dtype, device=weight.device).index_put_((home,), weight, accumulate=True)
 
 
 def coverage(values: Tensor, reduction: Reduction, sample: int | None = None) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import math
 import types
@@ -13,7 +12,7 @@ from dataclasses import dataclass, replace
 import pandas as pd
 import torch
 
-from vtc_lab.tokens import Reduction, VideoTokens, VTCError
+from vtc_lab.tokens import Reduction, VideoTokens, VTCError, suggest
 
 
 @dataclass(frozen=True)
@@ -89,7 +88,7 @@ def get_method(name: str) -> Method:
         For an unknown name; it offers the nearest ones.
     """
     if name not in _METHODS:
-        raise VTCError(f"no method is called {name!r}; {_nearest(name, _METHODS)}")
+        raise VTCError(f"no method is called {name!r}; {suggest(name, _METHODS)}")
     return _METHODS[name]
 
 
@@ -166,26 +165,20 @@ def check_ratio(name: str, ratio: object, limit: int) -> float:
 
 def _check_option(method: Method, key: str, value: object) -> None:
     if key not in method.options:
-        raise VTCError(f"method {method.name!r} has no option {key!r}; {_nearest(key, method.options)}")
+        raise VTCError(f"method {method.name!r} has no option {key!r}; {suggest(key, method.options)}")
     hint = method.options[key][0]
     if typing.get_origin(hint) is typing.Literal:
         allowed = typing.get_args(hint)
         if value not in allowed:
-            raise VTCError(f"{key} is {value!r}; {_nearest(str(value), [str(a) for a in allowed])}")
+            raise VTCError(f"{key} is {value!r}; {suggest(value, map(str, allowed))}")
         return
-    kinds = [k for k in (typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)) if isinstance(k, type)]
+    kinds = [
+        k for k in (typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)) if isinstance(k, type)
+    ]
     accepted = tuple(kinds + [int] * (float in kinds))  # an int is a fine float
     mistaken_flag = isinstance(value, bool) and bool not in kinds and object not in kinds
     if kinds and (mistaken_flag or not isinstance(value, accepted)):
         raise VTCError(f"{key} is {value!r}; it must be {' or '.join(k.__name__ for k in kinds)}")
-
-
-def _nearest(wrong: str, names: typing.Iterable[str]) -> str:
-    names = list(names)
-    if not names:
-        return "it has none"
-    close = difflib.get_close_matches(str(wrong), names, n=3, cutoff=0.5)
-    return f"did you mean {' or '.join(map(repr, close))}?" if close else f"there are {', '.join(map(repr, names))}"
 
 
 def _check_finite(tokens: VideoTokens) -> None:

@@ -26,7 +26,10 @@ def patch_significance(values: Tensor, kind: str) -> Tensor:
         if kind == "distinct":
             parts.append(1 - cosine(frame, frame.mean((1, 2), keepdim=True)).flatten(1))
             continue
-        total, count = torch.zeros(frame.shape[:3], device=values.device), torch.zeros(frame.shape[1:3], device=values.device)
+        total, count = (
+            torch.zeros(frame.shape[:3], device=values.device),
+            torch.zeros(frame.shape[1:3], device=values.device),
+        )
         for axis in (1, 2):
             size = frame.shape[axis]
             alike = cosine(frame.narrow(axis, 1, size - 1), frame.narrow(axis, 0, size - 1))

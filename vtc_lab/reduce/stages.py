@@ -45,7 +45,9 @@ def both_stages(problem: Problem, tokens: VideoTokens, budget: int, count: int) 
     cell = problem.labels(count).expand(frames, patches) * patches + torch.arange(patches, device=evidence.device)
     if problem.way.temporal == "select":
         lead = _leaders(cell, evidence, cells)
-        cell = torch.full_like(cell, -1).flatten().scatter(0, lead, torch.arange(cells, device=lead.device)).view_as(cell)
+        cell = (
+            torch.full_like(cell, -1).flatten().scatter(0, lead, torch.arange(cells, device=lead.device)).view_as(cell)
+        )
     finite = evidence.isfinite()
     largest = evidence[finite].max() if bool(finite.any()) else 1.0
     weight = torch.where(finite, evidence, largest)

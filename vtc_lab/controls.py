@@ -1,0 +1,137 @@
+"""The explorer's controls: menus, sliders with a number box, and the options of a method from its signature."""
+
+from __future__ import annotations
+
+import json
+import typing
+from collections.abc import Callable
+
+import ipywidgets as widgets
+
+from vtc_lab.models.encoders import ENCODERS
+from vtc_lab.reduce import get_method, methods
+from vtc_lab.style import VENUES
+from vtc_lab.video import ROOT, find_clips
+
+OWN_FILE = "a file of your own"
+_BUDGET_OPTIONS = ("temporal_ratio", "spatial_ratio", "min_fidelity")  # these have sliders
+
+
+class OptionPanel:
+    """Controls for the options of one method, made from its registered signature."""
+
+    def __init__(self, method: str, values: dict[str, object], changed: Callable[[dict], None]) -> None:
+        self.box = widgets.HBox(layout=widgets.Layout(flex_flow="row wrap"))
+        self._changed = changed
+        self.rebuild(method, values)
+
+    @property
+    def values(self) -> dict[str, object]:
+        """The options that are not at their default, and those that have no control (an error will name them)."""
+        chosen = {key: _parsed(control.value, self._hints[key]) for key, control in self._controls.items()}
+        return {**self._rest, **{key: value for key, value in chosen.items() if value != self._defaults[key]}}
+
+    def rebuild(self, method: str, values: dict[str, object]) -> None:
+        """Make new controls for a method, or none for ""."""
+        options = get_method(method).options if method else {}
+        options = {key: option for key, option in options.items() if key not in _BUDGET_OPTIONS}
+        self._hints = {key: hint for key, (hint, _) in options.items()}
+        self._defaults = {key: default for key, (_, default) in options.items()}
+        self._rest, self._controls = dict(values), {}
+        for key, hint in self._hints.items():
+            value = values.get(key, self._defaults[key])
+            choices = typing.get_args(hint) if typing.get_origin(hint) is typing.Literal else None
+            if choices is None or value in choices:
+                self._rest.pop(key, None)
+                self._controls[key] = _option(key, value, choices)
+                self._controls[key].observe(self._changed, "value")
+        self.box.children = list(self._controls.values())
+
+
+def make_controls(state: dict[str, object]) -> tuple[dict[str, widgets.Widget], dict[str, widgets.Widget]]:
+    """A control for every setting but the options, and the row that shows each; `own_file` is a path not in the menu."""
+    shipped = [path.relative_to(ROOT).as_posix() for path in find_clips()]
+    own = state["clip"] not in shipped
+    names = list(methods().index)
+    kinds = [("total ratio", "ratio"), ("time x space", "stages"), ("fidelity", "fidelity")]
+    controls = {
+        "clip": _menu("clip", [*shipped, OWN_FILE], OWN_FILE if own else state["clip"]),
+        "own_file": widgets.Text(
+            value=state["clip"] if own else "", placeholder="path of a video", continuous_update=False
+        ),
+        "encoder": _menu("encoder", list(ENCODERS), state["encoder"]),
+        "method": _menu("method", names, state["method"]),
+        "compare": _menu("compare with", [("nothing", ""), *((name, name) for name in names)], state["compare"]),
+        "budget": _menu("budget by", kinds, state["budget"]),
+        "figure": widgets.Text(value=state["figure"], description="figure", continuous_update=False),
+        "venue": _menu("venue", list(VENUES), state["venue"]),
+    }
+    rows = dict(controls)
+    sliders = {
+        "frames": ("frames", widgets.IntSlider(min=1, max=64, continuous_update=False)),
+        "ratio": ("ratio", widgets.FloatLogSlider(base=2, min=0, max=7, step=0.05)),
+        "temporal_ratio": ("temporal ratio", widgets.FloatLogSlider(base=2, min=0, max=5, step=0.05)),
+        "spatial_ratio": ("spatial ratio", widgets.FloatLogSlider(base=2, min=0, max=6, step=0.05)),
+        "min_fidelity": ("coverage at least", widgets.FloatSlider(min=0, max=1, step=0.01)),
+    }
+    for key, (label, slider) in sliders.items():
+        controls[key], rows[key] = _slider_with_box(label, state[key], slider)
+    return controls, rows
+
+
+def _menu(label: str, options: list, value: object) -> widgets.Dropdown:
+    return widgets.Dropdown(options=options, value=value, description=label, layout=widgets.Layout(width="290px"))
+
+
+def _slider_with_box(label: str, value: float, slider: widgets.Widget) -> tuple[widgets.Widget, widgets.Widget]:
+    """The number box that holds the value, and a row of slider and box.
+
+    The box is the truth and is not bounded: a value out of range reaches the method, which says what would be right.
+    """
+    whole = isinstance(slider, widgets.IntSlider)
+    box = (widgets.IntText if whole else widgets.FloatText)(value=value, layout=widgets.Layout(width="80px"))
+    slider.description, slider.readout, slider.layout.width = label, False, "320px"
+    slider.style.description_width = "110px"
+    low, high = (
+        (slider.base**slider.min, slider.base**slider.max) if hasattr(slider, "base") else (slider.min, slider.max)
+    )
+
+    def to_slider(_: object = None) -> None:
+        if low <= box.value <= high and shown() != box.value:
+            slider.value = box.value
+
+    def to_box(_: object) -> None:
+        box.value = shown()
+
+    def shown() -> float:
+        return slider.value if whole else round(slider.value, 2)
+
+    to_slider()
+    slider.observe(to_box, "value")
+    box.observe(to_slider, "value")
+    return box, widgets.HBox([slider, box])
+
+
+def _option(name: str, value: object, choices: tuple | None) -> widgets.Widget:
+    look = {"description": name, "layout": widgets.Layout(width="230px"), "style": {"description_width": "95px"}}
+    if choices:
+        return widgets.Dropdown(options=choices, value=value, **look)
+    if isinstance(value, bool):
+        return widgets.Checkbox(value=value, indent=False, **look)
+    if isinstance(value, int):
+        return widgets.IntText(value=value, **look)
+    if isinstance(value, float):
+        return widgets.FloatText(value=value, **look)
+    return widgets.Text(value="" if value is None else str(value), continuous_update=False, **look)
+
+
+def _parsed(value: object, hint: object) -> object:
+    """What was typed into a text field, as the number or None that the option's type hint admits."""
+    if not isinstance(value, str) or hint is str or typing.get_origin(hint) is typing.Literal:
+        return value
+    if not value.strip():
+        return None
+    try:
+        return json.loads(value)
+    except json.JSONDecodeError:
+        return value

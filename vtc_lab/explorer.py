@@ -1,0 +1,233 @@
+"""The explorer: choose a clip, move a slider, see what is dropped, export the figure.
+
+The way of a change: widget -> state (a dict) -> scene (cached) -> bytes -> picture. Cheap enough to follow a
+slider, it runs on one worker thread that always takes the latest state; no `Output` widget is on the way, because
+those swallow exceptions.
+"""
+
+from __future__ import annotations
+
+import html
+import threading
+import traceback
+from collections import deque
+from collections.abc import Callable
+
+import ipywidgets as widgets
+
+from vtc_lab.controls import OWN_FILE, OptionPanel, make_controls
+from vtc_lab.export import save_figure
+from vtc_lab.fidelity import fidelity
+from vtc_lab.plots import describe, show, strip
+from vtc_lab.scene import Scene, build_scene, code_line, complete_state
+from vtc_lab.tokens import Reduction, VTCError
+from vtc_lab.video import ROOT
+
+_ROOM = 1120  # pixels in a row, shared by the methods on show
+_FOR_BUDGET = {"ratio": ["ratio"], "stages": ["temporal_ratio", "spatial_ratio"], "fidelity": ["min_fidelity"]}
+
+
+def explore(**state: object) -> Explorer:
+    """Open the explorer.
+
+    Parameters
+    ----------
+    state : any setting, as `Explorer.state` returns them: clip (a path), frames, encoder, method, options (dict),
+        compare (a second method, or ""), compare_options, budget ("ratio", "stages" or "fidelity"), ratio,
+        temporal_ratio, spatial_ratio, min_fidelity, figure (name of the exported files), venue.
+
+    Returns
+    -------
+    Explorer, a widget that JupyterLab shows when it ends a cell.
+
+    Raises
+    ------
+    VTCError
+        For an unknown setting. What is wrong with a value is said in the widget.
+
+    Examples
+    --------
+    >>> explore(frames=4, encoder="pixels", ratio=4).state["ratio"]
+    4
+    """
+    return Explorer(complete_state(state))
+
+
+class Explorer(widgets.VBox):
+    """The widget; `state` is what it shows, as a dict that `explore(**state)` takes."""
+
+    def __init__(self, state: dict[str, object]) -> None:
+        self._controls, self._rows = make_controls(state)
+        self._worker = _Worker()
+        self._images = [widgets.Image(format="jpeg", layout=widgets.Layout(width="100%")) for _ in range(2)]
+        self._ledgers = [widgets.HTML() for _ in range(2)]
+        self._message, self._code = widgets.HTML(), widgets.HTML()
+        self._panels = [
+            widgets.VBox([ledger, image], layout=widgets.Layout(flex="1 1 0", min_width="0"))
+            for ledger, image in zip(self._ledgers, self._images, strict=True)
+        ]
+        self._pictures = widgets.HBox(self._panels)
+        self._export = widgets.Button(description="Export", icon="download", button_style="primary")
+        self._export.on_click(lambda _: self._worker.queue(self._write_figure))
+        self._options = {"options": OptionPanel(state["method"], state["options"], self._changed)}
+        self._options["compare_options"] = OptionPanel(state["compare"], state["compare_options"], self._changed)
+        for control in self._controls.values():
+            control.observe(self._changed, "value")
+        self._last, self._said = None, ""
+        self._arrange()
+        super().__init__([self._panel(), self._message, self._pictures, self._code])
+        self._draw()
+
+    @property
+    def state(self) -> dict[str, object]:
+        """Every setting, as plain JSON values."""
+        state = {key: control.value for key, control in self._controls.items() if key != "own_file"}
+        if state["clip"] == OWN_FILE:
+            state["clip"] = self._controls["own_file"].value
+        state.update({key: panel.values for key, panel in self._options.items()})
+        return complete_state(state)
+
+    @property
+    def message(self) -> str:
+        """What the explorer has to say at the moment: an error, or what was exported, or nothing."""
+        return self._said
+
+    def wait(self, seconds: float = 30.0) -> None:
+        """Return once the picture shows the latest state.
+
+        Raises
+        ------
+        VTCError
+            If that takes longer.
+        """
+        if not self._worker.idle.wait(seconds):
+            raise VTCError(f"the explorer is still at work after {seconds:g} s; wait longer")
+
+    def _changed(self, change: dict) -> None:
+        if change["owner"] in (self._controls["method"], self._controls["compare"]):
+            name = "options" if change["owner"] is self._controls["method"] else "compare_options"
+            self._options[name].rebuild(change["new"], {})
+        self._arrange()
+        self._worker.request(self._draw)
+
+    def _draw(self) -> None:
+        """Show the present state; on an error keep the last good picture and say what was wrong."""
+        try:
+            state = self.state
+            source = (state["clip"], state["frames"], state["encoder"])
+            if source != self._last:
+                self._say("reading and encoding the clip ...")
+            scene = build_scene(state)
+            room = _ROOM // len(scene.reductions)
+            pictures = [strip(scene.clip, reduction, room) for reduction in scene.reductions]
+            ledgers = [_ledger(scene, reduction) for reduction in scene.reductions]
+        except Exception as error:
+            self._say(*_in_words(error))
+            return
+        self._last = source
+        for panel, (image, ledger) in enumerate(zip(pictures, ledgers, strict=True)):
+            self._images[panel].value, self._ledgers[panel].value = image, ledger
+        self._pictures.children = self._panels[: len(pictures)]
+        self._code.value = f"<code>{html.escape(code_line(state))}</code>"
+        self._say("")
+
+    def _write_figure(self) -> None:
+        try:
+            state = self.state
+            self._say("drawing the figure ...")
+            scene = build_scene(state)
+            figure = show(scene.clip, *scene.reductions, venue=state["venue"])
+            paths = save_figure(
+                figure, state["figure"], provenance={"explorer": state, "encoder": scene.tokens.encoder}
+            )
+        except Exception as error:
+            self._say(*_in_words(error))
+            return
+        folder = next(iter(paths.values())).parent
+        shown = folder.relative_to(ROOT) if folder.is_relative_to(ROOT) else folder
+        self._say(f"wrote {shown}/{state['figure']} as {', '.join(sorted(paths))}")
+
+    def _say(self, text: str, kind: str = "said") -> None:
+        self._said = text
+        style = "color:#b00020;font-weight:600" if kind == "error" else "color:#444"
+        self._message.value = f'<div class="vtc-{kind}" style="{style};white-space:pre-wrap">{html.escape(text)}</div>'
+
+    def _arrange(self) -> None:
+        """Show the controls that count in the present state."""
+        self._rows["own_file"].layout.display = "" if self._controls["clip"].value == OWN_FILE else "none"
+        for kind, names in _FOR_BUDGET.items():
+            for name in names:
+                self._rows[name].layout.display = "" if self._controls["budget"].value == kind else "none"
+
+    def _panel(self) -> widgets.Widget:
+        r = self._rows
+        rows = [
+            [r["clip"], r["own_file"], r["frames"], r["encoder"]],
+            [r["budget"], r["ratio"], r["temporal_ratio"], r["spatial_ratio"], r["min_fidelity"]],
+            [r["method"], self._options["options"].box],
+            [r["compare"], self._options["compare_options"].box],
+            [r["figure"], r["venue"], self._export],
+        ]
+        wrap = widgets.Layout(flex_flow="row wrap", align_items="center")
+        return widgets.VBox([widgets.HBox(row, layout=wrap) for row in rows])
+
+
+class _Worker:
+    """One thread that runs the latest drawing request, and every queued job, one at a time."""
+
+    def __init__(self) -> None:
+        self.idle = threading.Event()
+        self.idle.set()
+        self._wake = threading.Condition()
+        self._latest: Callable[[], None] | None = None
+        self._jobs: deque[Callable[[], None]] = deque()
+        self._thread: threading.Thread | None = None
+
+    def request(self, job: Callable[[], None]) -> None:
+        """Run a job soon; one that was requested before and has not begun is forgotten."""
+        with self._wake:
+            self._latest = job
+            self._start()
+
+    def queue(self, job: Callable[[], None]) -> None:
+        """Run a job soon, whatever else is asked for."""
+        with self._wake:
+            self._jobs.append(job)
+            self._start()
+
+    def _start(self) -> None:
+        self.idle.clear()
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, daemon=True, name="vtc-explorer")
+            self._thread.start()
+
+    def _run(self) -> None:
+        while True:
+            with self._wake:
+                if self._latest is None and not self._jobs:
+                    self._thread = None  # a thread lives while there is work, so an unused explorer holds none
+                    self.idle.set()
+                    return
+                if self._latest is not None:
+                    job, self._latest = self._latest, None
+                else:
+                    job = self._jobs.popleft()
+            job()
+
+
+def _ledger(scene: Scene, reduction: Reduction) -> str:
+    """The result in words, as HTML."""
+    kept = fidelity(scene.tokens, reduction)
+    notes = "; ".join([*reduction.notes, f"tokens: {scene.tokens.encoder}", f"frames read by {scene.clip.reader}"])
+    return (
+        f"<div style='line-height:1.4'><b>{html.escape(describe(reduction))}</b>: {reduction.ledger}; "
+        f"coverage {kept['coverage']:.3f} (5th percentile {kept['coverage_p5']:.3f})<br>"
+        f"<small>{html.escape(notes)}</small></div>"
+    )
+
+
+def _in_words(error: Exception) -> tuple[str, str]:
+    """The text and kind of message for an error; one that nobody foresaw comes with its traceback."""
+    if isinstance(error, VTCError):
+        return str(error), "error"
+    return "This should not have happened; please report it:\n" + "".join(traceback.format_exception(error)), "error"

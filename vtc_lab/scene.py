@@ -1,0 +1,142 @@
+"""What the explorer shows, as a function of its state: the same picture from a line of code."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import lru_cache
+
+from vtc_lab.models.encoders import ENCODERS, load_encoder
+from vtc_lab.reduce import get_method, methods, reduce
+from vtc_lab.style import VENUES
+from vtc_lab.tokens import Clip, Reduction, VideoTokens, VTCError, suggest
+from vtc_lab.video import read_clip, resolve
+
+DEFAULTS = {
+    "clip": "data/clips/bikes.mp4",
+    "frames": 16,
+    "encoder": "efficientnet-lite0",
+    "method": "lftr",
+    "options": {},
+    "compare": "uniform",  # a second method at the same budget, or ""
+    "compare_options": {},
+    "budget": "ratio",  # which of the following is in force: "ratio", "stages" or "fidelity"
+    "ratio": 8.0,
+    "temporal_ratio": 4.0,
+    "spatial_ratio": 2.0,
+    "min_fidelity": 0.8,
+    "figure": "what_gets_dropped",
+    "venue": "neurips",
+}
+BUDGETS = ("ratio", "stages", "fidelity")
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A clip, its tokens, and one reduction of them for each method in the state."""
+
+    clip: Clip
+    tokens: VideoTokens
+    reductions: tuple[Reduction, ...]
+
+
+def complete_state(state: dict[str, object]) -> dict[str, object]:
+    """The state with every default filled in.
+
+    Parameters
+    ----------
+    state : any of the keys of `DEFAULTS`; it must survive JSON.
+
+    Returns
+    -------
+    A new dict of plain JSON values.
+
+    Raises
+    ------
+    VTCError
+        For an unknown setting or name, or a value of the wrong kind.
+
+    Examples
+    --------
+    >>> complete_state({"ratio": 4})["ratio"], complete_state({})["method"]
+    (4, 'lftr')
+    """
+    for key in state:
+        if key not in DEFAULTS:
+            raise VTCError(f"the explorer has no setting {key!r}; {suggest(key, DEFAULTS)}")
+    state = {**DEFAULTS, **state, "clip": str(state.get("clip", DEFAULTS["clip"]))}
+    names = {"encoder": ENCODERS, "method": methods().index, "compare": ["", *methods().index], "budget": BUDGETS}
+    for key, known in {**names, "venue": VENUES}.items():
+        if state[key] not in known:
+            raise VTCError(f"{key} is {state[key]!r}; {suggest(state[key], known)}")
+    for key, default in DEFAULTS.items():
+        kinds = (int, float) if isinstance(default, float) else (type(default),)
+        if not isinstance(state[key], kinds) or isinstance(state[key], bool):
+            raise VTCError(f"{key} is {state[key]!r}; it must be of the kind of {default!r}")
+    try:
+        return json.loads(json.dumps(state))
+    except TypeError as error:
+        raise VTCError(f"the state of the explorer must be plain JSON values: {error}") from error
+
+
+def build_scene(state: dict[str, object]) -> Scene:
+    """Read, encode and reduce as a state says; clips and tokens that were used lately are remembered.
+
+    Parameters
+    ----------
+    state : as `complete_state` returns it.
+
+    Returns
+    -------
+    Scene. A second method gets exactly the first one's budget.
+
+    Raises
+    ------
+    VTCError
+        From reading, encoding or reducing.
+    """
+    path = resolve(state["clip"])
+    key = (str(path), path.stat().st_mtime_ns if path.is_file() else 0, state["frames"])
+    clip, tokens = _read(*key), _encode(*key, state["encoder"])
+    method, known = state["method"], get_method(state["method"]).options
+    if state["budget"] == "fidelity":
+        size = {"min_fidelity": state["min_fidelity"]}
+    elif state["budget"] == "stages" and "temporal_ratio" in known:
+        size = {"temporal_ratio": state["temporal_ratio"], "spatial_ratio": state["spatial_ratio"]}
+    elif state["budget"] == "stages":
+        size = {"ratio": state["temporal_ratio"] * state["spatial_ratio"]}
+    else:
+        size = {"ratio": state["ratio"]}
+    first = reduce(tokens, method, **size, **state["options"])
+    if not state["compare"]:
+        return Scene(clip, tokens, (first,))
+    size = {"ratio": tokens.total / len(first)}
+    if state["budget"] == "stages" and "temporal_ratio" in get_method(state["compare"]).options:
+        size["temporal_ratio"] = state["temporal_ratio"]
+    second = reduce(tokens, state["compare"], **size, **state["compare_options"])
+    return Scene(clip, tokens, (first, second))
+
+
+def code_line(state: dict[str, object]) -> str:
+    """The call that opens the explorer in this state.
+
+    >>> code_line(complete_state({"ratio": 4}))
+    'vtc.explore(ratio=4)'
+    """
+    changed = [f"{key}={value!r}" for key, value in state.items() if value != DEFAULTS[key]]
+    return f"vtc.explore({', '.join(changed)})"
+
+
+@lru_cache(maxsize=4)
+def _read(path: str, changed: int, frames: int) -> Clip:
+    return read_clip(path, frames=frames)  # `changed` is the file's time: a new file under an old name is read again
+
+
+@lru_cache(maxsize=4)
+def _encode(path: str, changed: int, frames: int, encoder: str) -> VideoTokens:
+    return _encoder(encoder).encode(_read(path, changed, frames))
+
+
+@lru_cache(maxsize=2)
+def _encoder(name: str):
+    return load_encoder(name)
