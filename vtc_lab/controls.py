@@ -49,7 +49,7 @@ class OptionPanel:
 
 
 def make_controls(state: dict[str, object]) -> tuple[dict[str, widgets.Widget], dict[str, widgets.Widget]]:
-    """A control for every setting but the options, and the row that shows each; `own_file` is a path not in the menu."""
+    """A control for every setting but the options, and the row that shows each; `own_file` is a path off the menu."""
     shipped = [path.relative_to(ROOT).as_posix() for path in find_clips()]
     own = state["clip"] not in shipped
     names = list(methods().index)
@@ -61,7 +61,7 @@ def make_controls(state: dict[str, object]) -> tuple[dict[str, widgets.Widget], 
         ),
         "encoder": _menu("encoder", list(ENCODERS), state["encoder"]),
         "method": _menu("method", names, state["method"]),
-        "compare": _menu("compare with", [("nothing", ""), *((name, name) for name in names)], state["compare"]),
+        "compare": _menu("against", [("nothing", ""), *((name, name) for name in names)], state["compare"]),
         "budget": _menu("budget by", kinds, state["budget"]),
         "figure": widgets.Text(value=state["figure"], description="figure", continuous_update=False),
         "venue": _menu("venue", list(VENUES), state["venue"]),

@@ -60,7 +60,7 @@ class Explorer(widgets.VBox):
         self._controls, self._rows = make_controls(state)
         self._worker = _Worker()
         self._images = [widgets.Image(format="jpeg", layout=widgets.Layout(width="100%")) for _ in range(2)]
-        self._ledgers = [widgets.HTML() for _ in range(2)]
+        self._ledgers = [widgets.HTML(layout=widgets.Layout(min_height="80px")) for _ in range(2)]
         self._message, self._code = widgets.HTML(), widgets.HTML()
         self._panels = [
             widgets.VBox([ledger, image], layout=widgets.Layout(flex="1 1 0", min_width="0"))
@@ -113,6 +113,9 @@ class Explorer(widgets.VBox):
     def _draw(self) -> None:
         """Show the present state; on an error keep the last good picture and say what was wrong."""
         try:
+            if self._controls["clip"].value == OWN_FILE and not self._controls["own_file"].value:
+                self._say("type the path of a video into the field beside the menu, and press Enter")
+                return
             state = self.state
             source = (state["clip"], state["frames"], state["encoder"])
             if source != self._last:
@@ -128,7 +131,8 @@ class Explorer(widgets.VBox):
         for panel, (image, ledger) in enumerate(zip(pictures, ledgers, strict=True)):
             self._images[panel].value, self._ledgers[panel].value = image, ledger
         self._pictures.children = self._panels[: len(pictures)]
-        self._code.value = f"<code>{html.escape(code_line(state))}</code>"
+        source_line = f"tokens: {scene.tokens.encoder}; frames read by {scene.clip.reader}"
+        self._code.value = f"<small>{html.escape(source_line)}</small><br><code>{html.escape(code_line(state))}</code>"
         self._say("")
 
     def _write_figure(self) -> None:
@@ -218,11 +222,10 @@ class _Worker:
 def _ledger(scene: Scene, reduction: Reduction) -> str:
     """The result in words, as HTML."""
     kept = fidelity(scene.tokens, reduction)
-    notes = "; ".join([*reduction.notes, f"tokens: {scene.tokens.encoder}", f"frames read by {scene.clip.reader}"])
     return (
         f"<div style='line-height:1.4'><b>{html.escape(describe(reduction))}</b>: {reduction.ledger}; "
         f"coverage {kept['coverage']:.3f} (5th percentile {kept['coverage_p5']:.3f})<br>"
-        f"<small>{html.escape(notes)}</small></div>"
+        f"<small>{html.escape('; '.join(reduction.notes))}</small></div>"
     )
 
 

@@ -33,6 +33,8 @@ def fidelity(tokens: VideoTokens, reduction: Reduction) -> dict[str, float]:
     1.0
     """
     if tokens.grid != reduction.grid:
-        raise VTCError(f"the reduction is of a {reduction.grid} grid but the tokens are {tokens.grid}; compare a clip with its own")
+        raise VTCError(
+            f"the reduction is of a {reduction.grid} grid but the tokens are {tokens.grid}; compare a clip with its own"
+        )
     alike = coverage(tokens.values, reduction)
     return {"coverage": float(alike.mean()), "coverage_p5": float(alike.flatten().float().quantile(0.05))}

@@ -27,7 +27,7 @@ _PALETTE = np.array(
 )
 _GAP = 6
 _CAPTION = 18
-_TILE_AREA = 19_000  # pixels of a frame in the explorer
+_TILE_AREA = 16_000  # pixels of a frame in the explorer
 
 
 def patch_table(clip: Clip, reduction: Reduction) -> pd.DataFrame:
@@ -95,7 +95,7 @@ def draw_frames(clip: Clip, reduction: Reduction, width: int) -> np.ndarray:
     merged = ~dropped & (members[assign.clip(0)] > 1)
     colour = _group_colours(anchor, kept)[assign.clip(0)]
 
-    # Pixels as (frame, patch row, y, patch column, x, RGB): new = frame * gain / 256 + tint, both constant over a patch.
+    # Pixels as (frame, patch row, y, patch column, x, RGB): new = frame * gain / 256 + tint, constant over a patch.
     gain = np.full(kept.shape, 256, np.uint16)
     gain[merged & ~kept] = 140
     gain[dropped] = 70
@@ -138,10 +138,10 @@ def strip(clip: Clip, reduction: Reduction, room: int = 1120) -> bytes:
     The file's bytes.
     """
     aspect = clip.frames.shape[2] / clip.frames.shape[1]
-    rows = max(1, round(len(clip) * (math.sqrt(_TILE_AREA * aspect) + _GAP) / room))
-    columns = math.ceil(len(clip) / rows)
+    ideal = math.sqrt(_TILE_AREA * aspect)
+    columns = min(range(1, len(clip) + 1), key=lambda c: _untidiness(len(clip), c, room / c - _GAP, ideal))
     rows = math.ceil(len(clip) / columns)
-    tiles = draw_frames(clip, reduction, min(room // columns - _GAP, 2 * round(math.sqrt(_TILE_AREA * aspect))))
+    tiles = draw_frames(clip, reduction, min(room // columns - _GAP, round(2 * ideal)))
     height, width = tiles.shape[1] + _CAPTION + _GAP, tiles.shape[2] + _GAP
     sheet = np.full((rows * columns, height, width, 3), 255, np.uint8)
     sheet[: len(clip), : tiles.shape[1], : tiles.shape[2]] = tiles
@@ -154,6 +154,12 @@ def strip(clip: Clip, reduction: Reduction, room: int = 1120) -> bytes:
     data = io.BytesIO()
     image.save(data, "jpeg", quality=90, subsampling=0)
     return data.getvalue()
+
+
+def _untidiness(frames: int, columns: int, width: float, ideal: float) -> float:
+    """How far a layout is from tiles of the ideal width and from a full last row."""
+    blank = -frames % columns
+    return abs(math.log(max(width, 1) / ideal)) + 1.5 * blank / frames
 
 
 def captions(clip: Clip, reduction: Reduction) -> list[tuple[str, str]]:
@@ -206,7 +212,7 @@ def show(clip: Clip, *reductions: Reduction, venue: str = "neurips", columns: in
     headers = [textwrap.wrap(f"{describe(r)}: {r.ledger}", int(width * 20)) for r in reductions]
     heights = [0.14 * len(h) + 0.08 + rows * (tile + 2.6 * min(small, 6) / 72) for h in headers]
     with paper_style():
-        figure = Figure(figsize=(width, sum(heights)))
+        figure = Picture(figsize=(width, sum(heights)))
         figure.get_layout_engine().set(w_pad=0.01, h_pad=0.01, wspace=0.01, hspace=0.01)
         panels = np.atleast_1d(figure.subfigures(len(reductions), 1, height_ratios=heights))
         for panel, reduction, header in zip(panels, reductions, headers, strict=True):
@@ -214,7 +220,7 @@ def show(clip: Clip, *reductions: Reduction, venue: str = "neurips", columns: in
             axes = panel.subplots(rows, columns, squeeze=False).ravel()
             for axis in axes:
                 axis.set_axis_off()
-            tiles = draw_frames(clip, reduction, max(320, 12 * reduction.grid[2]))
+            tiles = draw_frames(clip, reduction, max(round(300 * width / columns), 4 * reduction.grid[2]))
             for axis, picture, caption in zip(axes, tiles, captions(clip, reduction), strict=False):
                 axis.imshow(picture, interpolation="none", aspect="equal")
                 axis.set_title("\n".join(caption), fontsize=min(small, 6), pad=1.5)
@@ -243,6 +249,15 @@ def _group_colours(anchor: np.ndarray, kept: np.ndarray) -> np.ndarray:
     order = np.cumsum(np.bincount(frame, minlength=frames) > 0) - 1
     shade = 0.8 + 0.2 * ((place // width + place % width) % 2)
     return (_PALETTE[order[frame] % len(_PALETTE)] * shade[:, None]).astype(np.uint8)
+
+
+class Picture(Figure):
+    """A Figure that a notebook shows without pyplot, which must stay out of widget callbacks."""
+
+    def _repr_png_(self) -> bytes:
+        data = io.BytesIO()
+        self.savefig(data, format="png", dpi=180)
+        return data.getvalue()
 
 
 class _Frames:

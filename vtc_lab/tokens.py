@@ -129,7 +129,8 @@ class VideoTokens:
         if saliency is not None:
             if tuple(saliency.shape) != self.grid or not saliency.is_floating_point():
                 raise VTCError(
-                    f"saliency is {saliency.dtype} of shape {tuple(saliency.shape)}; it must be floating of shape {self.grid}"
+                    f"saliency is {saliency.dtype} of shape {tuple(saliency.shape)}; "
+                    f"it must be floating of shape {self.grid}"
                 )
             if not bool((saliency.isfinite() & (saliency >= 0)).all()):
                 raise VTCError("saliency holds negative or non-finite numbers; attention is finite and at least 0")

@@ -131,7 +131,7 @@ def pool(tokens: VideoTokens, budget: int, *, over: Literal["space", "time"] = "
 
 
 def _generator(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)  # on the CPU whatever the tokens' device: same picture everywhere
+    return torch.Generator().manual_seed(seed % (1 << 63))  # on the CPU whatever the tokens' device: same picture everywhere
 
 
 def _spaced(total: int, count: int) -> Tensor:

@@ -21,7 +21,7 @@ from typing import Literal
 import torch
 
 from vtc_lab.reduce import segments as cuts
-from vtc_lab.reduce.ops import blocks, coverage
+from vtc_lab.reduce.ops import blocks, coverage, few_threads
 from vtc_lab.reduce.registry import check_ratio, method
 from vtc_lab.reduce.significance import difference
 from vtc_lab.reduce.stages import Problem, Way, both_stages
@@ -29,7 +29,7 @@ from vtc_lab.tokens import Reduction, VideoTokens, VTCError
 
 _SKETCH = 64  # channels on which candidate splits are compared
 _SAMPLE = 256  # positions of a frame on which they are compared
-_CANDIDATES = 16  # numbers of segments tried at most
+_CANDIDATES = 10  # numbers of segments tried at most
 
 
 @method(paper="arXiv 2501.17391", year=2025, kind="merges")
@@ -56,7 +56,7 @@ def lftr(
     Parameters
     ----------
     tokens : (T, h, w, D) source; N = h * w, M = T * N.
-    budget : K, 1 to M. Alone, T' is chosen automatically: of up to 16 values of T' the one whose result covers
+    budget : K, 1 to M. Alone, T' is chosen automatically: of up to 10 values of T' the one whose result covers
         the source best (mean `coverage`, on a seeded 64-channel projection and at most 256 positions of a frame).
         This is our reading of "bounded jointly".
     temporal_ratio, spatial_ratio : compression of each stage, 1 to T and 1 to N. One alone is that stage alone:
@@ -133,8 +133,8 @@ def _budget(
     total = frames * patches / budget
     if (along or across) > total * (1 + 0.5 / budget) + 0.5:
         raise VTCError(
-            f"{'temporal' if along else 'spatial'}_ratio is {along or across:g}, more than the whole reduction of {total:g}; "
-            f"choose 1 to {total:g}"
+            f"{'temporal' if along else 'spatial'}_ratio is {along or across:g}, more than the whole reduction "
+            f"of {total:g}; choose 1 to {total:g}"
         )
     return budget, max(1, round(frames / (along or total / across)))
 
@@ -145,7 +145,8 @@ def _solve(problem: Problem, budget: int, count: int | None) -> Reduction:
     lowest, highest = -(-budget // (height * width)), min(frames, budget)
     if count is not None:
         return both_stages(problem, problem.tokens, budget, min(max(count, lowest), highest))
-    tried = {n: _covered(problem, budget, n) for n in _ladder(lowest, highest)}
+    with few_threads(problem.sketch.values.numel()):
+        tried = {n: _covered(problem, budget, n) for n in _ladder(lowest, highest)}
     count = max(tried, key=tried.get)
     result = both_stages(problem, problem.tokens, budget, count)
     return replace(result, notes=(f"automatic split: {count} of {frames} frames, {budget / count:.1f} patches each",))
@@ -157,7 +158,7 @@ def _covered(problem: Problem, budget: int, count: int) -> float:
 
 
 def _ladder(lowest: int, highest: int) -> list[int]:
-    """All whole numbers of the range, or up to 16 of them in equal steps of their logarithm."""
+    """All whole numbers of the range, or up to 10 of them in equal steps of their logarithm."""
     if highest - lowest < _CANDIDATES:
         return list(range(lowest, highest + 1))
     steps = torch.logspace(math.log10(lowest), math.log10(highest), _CANDIDATES, dtype=torch.double)
@@ -177,8 +178,8 @@ def _reach(problem: Problem, fidelity: float, temporal_ratio: float | None) -> R
     """The smallest budget whose coverage reaches the fidelity, by bisection."""
     if isinstance(fidelity, bool) or not 0 <= fidelity <= 1:
         raise VTCError(f"min_fidelity is {fidelity!r}; coverage lies between 0 and 1")
-    tokens, frames = problem.tokens, problem.tokens.grid[0]
-    most, count = _budget(tokens.grid, None, temporal_ratio or 1, None)
+    tokens = problem.tokens
+    most, count = _budget(tokens.grid, None, 1 if temporal_ratio is None else temporal_ratio, None)
     count = None if temporal_ratio is None else count
 
     def attempt(budget: int) -> tuple[float, Reduction]:
@@ -188,8 +189,8 @@ def _reach(problem: Problem, fidelity: float, temporal_ratio: float | None) -> R
     low, high, best = 0, most, attempt(most)
     if best[0] < fidelity - 1e-6:  # a cosine of equal vectors can fall short of 1 by rounding
         raise VTCError(
-            f"min_fidelity {fidelity:g} is out of reach with temporal_ratio {temporal_ratio:g}: whole frames cover {best[0]:.4f}; "
-            "ask for less or leave temporal_ratio out"
+            f"min_fidelity {fidelity:g} is out of reach with temporal_ratio {temporal_ratio:g}, where whole frames "
+            f"cover {best[0]:.4f}; ask for less or leave temporal_ratio out"
         )
     while high - low > 1:
         middle = (low + high) // 2

@@ -7,6 +7,7 @@ near what is kept, whatever the dtype and the length of the clip.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -18,9 +19,27 @@ _BLOCK = 1 << 20  # elements of one working block: 4 MB in float32, which stays 
 
 def blocks(values: Tensor) -> Iterator[slice]:
     """Slices over the first axis, each of about 4 MB in float32."""
-    step = max(1, _BLOCK // max(1, values[0].numel()))
+    step = max(1, _BLOCK // max(1, values[:1].numel()))
     for start in range(0, len(values), step):
         yield slice(start, min(start + step, len(values)))
+
+
+@contextmanager
+def few_threads(elements: int) -> Iterator[None]:
+    """Let torch use one thread for work on small tensors.
+
+    Many small operations gain nothing from a second thread, and on a busy machine each of them waits for it: ten times
+    as long was measured.
+    """
+    before = torch.get_num_threads()
+    if elements > 1 << 22 or before == 1:
+        yield
+        return
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def cosine(a: Tensor, b: Tensor) -> Tensor:
@@ -28,11 +47,11 @@ def cosine(a: Tensor, b: Tensor) -> Tensor:
 
     Without this rule a black, static frame would count as changing all the time.
     """
-    dot, squares = (a * b).sum(-1), (a * a).sum(-1) * (b * b).sum(-1)
-    both_zero = (
-        ((a == 0).all(-1) & (b == 0).all(-1)) if bool((squares == 0).any()) else torch.zeros_like(dot, dtype=torch.bool)
-    )
-    return torch.where(both_zero, 1.0, dot * squares.clamp(min=torch.finfo(dot.dtype).tiny).rsqrt()).clamp(-1, 1)
+    dot, left, right = (a * b).sum(-1), (a * a).sum(-1), (b * b).sum(-1)
+    tiny = torch.finfo(dot.dtype).tiny
+    # One root after the other: the product of the squares would overflow at norms of 1e10.
+    alike = dot * left.clamp(min=tiny).rsqrt() * right.clamp(min=tiny).rsqrt()
+    return torch.where((left == 0) & (right == 0), 1.0, alike).clamp(-1, 1)
 
 
 def shares(budget: int, parts: int) -> Tensor:
@@ -109,7 +128,7 @@ def normalise(weight: Tensor, group: Tensor, count: int) -> Tensor:
 
 
 def weighted_sums(values: Tensor, group: Tensor, weight: Tensor, count: int) -> Tensor:
-    """(count, D) sums of weight * value over the members of each group, in float32, cast back to the input's dtype.
+    """(count, D) sums of weight * value over the members of each group, in at least float32, in the input's dtype.
 
     values is (T, h, w, D) or (T, N, D); group and weight are (M,), -1 is no group. Every group has a member. Each
     sum runs over its members in order of position, so the bits are the same from run to run.
@@ -117,8 +136,9 @@ def weighted_sums(values: Tensor, group: Tensor, weight: Tensor, count: int) -> 
     rows = values.flatten(0, -2)
     order = group.argsort(stable=True)[int((group < 0).sum()) :]
     start = torch.searchsorted(group[order], torch.arange(count, device=group.device))
-    bags = {"offsets": start, "mode": "sum", "per_sample_weights": weight[order].float()}
-    if rows.dtype == torch.float32:
+    wide = rows.dtype if rows.dtype == torch.float64 else torch.float32
+    bags = {"offsets": start, "mode": "sum", "per_sample_weights": weight[order].to(wide)}
+    if rows.dtype == wide:
         return torch.nn.functional.embedding_bag(order, rows, **bags)
     # Half precision is widened a few channels at a time, so that no full float32 copy is ever held.
     step = max(1, _BLOCK // len(rows))

@@ -58,6 +58,7 @@ def optimal(values: Tensor, per_position: bool) -> Labels:
 def _deviation(rows: Tensor) -> Tensor:
     """(T, T) double: at [i, j] the squared deviation of rows i..j from their mean, inf where j < i."""
     rows = rows.float()
+    rows = rows - rows.mean(0)  # deviations do not see a common offset, but float32 would
     count = len(rows)
     gram = (rows @ rows.T).double()
     squares = torch.cat([gram.new_zeros(1), gram.diagonal().cumsum(0)])

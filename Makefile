@@ -1,0 +1,51 @@
+# Everything runs from .venv, which the first target makes; `make help` lists the targets.
+PYTHON ?= python3
+LAB_ARGS ?=
+BIN := .venv/bin
+NOTEBOOK := notebooks/00_start_here.ipynb
+AS_ROOT := $(if $(filter 0,$(shell id -u)),--allow-root)
+PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help lab test figures bench format clean
+
+help: ## list these targets
+	@sed -n 's/^\([a-z]*\):.*## /  make \1	/p' Makefile
+
+lab: .venv/.lab ## open the workbench in JupyterLab (LAB_ARGS="--no-browser --port 9999" adds arguments)
+	$(BIN)/jupyter lab $(AS_ROOT) $(LAB_ARGS) $(NOTEBOOK)
+
+test: .venv/.test ## check the style, run every test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/python -m pytest
+
+figures: .venv/.test ## write every figure of the notebooks into figures/
+	$(BIN)/python benchmarks/make_figures.py
+
+bench: .venv/.test ## measure how fast the explorer follows a slider
+	$(BIN)/python benchmarks/explorer_latency.py
+
+format: .venv/.test ## put the code into the agreed style
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean: ## remove .venv and all caches; figures stay
+	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -prune -exec rm -rf {} +
+
+# A stamp is younger than what it was installed from, so a second run starts at once.
+.venv/.lab: pyproject.toml constraints.txt | .venv/bin/pip
+	$(PIP_INSTALL) -e .
+	@touch $@
+
+.venv/.test: pyproject.toml constraints.txt | .venv/bin/pip
+	$(PIP_INSTALL) -e '.[test]'
+	@touch $@ .venv/.lab
+
+.venv/bin/pip:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	  echo "vtc_lab needs Python 3.11 or newer, '$(PYTHON)' is $$(command -v $(PYTHON) >/dev/null && $(PYTHON) --version 2>&1 || echo not there); name one: make PYTHON=python3.12 lab" >&2; exit 1; }
+	@echo "Installing into .venv; this takes some minutes the first time."
+	$(PYTHON) -m venv .venv

@@ -1,0 +1,149 @@
+"""The main job as a person does it: JupyterLab in a real browser, run the notebook, move a slider, export."""
+
+import hashlib
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from urllib.request import urlopen
+
+import pytest
+from playwright.sync_api import Page, sync_playwright
+from pypdf import PdfReader
+
+ROOT = Path(__file__).resolve().parent.parent
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+QUIET = ["--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-sync"]
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory):
+    """A JupyterLab server on a copy of the project, so that a test can write into notebooks/ and figures/."""
+    home = tmp_path_factory.mktemp("lab")
+    for name in ("vtc_lab", "notebooks", "data/clips", "pyproject.toml"):
+        source, target = ROOT / name, home / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copytree(source, target) if source.is_dir() else shutil.copy(source, target)
+    command = [sys.executable, "-m", "jupyter", "lab", "--no-browser", "--port=0", "--ServerApp.port_retries=50"]
+    command += ["--ServerApp.token=", "--ServerApp.password=", "--ip=127.0.0.1", f"--ServerApp.root_dir={home}"]
+    command += ["--allow-root"] * (os.geteuid() == 0)
+    places = ("JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTERLAB_SETTINGS_DIR", "JUPYTERLAB_WORKSPACES_DIR")
+    own = {name: str(home / ".jupyter" / name) for name in places}
+    environment = {**os.environ, **own, "PYTHONPATH": str(home)}
+    log = home / "server.log"
+    with log.open("w") as output:
+        server = subprocess.Popen(
+            command, cwd=home, stdout=output, stderr=output, env=environment, start_new_session=True
+        )
+    try:
+        yield home, _address(server, log)
+    finally:
+        os.killpg(server.pid, signal.SIGTERM)
+        try:
+            server.wait(20)
+        except subprocess.TimeoutExpired:
+            os.killpg(server.pid, signal.SIGKILL)
+
+
+def _address(server: subprocess.Popen, log: Path) -> str:
+    for _ in range(240):
+        found = re.search(r"http://127\.0\.0\.1:\d+/", log.read_text())
+        if found:
+            try:
+                urlopen(found[0] + "api", timeout=5)
+                return found[0]
+            except OSError:
+                pass
+        assert server.poll() is None, log.read_text()
+        time.sleep(0.5)
+    raise AssertionError("JupyterLab did not start within two minutes:\n" + log.read_text())
+
+
+@pytest.fixture(scope="module")
+def page(lab):
+    assert CHROMIUM, "these tests need chromium; .ci/run installs it"
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=[*QUIET, "--no-sandbox"])
+        page = browser.new_page(viewport={"width": 1500, "height": 1300})
+        page.set_default_timeout(120_000)
+        yield page
+        browser.close()
+
+
+def _fingerprint(page: Page) -> str:
+    """Hash of the pixels of the first picture, as the browser decoded them."""
+    data = page.evaluate(
+        """async () => {
+            const image = document.querySelector('.widget-image');
+            await image.decode();
+            const canvas = document.createElement('canvas');
+            [canvas.width, canvas.height] = [image.naturalWidth, image.naturalHeight];
+            canvas.getContext('2d').drawImage(image, 0, 0);
+            return canvas.toDataURL();
+        }"""
+    )
+    return hashlib.sha256(data.encode()).hexdigest()
+
+
+def _until(condition, what: str, seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if condition():
+            return
+        time.sleep(0.1)
+    raise AssertionError(f"not within {seconds} s: {what}")
+
+
+def _ledger(page: Page) -> str:
+    return page.locator(".widget-html").filter(has_text="kept").first.inner_text()
+
+
+def test_a_person_opens_the_workbench_moves_a_slider_and_exports(lab, page, tmp_path):
+    home, address = lab
+    page.goto(f"{address}lab/tree/notebooks/00_start_here.ipynb?reset")
+    page.locator(".jp-RenderedMarkdown h1", has_text="What does a video language model lose").wait_for()
+    page.get_by_role("menuitem", name="Run", exact=True).click()
+    page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
+    page.locator(".widget-image").first.wait_for()
+    _until(lambda: "kept 392 of 3136 tokens" in _ledger(page), "the first picture at ratio 8")
+    before = _fingerprint(page)
+
+    handle = page.locator(".widget-inline-hbox", has_text=re.compile("^ratio")).locator(".noUi-handle")
+    handle.focus()
+    for _ in range(8):
+        handle.press("ArrowRight")
+    _until(lambda: "kept 392" not in _ledger(page), "the ledger after the slider moved")
+    _until(lambda: _fingerprint(page) != before, "new pixels after the slider moved")
+    kept, total = map(int, re.search(r"kept (\d+) of (\d+) tokens", _ledger(page)).groups())
+    assert kept < 392 and total == 3136
+
+    if "VTC_SCREENSHOT" in os.environ:
+        page.screenshot(path=os.environ["VTC_SCREENSHOT"])
+
+    page.get_by_role("button", name="Export").click()
+    page.get_by_text("wrote figures/what_gets_dropped").wait_for()
+    document = PdfReader(home / "figures" / "what_gets_dropped.pdf")
+    assert len(document.pages) == 1
+    assert f"kept {kept} of 3136 tokens" in document.pages[0].extract_text()
+    for suffix in ("svg", "png", "csv", "json"):
+        assert (home / "figures" / f"what_gets_dropped.{suffix}").stat().st_size > 100
+
+
+def test_bad_input_is_said_in_the_widget_and_the_last_good_picture_stays(page):
+    """Runs on the page that the test before left open."""
+    before, ledger = _fingerprint(page), _ledger(page)
+    slider = page.locator(".widget-inline-hbox", has_text=re.compile("^ratio"))
+    box = page.locator(".widget-hbox").filter(has=slider).last.locator("input[type=number]")
+    box.fill("0.5")
+    box.press("Enter")
+    page.locator(".vtc-error", has_text="ratio is 0.5; it must be a number from 1").wait_for()
+    assert _fingerprint(page) == before
+    assert _ledger(page) == ledger
+    box.fill("8")
+    box.press("Enter")
+    _until(lambda: "kept 392 of 3136" in _ledger(page), "recovery")
+    assert page.locator(".vtc-error").count() == 0

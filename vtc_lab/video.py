@@ -1,0 +1,175 @@
+"""Reading and sampling clips.
+
+decord reads where it is exact, PyAV everywhere else, both in a child process (`_decode.py`), so that no file can hang
+or crash a notebook.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import stat
+import subprocess
+import sys
+import tempfile
+from numbers import Integral, Real
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from vtc_lab.tokens import Clip, VTCError
+
+ROOT = Path(__file__).resolve().parent.parent
+"""The repository: relative paths are looked for here when the current folder does not have them."""
+
+
+def find_clips() -> list[Path]:
+    """The video files that come with the repository, by name.
+
+    Returns
+    -------
+    list of Path, empty where the package was installed without its repository.
+
+    Examples
+    --------
+    >>> "bikes.mp4" in [path.name for path in find_clips()]
+    True
+    """
+    return sorted((ROOT / "data" / "clips").glob("*.mp4"))
+
+
+def resolve(path: str | os.PathLike) -> Path:
+    """The absolute path of a readable file, looked for in the current folder and then in the repository.
+
+    Raises
+    ------
+    VTCError
+        If there is no such file, or it is a folder or a device, empty, or closed to this user.
+
+    Examples
+    --------
+    >>> resolve("data/clips/bikes.mp4").name
+    'bikes.mp4'
+    """
+    try:
+        asked = Path(path).expanduser()
+        found = next((place for place in (Path.cwd() / asked, ROOT / asked) if place.exists()), None)
+        kind = None if found is None else found.stat()
+        if kind and stat.S_ISREG(kind.st_mode):  # opening a pipe would wait for ever
+            found.open("rb").close()
+    except OSError as error:
+        raise VTCError(f"{path} cannot be read ({error.strerror}); give a file that you may read") from error
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise VTCError(f"{path!r} cannot be a path ({error}); give a str or a Path") from error
+    if kind is None:
+        raise VTCError(f"there is no file {path}; give a whole path, or one that starts in {Path.cwd()} or in {ROOT}")
+    if not stat.S_ISREG(kind.st_mode):
+        raise VTCError(f"{found} is a {'folder' if stat.S_ISDIR(kind.st_mode) else 'device'}; give a video file")
+    if not kind.st_size:
+        raise VTCError(f"{path} is empty, it has 0 bytes; fetch it again or give another file")
+    return found
+
+
+def read_clip(
+    path: str | os.PathLike,
+    frames: int | None = None,
+    fps: float | None = None,
+    start: float | None = None,
+    end: float | None = None,
+) -> Clip:
+    """Read some frames of a video file, evenly spaced.
+
+    Times are presentation timestamps in seconds from the start of the file, as players show them, and right where the
+    frame rate varies. Frames are chosen from those with start <= time <= end.
+
+    Parameters
+    ----------
+    path : the video; a relative path is looked for in the current folder and then in the repository.
+    frames : how many, at least 1. Of n frames in the range those at `linspace(0, n - 1, frames)`, rounded, are
+        taken: first and last are among them, and one frame alone is the first.
+    fps : or how many per second, above 0. At each tick, counted from the first frame of the range, the frame nearest
+        in time is taken, once if it is nearest to several. With neither, 16 frames, or all if there are fewer.
+    start, end : the range in seconds; the whole file if not given.
+
+    Returns
+    -------
+    Clip, turned upright as the file says; its `reader` is "decord ..." or "PyAV ...". PyAV reads what decord cannot or
+    does not find exactly: files cut short, with an edit list or open groups of pictures or not starting at 0, and
+    reads above 1 GB.
+
+    Raises
+    ------
+    VTCError
+        If the file is missing, empty, cut short or no video, or does not have the frames asked for.
+
+    Examples
+    --------
+    >>> clip = read_clip("data/clips/bikes.mp4", frames=4)
+    >>> clip.frames.shape, clip.times.tolist()
+    ((4, 272, 640, 3), [0.0, 3.32, 6.64, 9.96])
+    >>> read_clip("data/clips/bikes.mp4", fps=5, start=4, end=5).times.tolist()
+    [4.0, 4.2, 4.4, 4.6, 4.8, 5.0]
+    """
+    _check(frames, fps, start, end)
+    found = resolve(path)
+    what = {"frames": frames and int(frames), "fps": fps and float(fps)}
+    what |= {"start": start and float(start), "end": end if end is None else float(end)}
+    for decord in (True, False):
+        result = _decode({"path": str(found), "decord": decord, **what})
+        if result:
+            return Clip(result[0], result[1], str(path), result[2])
+    raise VTCError(f"{found.name} makes the readers hang or crash, it is damaged; fetch it again or give another file")
+
+
+def _check(frames: object, fps: object, start: object, end: object) -> None:
+    def number(value: object) -> bool:
+        return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+
+    if frames is not None and fps is not None:
+        raise VTCError(f"frames={frames} and fps={fps} were both given; give one of them")
+    if frames is not None and not (isinstance(frames, Integral) and number(frames) and frames >= 1):
+        raise VTCError(f"frames={frames!r} is not a number of frames; give a whole number of at least 1")
+    if fps is not None and not (number(fps) and fps > 0):
+        raise VTCError(f"fps={fps!r} is not a frame rate; give a number above 0")
+    for word, value in (("start", start), ("end", end)):
+        if value is not None and not (number(value) and value >= 0):
+            raise VTCError(f"{word}={value!r} is not a time in the clip; give seconds, 0 or more")
+    if end is not None and end < (start or 0):
+        raise VTCError(f"start={start} is after end={end}; give an end that is not before the start")
+
+
+def _decode(request: dict) -> tuple[np.ndarray, np.ndarray, str] | None:
+    """Frames, times and reader from a child process, or None if it died before it had finished."""
+    # -P keeps our own modules beside the script out of the child's imports; a session of its own keeps Ctrl-C here.
+    command = [sys.executable, "-P", str(Path(__file__).with_name("_decode.py")), json.dumps(request)]
+    with tempfile.TemporaryFile() as errors:
+        quiet = {"stdin": subprocess.DEVNULL, "stderr": errors, "start_new_session": True}
+        child = subprocess.Popen(command, stdout=subprocess.PIPE, **quiet)
+        try:
+            return _receive(child.stdout)
+        finally:
+            child.kill()
+            child.stdout.close()
+            child.wait()
+
+
+def _receive(stream: BinaryIO) -> tuple[np.ndarray, np.ndarray, str] | None:
+    frames = times = None
+    while (line := stream.readline()).endswith(b"\n"):
+        message = json.loads(line)
+        if "error" in message:
+            raise VTCError(message["error"])
+        if "shape" in message:
+            try:
+                frames, times = np.empty(message["shape"], np.uint8), np.array(message["times"])
+            except MemoryError as error:
+                raise VTCError(f"{error}; ask for fewer frames") from error
+        elif "frame" in message:
+            space = memoryview(frames[message["frame"]]).cast("B")
+            while space and (got := stream.readinto(space)):
+                space = space[got:]
+        else:
+            return frames, times, message["reader"]
+    return None
