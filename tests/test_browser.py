@@ -125,12 +125,12 @@ def test_a_person_opens_the_workbench_moves_a_slider_and_exports(lab, page, tmp_
         page.screenshot(path=os.environ["VTC_SCREENSHOT"])
 
     page.get_by_role("button", name="Export").click()
-    page.get_by_text("wrote figures/what_gets_dropped").wait_for()
-    document = PdfReader(home / "figures" / "what_gets_dropped.pdf")
+    page.get_by_text("wrote figures/my_figure").wait_for()
+    document = PdfReader(home / "figures" / "my_figure.pdf")
     assert len(document.pages) == 1
     assert f"kept {kept} of 3136 tokens" in document.pages[0].extract_text()
     for suffix in ("svg", "png", "csv", "json"):
-        assert (home / "figures" / f"what_gets_dropped.{suffix}").stat().st_size > 100
+        assert (home / "figures" / f"my_figure.{suffix}").stat().st_size > 100
 
 
 def test_bad_input_is_said_in_the_widget_and_the_last_good_picture_stays(page):

@@ -29,7 +29,7 @@ import numpy as np
 
 PATIENCE = 2.0  # seconds; two children may be tried one after the other, and both must have given up within 5
 PIXELS = 40e6  # what decord may decode between two signs of life, well under a second of work
-BYTES = 1e9  # in a dense read decord decodes ahead without bound, so larger ones go to PyAV
+BYTES = 5e8  # in a dense read decord decodes ahead without bound, so larger ones go to PyAV
 
 
 class Refused(Exception):
@@ -63,7 +63,7 @@ class Index:
 watch = Watch()
 
 
-def open_video(path: str) -> tuple[av.container.InputContainer, av.VideoStream]:
+def open_video(path: str, threads: bool = False) -> tuple[av.container.InputContainer, av.VideoStream]:
     """The file and its main video stream, or Refused with what the file is instead."""
     name = Path(path).name
     try:
@@ -79,7 +79,7 @@ def open_video(path: str) -> tuple[av.container.InputContainer, av.VideoStream]:
     if not stream or not stream.codec_context or stream.disposition & av.stream.Disposition.attached_pic:
         kinds = " and ".join(sorted({other.type for other in container.streams} - {"video"})) or "nothing"
         raise Refused(f"{name} holds {kinds} but no video that can be decoded; give a file with moving pictures")
-    stream.thread_type = "AUTO"
+    stream.thread_type = "AUTO" if threads else "NONE"  # with threads, an error takes sound frames near it along
     return container, stream
 
 
@@ -112,7 +112,7 @@ def scan(path: str) -> Index:
     exact = not torn and first == 0 and not any(discard for _, _, discard in packets)
     if container.format.name == "avi" or None in decoded:
         shown, keys = [frame.pts for frame in pictures(*open_video(path))], []
-        shown = [] if None in shown else sorted(shown)
+        shown = [] if None in shown else sorted(shown)[: -1 if torn else None]
     else:
         shown = sorted({pts for pts, _, discard in packets[first:] if not discard and pts >= decoded[0]})
         # Open groups of pictures and streams that do not start at 0 make decord return other frames than asked for.
@@ -121,10 +121,12 @@ def scan(path: str) -> Index:
     if not shown:
         raise Refused(f"{Path(path).name} has no frames with timestamps; convert it to mp4 or mkv")
     start, stated = (container.start_time or 0) / av.time_base, (container.duration or 0) / av.time_base
+    if container.format.name == "avi" and stream.average_rate:
+        stated = float(stream.frames / stream.average_rate)  # its duration is guessed from the size of what is there
     times = np.array(shown) * stream.time_base.numerator / stream.time_base.denominator - start
     gap = np.median(np.diff(times)) if len(times) > 1 else 0
-    # Only these containers state their duration exactly.
-    cut = container.format.name.startswith(("mov", "matroska")) and stated - latest + start > max(0.1, 2 * gap)
+    # Other containers do not state their duration exactly.
+    cut = container.format.name.startswith(("mov", "matroska", "avi")) and stated - latest + start > max(0.1, 2 * gap)
     area, end = stream.codec_context.width * stream.codec_context.height, max(times[-1], latest - start, stated)
     return Index(shown, times, keys, area, end, torn or cut, exact and not cut)
 
@@ -185,7 +187,7 @@ def by_decord(decord: object, path: str, index: Index, wanted: list[int]) -> Ite
 
 def by_pyav(path: str, index: Index, wanted: list[int], seek: bool) -> Iterator[np.ndarray]:
     """Read the frames by their timestamps, from the key frame before each or, without seek, from the first of all."""
-    container, stream = open_video(path)
+    container, stream = open_video(path, threads=seek)
 
     def stamped() -> Iterator[tuple[int, av.VideoFrame]]:
         frames = pictures(container, stream)

@@ -114,8 +114,9 @@ def draw_frames(clip: Clip, reduction: Reduction, width: int) -> np.ndarray:
         np.diff(label, axis=1, prepend=label[:, :1]) != 0,
         np.diff(label, axis=2, prepend=label[:, :, :1]) != 0,
     )
-    picture[:, :, 0] //= (1 + down[:, :, :, None, None]).astype(np.uint8)
-    picture[:, :, :, :, 0] //= (1 + across[:, :, None, :, None]).astype(np.uint8)
+    if min(tall, wide) >= 7:  # on smaller patches lines would hide the picture
+        picture[:, :, 0] //= (1 + down[:, :, :, None, None]).astype(np.uint8)
+        picture[:, :, :, :, 0] //= (1 + across[:, :, None, :, None]).astype(np.uint8)
     rim, core = _dots(tall, wide)
     frame, y, x = (merged & kept).nonzero()
     for mask, ink in ((rim, np.zeros(3, np.uint8)), (core, colour[frame, y, x][:, None])):
@@ -285,9 +286,9 @@ def _thumbnails(clip: _Frames, rows: int, tall: int, columns: int, wide: int) ->
 def _dots(tall: int, wide: int) -> tuple[np.ndarray, np.ndarray]:
     """(tall, wide) bool masks of the dark rim and of the core of a patch's dot."""
     y, x = np.arange(tall)[:, None] - (tall - 1) / 2, np.arange(wide) - (wide - 1) / 2
-    radius = max(1.0, min(tall, wide) / 5)
+    radius = max(0.75, min(tall, wide) / 6)
     distance = np.hypot(y, x)
-    return distance <= radius + 1, distance <= radius
+    return distance <= radius + 0.8, distance <= radius
 
 
 @lru_cache(maxsize=1)

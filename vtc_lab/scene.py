@@ -13,7 +13,7 @@ from vtc_lab.tokens import Clip, Reduction, VideoTokens, VTCError, suggest
 from vtc_lab.video import read_clip, resolve
 
 DEFAULTS = {
-    "clip": "data/clips/bikes.mp4",
+    "clip": "data/clips/bigbuckbunny.mp4",
     "frames": 16,
     "encoder": "efficientnet-lite0",
     "method": "lftr",
@@ -25,7 +25,7 @@ DEFAULTS = {
     "temporal_ratio": 4.0,
     "spatial_ratio": 2.0,
     "min_fidelity": 0.8,
-    "figure": "what_gets_dropped",
+    "figure": "my_figure",
     "venue": "neurips",
 }
 BUDGETS = ("ratio", "stages", "fidelity")

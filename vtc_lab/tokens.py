@@ -118,20 +118,14 @@ class VideoTokens:
     def __post_init__(self) -> None:
         values, saliency = self.values, self.saliency
         if not isinstance(values, Tensor) or values.ndim != 4 or not values.is_floating_point() or not values.numel():
-            what = (
-                f"{values.dtype} of shape {tuple(values.shape)}"
-                if isinstance(values, Tensor)
-                else type(values).__name__
-            )
             raise VTCError(
-                f"token values are {what}; they must be a floating tensor of shape (T, h, w, D), none of them 0"
+                f"token values are {_what(values)}; "
+                "they must be a floating tensor of shape (T, h, w, D), none of them 0"
             )
         if saliency is not None:
-            if tuple(saliency.shape) != self.grid or not saliency.is_floating_point():
-                raise VTCError(
-                    f"saliency is {saliency.dtype} of shape {tuple(saliency.shape)}; "
-                    f"it must be floating of shape {self.grid}"
-                )
+            floating = isinstance(saliency, Tensor) and saliency.is_floating_point()
+            if not floating or tuple(saliency.shape) != self.grid:
+                raise VTCError(f"saliency is {_what(saliency)}; it must be a floating tensor of shape {self.grid}")
             if not bool((saliency.isfinite() & (saliency >= 0)).all()):
                 raise VTCError("saliency holds negative or non-finite numbers; attention is finite and at least 0")
 
@@ -307,6 +301,12 @@ class Reduction:
         }
         _demand(rules, self.method)
         return self
+
+
+def _what(value: object) -> str:
+    if isinstance(value, Tensor):
+        return f"{value.dtype} of shape {tuple(value.shape)}"
+    return type(value).__name__
 
 
 def _demand(rules: dict[str, bool], method: str) -> None:

@@ -97,7 +97,7 @@ def read_clip(
     -------
     Clip, turned upright as the file says; its `reader` is "decord ..." or "PyAV ...". PyAV reads what decord cannot or
     does not find exactly: files cut short, with an edit list or open groups of pictures or not starting at 0, and
-    reads above 1 GB.
+    reads above 500 MB.
 
     Raises
     ------

@@ -130,7 +130,7 @@ def load_encoder(name: str = "pixels", **options: int | None) -> Pixels | Effici
     >>> load_encoder("pixels", size=112, patch=8)
     Pixels(size=112, patch=8, name='pixels')
     """
-    if name not in ENCODERS:
+    if not isinstance(name, str) or name not in ENCODERS:
         raise VTCError(f"no encoder is called {name!r}; {suggest(name, ENCODERS)}")
     try:
         return ENCODERS[name](**options)

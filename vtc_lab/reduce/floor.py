@@ -108,12 +108,12 @@ def pool(tokens: VideoTokens, budget: int, *, over: Literal["space", "time"] = "
 
     Returns
     -------
-    Reduction that merges; the anchor of a cell is its middle token.
+    Reduction that merges; the anchor of a cell is its member nearest to its middle, the first on ties.
 
     Examples
     --------
     >>> pool(VideoTokens(torch.randn(2, 4, 4, 8)), 8).anchor.tolist()
-    [5, 7, 13, 15, 21, 23, 29, 31]
+    [0, 2, 8, 10, 16, 18, 24, 26]
     """
     frames, height, width = tokens.grid
     if over == "space":
@@ -131,7 +131,8 @@ def pool(tokens: VideoTokens, budget: int, *, over: Literal["space", "time"] = "
 
 
 def _generator(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed % (1 << 63))  # on the CPU whatever the tokens' device: same picture everywhere
+    # On the CPU whatever the tokens' device: same picture everywhere. torch takes seeds below 2^63.
+    return torch.Generator().manual_seed(seed % (1 << 63))
 
 
 def _spaced(total: int, count: int) -> Tensor:

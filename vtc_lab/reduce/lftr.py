@@ -50,8 +50,9 @@ def lftr(
 ) -> Reduction:
     """Merge redundant frames, then remove insignificant patches, to an exact budget.
 
-    The difference of frame t from its neighbour is d[t] = mean_n(1 - cos(X[t,n], X[t-1,n])), d[0] = inf. The clip is
-    cut into T' contiguous segments; a segment becomes one frame; of the T' * N patches, K stay.
+    The difference of a patch from its neighbour is d[t,n] = 1 - cos(X[t,n], X[t-1,n]), that of a frame the mean d[t];
+    the first frame has d = inf. The clip is cut into T' contiguous segments; a segment becomes one frame; of the
+    T' * N patches, K stay. Ties go to the earlier frame and the lower patch; two zero vectors have cosine 1.
 
     Parameters
     ----------
@@ -61,20 +62,26 @@ def lftr(
         This is our reading of "bounded jointly".
     temporal_ratio, spatial_ratio : compression of each stage, 1 to T and 1 to N. One alone is that stage alone:
         T' = round(T / temporal_ratio) whole frames, or all frames with N / spatial_ratio patches each on average.
-        Both: K = round(M / (temporal_ratio * spatial_ratio)). One together with a budget fixes the split.
+        Both: K = round(M / (temporal_ratio * spatial_ratio)), at most T' * N. One together with a budget fixes the
+        split: T' = round(T / temporal_ratio) or round(K * spatial_ratio / N), moved to where T' <= K <= T' * N.
     min_fidelity : 0 to 1; instead of a budget, find the smallest one whose coverage reaches this (bisection, which
         takes coverage to grow with the budget).
     segments : "greedy" cuts at the T'-1 largest d; "optimal" minimises the squared deviation from segment means.
-    temporal : "merge" is the mean of the segment weighted by d (the first frame counts as the largest finite d);
-        "select" keeps its most significant frame. Either is anchored at the most significant frame.
-    granularity : "frame", or "patch": every grid position is cut in time on its own.
+    temporal : "merge" is the mean of the segment weighted by d (the first frame counts as the largest finite d of
+        the clip; equal weights where all are 0); "select" keeps its most significant frame, that of largest d.
+        Either is anchored at the most significant frame.
+    granularity : "frame", or "patch": every grid position is cut, weighted and anchored in time on its own, by d[t,n].
     significance : of a patch: "distinct" is 1 - cos to the frame mean; "neighbours" is 1 - mean cosine to the
-        4-neighbours; "attention" is the encoder's saliency.
-    allocation : "per-frame", equal shares (larger by one for the frames of largest d); or "global".
-    dropped : "prune" removes patches, as on record; "merge" averages each into the kept patch of its frame that
-        is nearest by cosine (a frame that keeps none is removed).
-    order : "temporal-first"; or "spatial-first": source patches are admitted by significance until they occupy
-        exactly K cells of the (T', N) grid, then the admitted ones of each cell are merged.
+        4-neighbours (as many as there are); "attention" is the encoder's saliency, merged in time as the tokens are.
+    allocation : "per-frame", equal shares (larger by one for the segments whose anchors have the largest mean d); or
+        "global", the K most significant of all.
+    dropped : "prune" removes patches, as on record; "merge" takes the plain mean of each kept patch and of those
+        removed ones of its frame to which it is nearest by cosine (a frame that keeps none is removed).
+    order : "temporal-first"; or "spatial-first": significance is that of source patches, which are admitted in its
+        order ("per-frame": the best of every frame, then the second best, and so on) for as long as they occupy no
+        more than K cells of the (T', N) grid; then the admitted ones of each cell are merged as `temporal` says, of
+        "select" only patches of the selected frames being admitted. `dropped` "merge" lets each other patch into
+        the cell of the nearest admitted one of its source frame, weighted by d.
 
     Returns
     -------

@@ -54,6 +54,12 @@ def cosine(a: Tensor, b: Tensor) -> Tensor:
     return torch.where((left == 0) & (right == 0), 1.0, alike).clamp(-1, 1)
 
 
+def _unit(vectors: Tensor) -> Tensor:
+    """Unit vectors whose inner products follow `cosine`: zero vectors share an added channel as their direction."""
+    zero = (~vectors.any(-1, keepdim=True)).to(vectors.dtype)
+    return torch.cat([torch.nn.functional.normalize(vectors, dim=-1), zero], -1)
+
+
 def shares(budget: int, parts: int) -> Tensor:
     """Split a budget into integer parts that differ by at most one, the larger ones spread evenly.
 
@@ -158,7 +164,7 @@ def nearest(frames: Tensor, kept: Tensor) -> Tensor:
     own = torch.arange(count, device=kept.device)
     best = []
     for part in blocks(frames):
-        unit = torch.nn.functional.normalize(frames[part].float(), dim=-1)
+        unit = _unit(frames[part].float())
         alike = (unit @ unit.mT).masked_fill(~kept[part][:, None, :], -torch.inf)
         best.append(torch.where(kept[part], own, alike.argmax(-1)))
     start = torch.arange(len(frames), device=kept.device)[:, None] * count
@@ -189,15 +195,14 @@ def coverage(values: Tensor, reduction: Reduction, sample: int | None = None) ->
     if sample is not None and sample < frames.shape[1]:
         spread = torch.arange(sample, device=assign.device) * frames.shape[1] // sample
         frames, assign = frames[:, spread], assign[:, spread]
-    outputs = torch.nn.functional.normalize(reduction.tokens.float(), dim=-1)
+    outputs = _unit(reduction.tokens.float())
     parts = []
     for part in blocks(frames):
         source, home, near = frames[part].float(), assign[part], present[part]
         alike = cosine(source, reduction.tokens[home.clamp(min=0)].float())
         if bool((home < 0).any()):
             near = near[:, : int((near >= 0).sum(1).max())]
-            unit = torch.nn.functional.normalize(source, dim=-1)
-            to_all = (unit @ outputs[near.clamp(min=0)].mT).masked_fill((near < 0)[:, None], -torch.inf)
+            to_all = (_unit(source) @ outputs[near.clamp(min=0)].mT).masked_fill((near < 0)[:, None], -torch.inf)
             alike = torch.where(home >= 0, alike, to_all.amax(-1).clamp(-1, 1))
         parts.append(alike)
     return torch.cat(parts)

@@ -8,10 +8,12 @@ import types
 import typing
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from numbers import Integral, Real
 
 import pandas as pd
 import torch
 
+from vtc_lab.reduce.ops import blocks
 from vtc_lab.tokens import Reduction, VideoTokens, VTCError, suggest
 
 
@@ -57,6 +59,11 @@ def method(
     -------
     The function, unchanged. Registering a name again replaces it, so that a notebook cell can be run twice.
 
+    Raises
+    ------
+    VTCError
+        If the function takes no `budget`, or has an option without a default.
+
     Examples
     --------
     >>> import vtc_lab as vtc
@@ -70,9 +77,16 @@ def method(
     def register(run: Callable[..., Reduction]) -> Callable[..., Reduction]:
         key = name or run.__name__.replace("_", "-")
         hints = typing.get_type_hints(run)
-        parameters = inspect.signature(run).parameters.values()
-        options = {p.name: (hints.get(p.name, object), p.default) for p in parameters if p.kind is p.KEYWORD_ONLY}
-        needs_ratio = inspect.signature(run).parameters["budget"].default is inspect.Parameter.empty
+        parameters = inspect.signature(run).parameters
+        options = {
+            p.name: (hints.get(p.name, object), p.default) for p in parameters.values() if p.kind is p.KEYWORD_ONLY
+        }
+        if "budget" not in parameters or any(default is inspect.Parameter.empty for _, default in options.values()):
+            raise VTCError(
+                f"method {key!r} is called with ({', '.join(parameters)}); "
+                "it must take (tokens, budget, *, options), each option with a default"
+            )
+        needs_ratio = parameters["budget"].default is inspect.Parameter.empty
         _METHODS[key] = Method(key, run, paper, year, needs, kind, options, needs_ratio)
         return run
 
@@ -87,7 +101,7 @@ def get_method(name: str) -> Method:
     VTCError
         For an unknown name; it offers the nearest ones.
     """
-    if name not in _METHODS:
+    if not isinstance(name, str) or name not in _METHODS:
         raise VTCError(f"no method is called {name!r}; {suggest(name, _METHODS)}")
     return _METHODS[name]
 
@@ -141,6 +155,8 @@ def reduce(tokens: VideoTokens, method: str, ratio: float | None = None, **optio
     >>> len(reduce(tokens, "lftr", ratio=8)), len(reduce(tokens, "lftr", ratio=8, temporal="select"))
     (128, 128)
     """
+    if not isinstance(tokens, VideoTokens):
+        raise VTCError(f"reduce was given a {type(tokens).__name__}; wrap the (T, h, w, D) tensor in VideoTokens")
     chosen = get_method(method)
     options = {**{key: default for key, (_, default) in chosen.options.items()}, **options}
     for key, value in options.items():
@@ -149,15 +165,19 @@ def reduce(tokens: VideoTokens, method: str, ratio: float | None = None, **optio
         raise VTCError(f"method {method!r} needs a ratio, from 1 to {tokens.total}")
     budget = None if ratio is None else max(1, round(tokens.total / check_ratio("ratio", ratio, tokens.total)))
     _check_finite(tokens)
-    result = chosen.run(tokens, budget, **options).check()
+    result = chosen.run(tokens, budget, **options)
+    if not isinstance(result, Reduction):
+        raise VTCError(f"method {method!r} returned a {type(result).__name__}; it must return a Reduction")
+    result = replace(result, method=method, options={"ratio": ratio, **options}).check()
+    _check_source(tokens, result)
     if budget is not None and len(result) != budget:
         raise VTCError(f"method {method!r} returned {len(result)} tokens for a budget of {budget}; budgets are exact")
-    return replace(result, method=method, options={"ratio": ratio, **options})
+    return result
 
 
 def check_ratio(name: str, ratio: object, limit: int) -> float:
     """A ratio as a float, if it lies between 1 and limit; a VTCError that says so if not."""
-    number = isinstance(ratio, (int, float)) and not isinstance(ratio, bool)
+    number = isinstance(ratio, Real) and not isinstance(ratio, bool)
     if not number or not math.isfinite(ratio) or not 1 <= ratio <= limit:
         raise VTCError(f"{name} is {ratio!r}; it must be a number from 1 (keep all) to {limit} (keep one)")
     return float(ratio)
@@ -175,15 +195,28 @@ def _check_option(method: Method, key: str, value: object) -> None:
     kinds = [
         k for k in (typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)) if isinstance(k, type)
     ]
-    accepted = tuple(kinds + [int] * (float in kinds))  # an int is a fine float
+    # An int is a fine float, and so are NumPy's numbers.
+    accepted = tuple(kinds + [Real] * (float in kinds) + [Integral] * (int in kinds))
     mistaken_flag = isinstance(value, bool) and bool not in kinds and object not in kinds
     if kinds and (mistaken_flag or not isinstance(value, accepted)):
-        raise VTCError(f"{key} is {value!r}; it must be {' or '.join(k.__name__ for k in kinds)}")
+        names = ["None" if k is types.NoneType else k.__name__ for k in kinds]
+        raise VTCError(f"{key} is {value!r}; it must be {' or '.join(names)}")
+
+
+def _check_source(tokens: VideoTokens, result: Reduction) -> None:
+    made = (result.grid, result.tokens.shape[1], result.tokens.dtype)
+    source = (tokens.grid, tokens.values.shape[-1], tokens.values.dtype)
+    if made != source:
+        raise VTCError(
+            f"method {result.method!r} returned grid, channels and dtype {made} for a source of {source}; "
+            "they must be the same"
+        )
 
 
 def _check_finite(tokens: VideoTokens) -> None:
-    # A sum is finite only if every value is: one cheap pass, and the exact search only when it fails.
-    if bool(tokens.values.sum(dtype=torch.float32).isfinite()):
+    # A sum is finite only if every value is: one cheap pass, and the exact search only when it fails. By blocks,
+    # because torch widens all of a half-precision tensor before it sums it.
+    if all(bool(tokens.values[part].sum(dtype=torch.float32).isfinite()) for part in blocks(tokens.values)):
         return
     broken = ~tokens.values.isfinite()
     if bool(broken.any()):

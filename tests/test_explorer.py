@@ -1,0 +1,193 @@
+"""The explorer without a browser: every change ends in a new picture or in one sentence."""
+
+import io
+import json
+import threading
+import time
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import vtc_lab as vtc
+from vtc_lab.scene import DEFAULTS, build_scene, code_line, complete_state
+
+SMALL = {"frames": 6, "encoder": "pixels", "clip": "data/clips/dog.mp4"}
+
+
+@pytest.fixture
+def explorer():
+    return vtc.explore(**SMALL)
+
+
+def change(explorer, **values) -> None:
+    for name, value in values.items():
+        explorer._controls[name].value = value
+    explorer.wait()
+
+
+def shown(explorer) -> list[bytes]:
+    return [panel.children[1].value for panel in explorer._pictures.children]
+
+
+def ledgers(explorer) -> list[str]:
+    return [panel.children[0].value for panel in explorer._pictures.children]
+
+
+def test_it_opens_with_two_pictures_at_the_same_budget(explorer):
+    assert len(shown(explorer)) == 2 and explorer.message == ""
+    for data in shown(explorer):
+        assert np.asarray(Image.open(io.BytesIO(data))).std() > 20
+    assert all("kept 147 of 1176 tokens, 8.0x" in line for line in ledgers(explorer))
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"ratio": 16.0}, "kept 74 of 1176"),
+        ({"frames": 4}, "of 784 tokens"),
+        ({"encoder": "efficientnet-lite0"}, "kept 147 of 1176"),
+        ({"method": "pool"}, "pool</b>: kept 147"),
+        ({"budget": "stages"}, "kept 147 of 1176 tokens, 8.0x, 2 of 6 frames"),
+        ({"budget": "fidelity"}, "min_fidelity=0.8"),
+        ({"clip": "data/clips/sintel.mp4"}, "kept 147 of 1176"),
+    ],
+)
+def test_every_setting_changes_the_picture(explorer, values, words):
+    before = shown(explorer)[0]
+    change(explorer, **values)
+    assert explorer.message == ""
+    assert shown(explorer)[0] != before
+    assert words in ledgers(explorer)[0]
+
+
+def test_options_come_from_the_methods_signature(explorer):
+    before = shown(explorer)[0]
+    change(explorer, budget="stages")
+    explorer._options["options"]._controls["dropped"].value = "merge"
+    explorer.wait()
+    assert explorer.state["options"] == {"dropped": "merge"}
+    assert shown(explorer)[0] != before and "dropped=merge" in ledgers(explorer)[0]
+    change(explorer, method="random")
+    assert explorer.state["options"] == {}
+    assert list(explorer._options["options"]._controls) == ["seed"]
+
+
+def test_two_methods_always_share_one_budget(explorer):
+    for budget in ("ratio", "stages", "fidelity"):
+        for method, other in (("lftr", "pool"), ("random", "lftr"), ("lftr", "lftr")):
+            change(
+                explorer,
+                method=method,
+                compare=other,
+                **({"budget": budget} if method == "lftr" else {"budget": "ratio"}),
+            )
+            assert explorer.message == ""
+            kept = [line.split("kept ")[1].split(" of")[0] for line in ledgers(explorer)]
+            assert kept[0] == kept[1], (budget, method, other)
+
+
+def test_state_goes_out_and_in_as_json(explorer):
+    change(explorer, ratio=5.0, method="random", compare="")
+    explorer._options["options"]._controls["seed"].value = 7
+    explorer.wait()
+    state = json.loads(json.dumps(explorer.state))
+    again = vtc.explore(**state)
+    assert again.state == state and shown(again) == shown(explorer)
+    line = eval(code_line(state), {"vtc": vtc})
+    assert line.state == state
+
+
+def test_a_line_of_code_gives_what_the_mouse_gives(explorer):
+    scene = build_scene(complete_state(SMALL))
+    assert scene.reductions[0].ledger in ledgers(explorer)[0]
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"ratio": 0.5}, "ratio is 0.5; it must be a number from 1 (keep all) to 1176"),
+        ({"ratio": 5000.0}, "ratio is 5000.0; it must be a number from 1"),
+        ({"ratio": float("nan")}, "ratio is nan"),
+        ({"frames": 0}, "0"),
+        ({"frames": 100}, "41 frames"),
+        ({"clip": "a file of your own", "own_file": "no/such.mp4"}, "such.mp4"),
+        ({"clip": "a file of your own"}, "type the path of a video"),
+        ({"budget": "fidelity", "min_fidelity": 1.5}, "min_fidelity is 1.5"),
+        ({"budget": "stages", "temporal_ratio": 100.0}, "temporal_ratio is 100.0"),
+        ({"figure": "../outside"}, None),
+    ],
+)
+def test_bad_input_is_one_sentence_and_the_last_good_picture_stays(explorer, values, words):
+    before = shown(explorer), ledgers(explorer)
+    start = time.monotonic()
+    change(explorer, **values)
+    if words is None:  # only the export minds
+        explorer._export.click()
+        explorer.wait()
+        words = "'../outside' cannot name a figure"
+    assert time.monotonic() - start < 5
+    assert words in explorer.message and "\n" not in explorer.message
+    assert (shown(explorer), ledgers(explorer)) == before
+    change(explorer, **{key: (SMALL | DEFAULTS | SMALL)[key] for key in values if key != "own_file"})
+    assert explorer.message == ""
+
+
+def test_a_typo_in_code_is_an_error_with_the_nearest_name():
+    for state, words in (
+        ({"methd": "lftr"}, "did you mean 'method'?"),
+        ({"method": "lfrt"}, "did you mean 'lftr'?"),
+        ({"ratio": "8"}, "ratio is '8'"),
+        ({"frames": 2.5}, "frames is 2.5"),
+        ({"options": {"seed": {1}}}, "plain JSON"),
+    ):
+        with pytest.raises(vtc.VTCError, match="^[^\n]+$") as error:
+            vtc.explore(**state)
+        assert words in str(error.value)
+    assert "did you mean 'greedy'?" in vtc.explore(**SMALL, options={"segments": "greedyy"}).message
+
+
+def test_export_writes_what_is_shown(explorer, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("vtc_lab.export._PACKAGE", tmp_path / "vtc_lab")  # outside a repository: figures/ is here
+    explorer._export.click()
+    explorer.wait()
+    assert "wrote" in explorer.message
+    facts = json.loads((tmp_path / "figures" / "my_figure.json").read_text())
+    assert facts["config"]["explorer"]["clip"] == "data/clips/dog.mp4"
+    assert (tmp_path / "figures" / "my_figure.pdf").read_bytes().startswith(b"%PDF")
+
+
+def test_the_latest_of_many_requests_wins_and_none_piles_up(explorer):
+    drawn, draw = [], explorer._draw
+    gate = threading.Event()
+
+    def slow():
+        gate.wait(5)
+        draw()
+        drawn.append(explorer.state["ratio"])
+
+    explorer._draw = slow
+    for ratio in np.linspace(2, 20, 40):
+        explorer._controls["ratio"].value = float(ratio)
+    gate.set()
+    explorer.wait()
+    assert len(drawn) <= 2 and drawn[-1] == 20.0
+    assert "kept 59 of 1176" in ledgers(explorer)[0]
+
+
+def test_a_method_of_ones_own_appears(explorer):
+    from vtc_lab.reduce.registry import _METHODS
+
+    @vtc.method
+    def newest_first(tokens, budget, *, flip: bool = False, share: float = 0.5, tag: str = "x"):
+        import torch
+
+        return vtc.prune(tokens, torch.arange(tokens.total - budget, tokens.total))
+
+    try:
+        own = vtc.explore(**SMALL, method="newest-first", compare="")
+        assert list(own._options["options"]._controls) == ["flip", "share", "tag"]
+        assert own.message == "" and "newest-first" in ledgers(own)[0]
+    finally:
+        del _METHODS["newest-first"]

@@ -1,0 +1,101 @@
+"""The pictures say what the reduction says."""
+
+import numpy as np
+import pytest
+import torch
+
+import vtc_lab as vtc
+from vtc_lab.plots import captions, draw_frames, patch_table
+
+
+@pytest.fixture(scope="module")
+def grey() -> vtc.Clip:
+    return vtc.Clip(np.full((4, 56, 112, 3), 200, np.uint8), np.arange(4) / 2)
+
+
+@pytest.fixture(scope="module")
+def tokens() -> vtc.VideoTokens:
+    return vtc.VideoTokens(torch.randn(4, 7, 14, 8, generator=torch.Generator().manual_seed(0)))
+
+
+def patches(picture: np.ndarray, grid: tuple[int, int, int]) -> np.ndarray:
+    """(T, h, w, pixels, 3)"""
+    frames, rows, columns = grid
+    tall, wide = picture.shape[1] // rows, picture.shape[2] // columns
+    blocks = picture.reshape(frames, rows, tall, columns, wide, 3).swapaxes(2, 3)
+    return blocks.reshape(frames, rows, columns, tall * wide, 3)
+
+
+def test_kept_is_untouched_dropped_is_dim_and_hatched(grey, tokens):
+    reduced = vtc.reduce(tokens, "random", ratio=3)
+    picture = draw_frames(grey, reduced, 140)
+    assert picture.dtype == np.uint8 and picture.shape == (4, 70, 140, 3)
+    blocks = patches(picture, tokens.grid)
+    kept = reduced.kept.numpy()
+    assert (blocks[kept] == 200).all()
+    assert blocks[~kept].max() < 150
+    # Two greys in a dropped patch, dim and lit: a hatch and not only a colour. Most patches are crossed by a line.
+    crossed = [len(np.unique(block)) > 1 for block in blocks[~kept]]
+    assert np.mean(crossed) > 0.9
+
+
+def test_merged_patches_share_a_colour_and_the_anchor_carries_it(grey, tokens):
+    reduced = vtc.reduce(tokens, "lftr", temporal_ratio=2)
+    blocks = patches(draw_frames(grey, reduced, 140), tokens.grid).astype(int)
+    kept, assign = reduced.kept.numpy(), reduced.assign.view(tokens.grid).numpy()
+    size = np.bincount(assign.ravel())
+    lone, anchors = kept & (size[assign] == 1), kept & (size[assign] > 1)
+    members = ~kept
+    assert anchors.any() and members.any()
+    assert (blocks[lone] == 200).all()
+    middle = blocks.shape[3] // 2
+    for t, y, x in np.argwhere(members)[::17]:
+        tint = np.median(blocks[t, y, x], 0)
+        assert tint.max() - tint.min() > 20  # coloured
+        home = np.argwhere(anchors & (assign == assign[t, y, x]))[0]
+        dot = blocks[tuple(home)]
+        coloured = dot[(dot.max(1) - dot.min(1)) > 20]
+        assert len(coloured) and (np.median(dot, 0) == 200).all(), "the anchor shows the picture, with a dot"
+        assert np.argmax(coloured.mean(0)) == np.argmax(tint - 200 * 140 / 256)
+    assert middle
+
+
+def test_frame_colours_tell_segments_apart(grey, tokens):
+    reduced = vtc.reduce(tokens, "lftr", temporal_ratio=2)
+    blocks = patches(draw_frames(grey, reduced, 140), tokens.grid)
+    assign = reduced.assign.view(tokens.grid).numpy()
+    anchor_frame = reduced.anchor.numpy()[assign] // (7 * 14)
+    merged = [t for t in range(4) if not reduced.kept[t].any()]
+    hues = {int(anchor_frame[t, 0, 0]): tuple(np.median(blocks[t, 0, 0], 0)) for t in merged}
+    assert len(set(hues.values())) == len(hues)
+
+
+def test_captions_and_table_agree_with_the_ledger(grey, tokens):
+    for method in vtc.methods().index:
+        reduced = vtc.reduce(tokens, method, ratio=3)
+        table = patch_table(grey, reduced)
+        assert table.kept.sum() == len(reduced)
+        assert (table[["kept", "merged", "dropped"]].sum(axis=1) == 98).all()
+        assert (table.kept > 0).sum() == int(reduced.ledger.split(", ")[2].split()[0])
+    words = [text for _, text in captions(grey, vtc.reduce(tokens, "uniform", ratio=2))]
+    assert words == ["all kept", "all dropped", "all dropped", "all kept"]
+
+
+def test_show_draws_every_reduction_and_carries_its_table(grey, tokens, tmp_path):
+    reductions = [vtc.reduce(tokens, name, ratio=4) for name in ("lftr", "uniform")]
+    figure = vtc.show(grey, *reductions, venue="cvpr")
+    assert figure.get_size_inches()[0] == pytest.approx(6.875)
+    texts = [panel._suptitle.get_text().replace("\n", " ") for panel in figure.subfigs]
+    assert texts == [f"{r.method}: {r.ledger}" for r in reductions]
+    assert len(figure.vtc["data"]) == 8
+    assert figure._repr_png_().startswith(b"\x89PNG")
+
+
+def test_errors_are_sentences(grey, tokens):
+    reduced = vtc.reduce(tokens[:3], "uniform", ratio=2)
+    with pytest.raises(vtc.VTCError, match="4 frames and the reduction 3"):
+        vtc.show(grey, reduced)
+    with pytest.raises(vtc.VTCError, match="no reduction to show"):
+        vtc.show(grey)
+    with pytest.raises(vtc.VTCError, match="neurips"):
+        vtc.show(grey, vtc.reduce(tokens, "uniform", ratio=2), venue="nips")
