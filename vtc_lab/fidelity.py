@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from torch import Tensor
+
 from vtc_lab.reduce.ops import coverage
 from vtc_lab.tokens import Reduction, VideoTokens, VTCError
 
@@ -27,7 +29,7 @@ def fidelity(tokens: VideoTokens, reduction: Reduction) -> dict[str, float]:
 
     Examples
     --------
-    >>> import torch, vtc_lab as vtc
+    >>> import vtc_lab as vtc
     >>> tokens = VideoTokens(torch.randn(8, 4, 4, 16))
     >>> round(fidelity(tokens, vtc.reduce(tokens, "lftr", ratio=1))["coverage"], 4)
     1.0
@@ -38,3 +40,24 @@ def fidelity(tokens: VideoTokens, reduction: Reduction) -> dict[str, float]:
         )
     alike = coverage(tokens.values, reduction)
     return {"coverage": float(alike.mean()), "coverage_p5": float(alike.flatten().float().quantile(0.05))}
+
+
+def divergence(full: Tensor, kept: Tensor) -> float:
+    """KL divergence KL(full || kept) between two next-token distributions, in nats.
+
+    Parameters
+    ----------
+    full, kept : (V,) logits with everything and with what was kept.
+
+    Returns
+    -------
+    At least 0; 0 where the distributions are the same.
+
+    Examples
+    --------
+    >>> import torch
+    >>> divergence(torch.tensor([0.0, 1.0]), torch.tensor([0.0, 1.0]))
+    0.0
+    """
+    p, q = full.double().log_softmax(-1), kept.double().log_softmax(-1)
+    return max(0.0, float((p.exp() * (p - q)).sum()))

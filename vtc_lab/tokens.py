@@ -45,6 +45,7 @@ class Clip:
     times : (T,) float array, the presentation time of each frame in seconds.
     path : where the frames came from, or "" for frames made in memory.
     reader : the library that decoded them, with its version ("decord 0.6.0").
+    seconds : how long reading took.
 
     Raises
     ------
@@ -62,6 +63,7 @@ class Clip:
     times: np.ndarray
     path: str = ""
     reader: str = "memory"
+    seconds: float = 0.0
 
     def __post_init__(self) -> None:
         frames = np.asarray(self.frames)
@@ -98,6 +100,7 @@ class VideoTokens:
     values : (T, h, w, D) floating tensor, after the projector and the model's own pooling.
     saliency : (T, h, w) floating tensor of encoder attention, or None if there is none.
     encoder : the name of what made them; it is copied into every result.
+    seconds : how long encoding took.
 
     Raises
     ------
@@ -114,6 +117,7 @@ class VideoTokens:
     values: Tensor
     saliency: Tensor | None = None
     encoder: str = ""
+    seconds: float = 0.0
 
     def __post_init__(self) -> None:
         values, saliency = self.values, self.saliency
@@ -169,6 +173,7 @@ class Reduction:
     method, options : the registered name and every option in force, defaults included.
     notes : what a reader must know beside the numbers (a fallback, an automatic choice).
     encoder : the name of what made the source tokens.
+    seconds : how long reducing took.
 
     Examples
     --------
@@ -189,6 +194,7 @@ class Reduction:
     options: dict = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     encoder: str = ""
+    seconds: float = 0.0
 
     def __len__(self) -> int:
         return self.tokens.shape[0]

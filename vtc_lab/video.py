@@ -13,6 +13,7 @@ import stat
 import subprocess
 import sys
 import tempfile
+import time
 from numbers import Integral, Real
 from pathlib import Path
 from typing import BinaryIO
@@ -64,7 +65,8 @@ def resolve(path: str | os.PathLike) -> Path:
     except (TypeError, ValueError, RuntimeError) as error:
         raise VTCError(f"{path!r} cannot be a path ({error}); give a str or a Path") from error
     if kind is None:
-        raise VTCError(f"there is no file {path}; give a whole path, or one that starts in {Path.cwd()} or in {ROOT}")
+        places = " or in ".join(dict.fromkeys([str(Path.cwd()), str(ROOT)]))
+        raise VTCError(f"there is no file {path}; give a whole path, or one that starts in {places}")
     if not stat.S_ISREG(kind.st_mode):
         raise VTCError(f"{found} is a {'folder' if stat.S_ISDIR(kind.st_mode) else 'device'}; give a video file")
     if not kind.st_size:
@@ -112,6 +114,7 @@ def read_clip(
     >>> read_clip("data/clips/bikes.mp4", fps=5, start=4, end=5).times.tolist()
     [4.0, 4.2, 4.4, 4.6, 4.8, 5.0]
     """
+    begun = time.perf_counter()
     _check(frames, fps, start, end)
     found = resolve(path)
     what = {"frames": frames and int(frames), "fps": fps and float(fps)}
@@ -119,7 +122,7 @@ def read_clip(
     for decord in (True, False):
         result = _decode({"path": str(found), "decord": decord, **what})
         if result:
-            return Clip(result[0], result[1], str(path), result[2])
+            return Clip(result[0], result[1], str(path), result[2], time.perf_counter() - begun)
     raise VTCError(f"{found.name} makes the readers hang or crash, it is damaged; fetch it again or give another file")
 
 

@@ -1,5 +1,1 @@
-"""Everything that turns frames into tokens."""
-
-from vtc_lab.models.encoders import load_encoder
-
-__all__ = ["load_encoder"]
+"""Everything that turns frames into tokens, and tokens into answers."""

@@ -195,14 +195,14 @@ def coverage(values: Tensor, reduction: Reduction, sample: int | None = None) ->
     if sample is not None and sample < frames.shape[1]:
         spread = torch.arange(sample, device=assign.device) * frames.shape[1] // sample
         frames, assign = frames[:, spread], assign[:, spread]
-    outputs = _unit(reduction.tokens.float())
     parts = []
     for part in blocks(frames):
         source, home, near = frames[part].float(), assign[part], present[part]
         alike = cosine(source, reduction.tokens[home.clamp(min=0)].float())
         if bool((home < 0).any()):
             near = near[:, : int((near >= 0).sum(1).max())]
-            to_all = (_unit(source) @ outputs[near.clamp(min=0)].mT).masked_fill((near < 0)[:, None], -torch.inf)
+            outputs = _unit(reduction.tokens[near.clamp(min=0)].float())
+            to_all = (_unit(source) @ outputs.mT).masked_fill((near < 0)[:, None], -torch.inf)
             alike = torch.where(home >= 0, alike, to_all.amax(-1).clamp(-1, 1))
         parts.append(alike)
     return torch.cat(parts)

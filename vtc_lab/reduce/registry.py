@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import time
 import types
 import typing
 from collections.abc import Callable
@@ -164,6 +165,7 @@ def reduce(tokens: VideoTokens, method: str, ratio: float | None = None, **optio
     if ratio is None and chosen.needs_ratio:
         raise VTCError(f"method {method!r} needs a ratio, from 1 to {tokens.total}")
     budget = None if ratio is None else max(1, round(tokens.total / check_ratio("ratio", ratio, tokens.total)))
+    start = time.perf_counter()
     _check_finite(tokens)
     result = chosen.run(tokens, budget, **options)
     if not isinstance(result, Reduction):
@@ -172,7 +174,7 @@ def reduce(tokens: VideoTokens, method: str, ratio: float | None = None, **optio
     _check_source(tokens, result)
     if budget is not None and len(result) != budget:
         raise VTCError(f"method {method!r} returned {len(result)} tokens for a budget of {budget}; budgets are exact")
-    return result
+    return replace(result, seconds=time.perf_counter() - start)
 
 
 def check_ratio(name: str, ratio: object, limit: int) -> float:

@@ -1,0 +1,293 @@
+"""A video language model behind three calls: load, encode, ask.
+
+The reduction enters by transformers' own door, `mm_encoder_outputs`: the language model is given vision features that
+were encoded and reduced before. Nothing is patched, so there is nothing to undo.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+# isort: off
+import vtc_lab.models.torchvision_ops  # noqa: F401  (before transformers)
+from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, LogitsProcessor, LogitsProcessorList
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+# isort: on
+
+from vtc_lab.tokens import Clip, Reduction, VideoTokens, VTCError
+from vtc_lab.video import ROOT
+
+BUNDLED = ROOT / "data" / "models" / "shapes-onevision-2m"
+_FAMILIES = ("llava_onevision",)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a model said to one question.
+
+    Parameters
+    ----------
+    text : the generated answer.
+    scores : probability of each candidate answer, normalised over the candidates; without candidates, of the five
+        likeliest first tokens, as they are.
+    logits : (V,) float32 logits of the first answered token, for comparing distributions.
+    entered, total : visual tokens that entered the language model, and that the clip has.
+    seconds : time of each stage: read, encode, reduce, prefill, decode. The last two are those of the whole batch of
+        questions divided by their number.
+    """
+
+    text: str
+    scores: dict[str, float]
+    logits: Tensor = field(repr=False)
+    entered: int
+    total: int
+    seconds: dict[str, float]
+
+
+class VideoModel:
+    """A model and its processor, made by `load_model`."""
+
+    def __init__(self, network: torch.nn.Module, processor: object, name: str) -> None:
+        self.network, self.processor, self.name = network, processor, name
+        self._last: tuple[object, VideoTokens] | None = None
+
+    @torch.no_grad()
+    def encode(self, clip: Clip) -> VideoTokens:
+        """The clip's visual tokens as the language model would get them.
+
+        Parameters
+        ----------
+        clip : T frames of any size; the model's own processor resizes them.
+
+        Returns
+        -------
+        VideoTokens (T, h, w, D) in the model's dtype, on its device. The last clip's tokens are remembered, so that
+        several calls on one clip encode it once.
+
+        Examples
+        --------
+        >>> import vtc_lab as vtc
+        >>> model, (clip, _) = vtc.load_model(), vtc.make_clip(7)
+        >>> model.encode(clip).values.shape[1:]
+        torch.Size([8, 8, 192])
+        """
+        if self._last is not None and self._last[0] is clip.frames:
+            return self._last[1]
+        start = time.perf_counter()
+        pixels = self.processor.video_processor([clip.frames], return_tensors="pt")
+        pixels = pixels["pixel_values_videos"].to(self.network.device, self.network.dtype)
+        features = self.network.model.get_video_features(pixels, return_dict=True).pooler_output
+        side = math.isqrt((features.shape[1] - 1) // len(clip))  # one newline after the last frame
+        values = features[0, : len(clip) * side * side].view(len(clip), side, side, -1)
+        tokens = VideoTokens(values, encoder=self.name, seconds=time.perf_counter() - start)
+        self._last = (clip.frames, tokens)
+        return tokens
+
+    @torch.no_grad()
+    def ask(
+        self,
+        question: str | Sequence[str],
+        clip: Clip,
+        reduction: Reduction | None = None,
+        *,
+        candidates: Sequence[str] | Sequence[Sequence[str]] | None = None,
+        positions: Literal["preserve", "compact"] = "preserve",
+        max_new_tokens: int = 16,
+    ) -> Answer | list[Answer]:
+        """Answer a question, or several at once, about a clip.
+
+        Parameters
+        ----------
+        question : one question, or a sequence of them, answered as one batch.
+        clip : what it is about.
+        reduction : of this clip's tokens, or None to give the model all of them.
+        candidates : possible answers (for a sequence of questions: one list each), to be scored.
+        positions : "preserve" leaves every token at the position it had in the full prompt; "compact" renumbers.
+        max_new_tokens : longest answer, at least 1. Decoding is greedy.
+
+        Returns
+        -------
+        Answer, or a list of them for a sequence of questions.
+
+        Raises
+        ------
+        VTCError
+            If a question is empty, the reduction is of another clip, or the number of visual tokens that reached the
+            language model is not the number reduced to.
+
+        Examples
+        --------
+        >>> import vtc_lab as vtc
+        >>> model, (clip, samples) = vtc.load_model(), vtc.make_clip(7)
+        >>> reduced = vtc.reduce(model.encode(clip), "lftr", ratio=2)
+        >>> answer = model.ask(samples[0]["question"], clip, reduced)
+        >>> answer.entered * 2 == answer.total
+        True
+        """
+        questions = [question] if isinstance(question, str) else list(question)
+        if not questions or not all(isinstance(q, str) and q.strip() for q in questions):
+            raise VTCError(f"{question!r} is no question; give text, or a list of texts")
+        tokens = self.encode(clip)
+        if reduction is None:
+            features, anchor = tokens.values.flatten(0, 2), torch.arange(tokens.total)
+        elif reduction.grid != tokens.grid:
+            raise VTCError(
+                f"the reduction is of a {reduction.grid} grid but this clip has {tokens.grid}; reduce its own tokens"
+            )
+        else:
+            features, anchor = reduction.tokens, reduction.anchor.cpu()
+        inputs = self._inputs(questions, features, anchor, tokens.total, positions)
+        clock = _Clock()
+        start = time.perf_counter()
+        output = self.network.generate(
+            **inputs,
+            max_new_tokens=max_new_tokens,
+            do_sample=False,
+            num_beams=1,
+            return_dict_in_generate=True,
+            output_logits=True,
+            logits_processor=LogitsProcessorList([clock]),
+        )
+        end = time.perf_counter()
+        width, steps = inputs["input_ids"].shape[1], len(output.logits)
+        reached, expected = output.past_key_values.get_seq_length(), width + steps - 1
+        if reached != expected:
+            raise VTCError(f"{reached} tokens reached the language model, not {expected}; the reduction did not engage")
+        made = {
+            "read": clip.seconds,
+            "encode": tokens.seconds,
+            "reduce": 0.0 if reduction is None else reduction.seconds,
+            "prefill": (clock.first - start) / len(questions),
+            "decode": (end - clock.first) / len(questions),
+        }
+        texts = self.processor.tokenizer.batch_decode(output.sequences[:, width:], skip_special_tokens=True)
+        lists = _per_question(candidates, questions, question)
+        first = output.logits[0].float().cpu()
+        answers = [
+            Answer(text.strip(), self._scores(logits, given), logits, len(anchor), tokens.total, made)
+            for text, logits, given in zip(texts, first, lists, strict=True)
+        ]
+        return answers[0] if isinstance(question, str) else answers
+
+    def _inputs(self, questions: list[str], features: Tensor, anchor: Tensor, total: int, positions: str) -> dict:
+        """The prompts with exactly one placeholder for each visual token that enters, and the features to fill them."""
+        processor, device = self.processor, self.network.device
+        marker, place = processor.video_token, self.network.config.video_token_id
+        prompts = []
+        for question in questions:
+            content = [{"type": "video"}, {"type": "text", "text": question}]
+            prompt = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
+            prompts.append(prompt.replace(marker, marker * (len(anchor) + 1)))
+        encoded = processor.tokenizer(prompts, padding=True, padding_side="left", return_tensors="pt")
+        ids, mask = encoded["input_ids"], encoded["attention_mask"]
+        inside = ids == place
+        if not bool((inside.sum(1) == len(anchor) + 1).all()):
+            raise VTCError(f"a question holds the text {marker!r}, which stands for the video; leave it out")
+        position = mask.cumsum(1) - 1
+        if positions == "preserve":
+            # Behind the block of visual tokens everything is as far along as if the whole clip stood before it.
+            start = position[inside].view(len(ids), -1)[:, :1]
+            position[inside] = torch.cat([start + anchor, start + total], 1).flatten()
+            after = (inside.cumsum(1) == len(anchor) + 1) & ~inside
+            position[after] += total - len(anchor)
+        newline = self.network.model.image_newline[None].to(features)
+        rows = torch.cat([features, newline])[None].expand(len(ids), -1, -1)
+        return {
+            "input_ids": ids.to(device),
+            "attention_mask": mask.to(device),
+            "position_ids": position.clamp(min=0).to(device),
+            "mm_encoder_outputs": {"video": BaseModelOutputWithPooling(pooler_output=rows)},
+        }
+
+    def _scores(self, logits: Tensor, candidates: Sequence[str] | None) -> dict[str, float]:
+        tokenizer = self.processor.tokenizer
+        if candidates is None:
+            best = logits.softmax(-1).topk(min(5, len(logits)))
+            return {tokenizer.decode([i]).strip(): float(p) for p, i in zip(best.values, best.indices, strict=True)}
+        first = [tokenizer(candidate, add_special_tokens=False)["input_ids"][0] for candidate in candidates]
+        if len(set(first)) < len(first):
+            raise VTCError(
+                f"candidates {list(candidates)} do not differ in their first token; make them single words or letters"
+            )
+        return dict(zip(candidates, logits[first].softmax(-1).tolist(), strict=True))
+
+
+class _Clock(LogitsProcessor):
+    """Notes when the first token's logits are there, which ends the prefill."""
+
+    first = math.nan
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        if math.isnan(self.first):
+            self.first = time.perf_counter()
+        return scores
+
+
+def load_model(
+    name: str | Path | None = None,
+    *,
+    device: str | torch.device | None = None,
+    dtype: torch.dtype | None = None,
+    trust_remote_code: bool = False,
+    safetensors_only: bool = True,
+) -> VideoModel:
+    """Load a Video-QA model: the bundled one, a folder, or a hub id, all by the same code.
+
+    Parameters
+    ----------
+    name : a folder or hub id of a LLaVA-OneVision checkpoint, or None for the bundled toy model.
+    device : "cpu", "cuda", "mps"; by default the best there is.
+    dtype : by default float32 on a CPU and bfloat16 elsewhere.
+    trust_remote_code, safetensors_only : code from a checkpoint is not run and pickled weights are not read, unless
+        you say otherwise.
+
+    Returns
+    -------
+    VideoModel, in evaluation mode.
+
+    Raises
+    ------
+    VTCError
+        If there is no such checkpoint, or its family is not supported.
+
+    Examples
+    --------
+    >>> load_model().network.config.model_type
+    'llava_onevision'
+    """
+    source = str(BUNDLED if name is None else name)
+    try:
+        config = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
+        if config.model_type not in _FAMILIES:
+            raise VTCError(f"{source} is a {config.model_type} model; supported are {', '.join(_FAMILIES)}")
+        if device is None:
+            device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+        dtype = dtype or (torch.float32 if torch.device(device).type == "cpu" else torch.bfloat16)
+        network = AutoModelForImageTextToText.from_pretrained(
+            source, dtype=dtype, trust_remote_code=trust_remote_code, use_safetensors=safetensors_only or None
+        )
+        processor = AutoProcessor.from_pretrained(source, trust_remote_code=trust_remote_code)
+    except VTCError:
+        raise
+    except (OSError, ValueError) as error:
+        reason = str(error).split("\n")[0]
+        raise VTCError(f"no model could be loaded from {source}: {reason}") from error
+    label = Path(source).name if Path(source).exists() else source
+    return VideoModel(network.to(device).eval(), processor, label)
+
+
+def _per_question(candidates: Sequence | None, questions: list[str], asked: str | Sequence[str]) -> list:
+    if candidates is None:
+        return [None] * len(questions)
+    lists = [candidates] if isinstance(asked, str) else list(candidates)
+    if len(lists) != len(questions):
+        raise VTCError(f"{len(lists)} lists of candidates were given for {len(questions)} questions; give one each")
+    return lists
