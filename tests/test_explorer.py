@@ -191,3 +191,29 @@ def test_a_method_of_ones_own_appears(explorer):
         assert own.message == "" and "newest-first" in ledgers(own)[0]
     finally:
         del _METHODS["newest-first"]
+
+
+def test_a_sample_is_asked_with_everything_and_with_what_was_kept():
+    explorer = vtc.explore(**SMALL)
+    sample = next(value for _, value in explorer._sample.options if value)
+    explorer._sample.value = sample
+    explorer.wait()
+    assert explorer.message == ""
+    assert explorer.state["question"] == sample["question"] and explorer.state["encoder"] == "video-qa model"
+    explorer._ask.click()
+    explorer.wait()
+    table = explorer._answers.value
+    assert explorer.message == "" and "everything" in table and "lftr" in table and "uniform" in table
+    assert f"The right answer is <b>{sample['answer']}</b>" in table
+    change(explorer, ratio=4.0)
+    assert explorer._answers.value == ""
+
+
+def test_what_cannot_be_asked_is_said(explorer):
+    explorer._ask.click()
+    explorer.wait()
+    assert "cannot answer; choose 'video-qa model'" in explorer.message
+    change(explorer, encoder="video-qa model")
+    explorer._ask.click()
+    explorer.wait()
+    assert explorer.message == "there is no question; choose a sample or type one"

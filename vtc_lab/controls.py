@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import typing
 from collections.abc import Callable
+from pathlib import Path
 
 import ipywidgets as widgets
 
-from vtc_lab.models.encoders import ENCODERS
 from vtc_lab.reduce import get_method, methods
+from vtc_lab.scene import ENCODER_NAMES, bundled_samples
 from vtc_lab.style import VENUES
 from vtc_lab.video import ROOT, find_clips
 
@@ -53,16 +54,20 @@ def make_controls(state: dict[str, object]) -> tuple[dict[str, widgets.Widget], 
     shipped = [path.relative_to(ROOT).as_posix() for path in find_clips()]
     own = state["clip"] not in shipped
     names = list(methods().index)
+    wide = {"layout": widgets.Layout(width="480px"), "continuous_update": False}
     kinds = [("total ratio", "ratio"), ("time x space", "stages"), ("fidelity", "fidelity")]
     controls = {
         "clip": _menu("clip", [*shipped, OWN_FILE], OWN_FILE if own else state["clip"]),
         "own_file": widgets.Text(
             value=state["clip"] if own else "", placeholder="path of a video", continuous_update=False
         ),
-        "encoder": _menu("encoder", list(ENCODERS), state["encoder"]),
+        "encoder": _menu("encoder", list(ENCODER_NAMES), state["encoder"]),
         "method": _menu("method", names, state["method"]),
         "compare": _menu("against", [("nothing", ""), *((name, name) for name in names)], state["compare"]),
         "budget": _menu("budget by", kinds, state["budget"]),
+        "question": widgets.Text(
+            value=state["question"], description="question", placeholder="type one, or choose a sample", **wide
+        ),
         "figure": widgets.Text(value=state["figure"], description="figure", continuous_update=False),
         "venue": _menu("venue", list(VENUES), state["venue"]),
     }
@@ -77,6 +82,21 @@ def make_controls(state: dict[str, object]) -> tuple[dict[str, widgets.Widget], 
     for key, (label, slider) in sliders.items():
         controls[key], rows[key] = _slider_with_box(label, state[key], slider)
     return controls, rows
+
+
+def sample_menu(each: int = 4) -> widgets.Dropdown:
+    """A few samples of every kind from the bundled test set; its value is a sample, or None."""
+    seen: dict[str, int] = {}
+    options = []
+    for sample in bundled_samples():
+        kind = sample["kind"]
+        seen[kind] = seen.get(kind, 0) + 1
+        if seen[kind] <= each:
+            options.append((f"{kind}: {sample['question']} ({Path(sample['clip']).stem})", sample))
+    options.sort(key=lambda option: option[0])
+    return widgets.Dropdown(
+        options=[("none", None), *options], value=None, description="sample", layout=widgets.Layout(width="480px")
+    )
 
 
 def _menu(label: str, options: list, value: object) -> widgets.Dropdown:

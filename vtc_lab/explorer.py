@@ -12,16 +12,17 @@ import threading
 import traceback
 from collections import deque
 from collections.abc import Callable
+from pathlib import Path
 
 import ipywidgets as widgets
 
-from vtc_lab.controls import OWN_FILE, OptionPanel, make_controls
+from vtc_lab.controls import OWN_FILE, OptionPanel, make_controls, sample_menu
 from vtc_lab.export import save_figure
-from vtc_lab.fidelity import fidelity
+from vtc_lab.fidelity import divergence, fidelity
 from vtc_lab.plots import describe, show, strip
-from vtc_lab.scene import Scene, build_scene, code_line, complete_state
+from vtc_lab.scene import MODEL, Scene, ask_scene, build_scene, code_line, complete_state
 from vtc_lab.tokens import Reduction, VTCError
-from vtc_lab.video import ROOT
+from vtc_lab.video import ROOT, read_clip
 
 _ROOM = 1120  # pixels in a row, shared by the methods on show
 _FOR_BUDGET = {"ratio": ["ratio"], "stages": ["temporal_ratio", "spatial_ratio"], "fidelity": ["min_fidelity"]}
@@ -61,7 +62,7 @@ class Explorer(widgets.VBox):
         self._worker = _Worker()
         self._images = [widgets.Image(format="jpeg", layout=widgets.Layout(width="100%")) for _ in range(2)]
         self._ledgers = [widgets.HTML(layout=widgets.Layout(min_height="80px")) for _ in range(2)]
-        self._message, self._code = widgets.HTML(), widgets.HTML()
+        self._message, self._code, self._answers = widgets.HTML(), widgets.HTML(), widgets.HTML()
         self._panels = [
             widgets.VBox([ledger, image], layout=widgets.Layout(flex="1 1 0", min_width="0"))
             for ledger, image in zip(self._ledgers, self._images, strict=True)
@@ -69,13 +70,17 @@ class Explorer(widgets.VBox):
         self._pictures = widgets.HBox(self._panels)
         self._export = widgets.Button(description="Export", icon="download", button_style="primary")
         self._export.on_click(lambda _: self._worker.queue(self._write_figure))
+        self._ask = widgets.Button(description="Ask", icon="question", button_style="success")
+        self._ask.on_click(lambda _: self._worker.queue(self._put_question))
+        self._sample = sample_menu()
+        self._sample.observe(self._take_sample, "value")
         self._options = {"options": OptionPanel(state["method"], state["options"], self._changed)}
         self._options["compare_options"] = OptionPanel(state["compare"], state["compare_options"], self._changed)
         for control in self._controls.values():
             control.observe(self._changed, "value")
         self._last, self._said = None, ""
         self._arrange()
-        super().__init__([self._panel(), self._message, self._pictures, self._code])
+        super().__init__([self._panel(), self._message, self._answers, self._pictures, self._code])
         self._draw()
 
     @property
@@ -108,6 +113,7 @@ class Explorer(widgets.VBox):
             name = "options" if change["owner"] is self._controls["method"] else "compare_options"
             self._options[name].rebuild(change["new"], {})
         self._arrange()
+        self._answers.value = ""  # they were about another state
         self._worker.request(self._draw)
 
     def _draw(self) -> None:
@@ -133,6 +139,30 @@ class Explorer(widgets.VBox):
         self._pictures.children = self._panels[: len(pictures)]
         source_line = f"tokens: {scene.tokens.encoder}; frames read by {scene.clip.reader}"
         self._code.value = f"<small>{html.escape(source_line)}</small><br><code>{html.escape(code_line(state))}</code>"
+        self._say("")
+
+    def _take_sample(self, change: dict) -> None:
+        """Set clip, frames, encoder and question to those of a sample; one drawing follows, for the last of them."""
+        sample = change["new"]
+        if sample is None:
+            return
+        path = Path(sample["clip"])
+        self._controls["own_file"].value = path.relative_to(ROOT).as_posix() if path.is_relative_to(ROOT) else str(path)
+        self._controls["clip"].value = OWN_FILE
+        self._controls["frames"].value = len(read_clip(path))
+        self._controls["encoder"].value = MODEL
+        self._controls["question"].value = sample["question"]
+
+    def _put_question(self) -> None:
+        try:
+            state = self.state
+            self._say("asking ...")
+            scene = build_scene(state)
+            answers, right = ask_scene(state, scene)
+        except Exception as error:
+            self._say(*_in_words(error))
+            return
+        self._answers.value = _answer_table(scene, answers, right)
         self._say("")
 
     def _write_figure(self) -> None:
@@ -170,6 +200,7 @@ class Explorer(widgets.VBox):
             [r["budget"], r["ratio"], r["temporal_ratio"], r["spatial_ratio"], r["min_fidelity"]],
             [r["method"], self._options["options"].box],
             [r["compare"], self._options["compare_options"].box],
+            [self._sample, r["question"], self._ask],
             [r["figure"], r["venue"], self._export],
         ]
         wrap = widgets.Layout(flex_flow="row wrap", align_items="center")
@@ -227,6 +258,28 @@ def _ledger(scene: Scene, reduction: Reduction) -> str:
         f"coverage {kept['coverage']:.3f} (5th percentile {kept['coverage_p5']:.3f})<br>"
         f"<small>{html.escape('; '.join(reduction.notes))}</small></div>"
     )
+
+
+def _answer_table(scene: Scene, answers: list, right: str | None) -> str:
+    """The answers with everything and with what each method kept, as an HTML table, and whether one flipped."""
+    full = answers[0]
+    names = ["everything", *(describe(reduction) for reduction in scene.reductions)]
+    rows = []
+    for name, answer in zip(names, answers, strict=True):
+        best = sorted(answer.scores.items(), key=lambda item: -item[1])[:3]
+        likely = ", ".join(f"{text or '(space)'} {probability:.2f}" for text, probability in best)
+        flip = "" if answer.text == full.text else f" (flipped from {full.text!r})"
+        cells = [name, f"{answer.entered} of {answer.total}", answer.text + flip, likely]
+        cells.append(f"{divergence(full.logits, answer.logits):.4f}")
+        cells += [f"{1000 * answer.seconds[stage]:.1f}" for stage in ("encode", "reduce", "prefill", "decode")]
+        weight = "600" if flip else "400"
+        rows.append(
+            f"<tr style='font-weight:{weight}'>{''.join(f'<td>{html.escape(cell)}</td>' for cell in cells)}</tr>"
+        )
+    heads = ("", "tokens", "answer", "probability", "KL, nats", "encode ms", "reduce ms", "prefill ms", "decode ms")
+    head = "".join(f"<th style='text-align:left;padding-right:14px'>{text}</th>" for text in heads)
+    truth = f"<p>The right answer is <b>{html.escape(right)}</b>.</p>" if right else ""
+    return f"<table class='vtc-answers'><tr>{head}</tr>{''.join(rows)}</table>{truth}"
 
 
 def _in_words(error: Exception) -> tuple[str, str]:

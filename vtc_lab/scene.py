@@ -5,17 +5,24 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 from vtc_lab.models.encoders import ENCODERS, load_encoder
+from vtc_lab.qa.samples import read_samples
 from vtc_lab.reduce import get_method, methods, reduce
 from vtc_lab.style import VENUES
 from vtc_lab.tokens import Clip, Reduction, VideoTokens, VTCError, suggest
 from vtc_lab.video import read_clip, resolve
 
+if TYPE_CHECKING:
+    from vtc_lab.models.video_model import Answer
+
 DEFAULTS = {
     "clip": "data/clips/bigbuckbunny.mp4",
     "frames": 16,
     "encoder": "efficientnet-lite0",
+    "model": "",  # folder or hub id of the encoder "video-qa model"; "" is the bundled one
+    "question": "",
     "method": "lftr",
     "options": {},
     "compare": "uniform",  # a second method at the same budget, or ""
@@ -29,6 +36,8 @@ DEFAULTS = {
     "venue": "neurips",
 }
 BUDGETS = ("ratio", "stages", "fidelity")
+MODEL = "video-qa model"
+ENCODER_NAMES = (*ENCODERS, MODEL)
 
 
 @dataclass(frozen=True)
@@ -65,7 +74,7 @@ def complete_state(state: dict[str, object]) -> dict[str, object]:
         if key not in DEFAULTS:
             raise VTCError(f"the explorer has no setting {key!r}; {suggest(key, DEFAULTS)}")
     state = {**DEFAULTS, **state, "clip": str(state.get("clip", DEFAULTS["clip"]))}
-    names = {"encoder": ENCODERS, "method": methods().index, "compare": ["", *methods().index], "budget": BUDGETS}
+    names = {"encoder": ENCODER_NAMES, "method": methods().index, "compare": ["", *methods().index], "budget": BUDGETS}
     for key, known in {**names, "venue": VENUES}.items():
         if state[key] not in known:
             raise VTCError(f"{key} is {state[key]!r}; {suggest(state[key], known)}")
@@ -97,7 +106,7 @@ def build_scene(state: dict[str, object]) -> Scene:
     """
     path = resolve(state["clip"])
     key = (str(path), path.stat().st_mtime_ns if path.is_file() else 0, state["frames"])
-    clip, tokens = _read(*key), _encode(*key, state["encoder"])
+    clip, tokens = _read(*key), _encode(*key, state["encoder"], state["model"])
     method, known = state["method"], get_method(state["method"]).options
     if state["budget"] == "fidelity":
         size = {"min_fidelity": state["min_fidelity"]}
@@ -117,6 +126,41 @@ def build_scene(state: dict[str, object]) -> Scene:
     return Scene(clip, tokens, (first, second))
 
 
+def ask_scene(state: dict[str, object], scene: Scene) -> tuple[list[Answer], str | None]:
+    """Ask the question of a state with all tokens, then with those that each reduction kept.
+
+    Returns
+    -------
+    The answers, and the right one if the clip and question are a sample of the bundled test set.
+
+    Raises
+    ------
+    VTCError
+        If there is no question, or the encoder is no language model.
+    """
+    if state["encoder"] != MODEL:
+        raise VTCError(f"encoder {state['encoder']!r} gives features only and cannot answer; choose {MODEL!r}")
+    if not state["question"].strip():
+        raise VTCError("there is no question; choose a sample or type one")
+    model = _encoder(MODEL, state["model"])
+    sample = next((s for s in samples_of(state["clip"]) if s["question"] == state["question"]), {})
+    choices = {"candidates": sample.get("candidates")}
+    answers = [model.ask(state["question"], scene.clip, reduced, **choices) for reduced in (None, *scene.reductions)]
+    return answers, sample.get("answer")
+
+
+def samples_of(clip: str) -> list[dict[str, object]]:
+    """The bundled samples about a clip."""
+    path = str(resolve(clip))
+    return [sample for sample in bundled_samples() if sample["clip"] == path]
+
+
+@lru_cache(maxsize=1)
+def bundled_samples() -> list[dict[str, object]]:
+    """The bundled test set, read once."""
+    return read_samples()
+
+
 def code_line(state: dict[str, object]) -> str:
     """The call that opens the explorer in this state.
 
@@ -133,10 +177,14 @@ def _read(path: str, changed: int, frames: int) -> Clip:
 
 
 @lru_cache(maxsize=4)
-def _encode(path: str, changed: int, frames: int, encoder: str) -> VideoTokens:
-    return _encoder(encoder).encode(_read(path, changed, frames))
+def _encode(path: str, changed: int, frames: int, encoder: str, model: str) -> VideoTokens:
+    return _encoder(encoder, model).encode(_read(path, changed, frames))
 
 
 @lru_cache(maxsize=2)
-def _encoder(name: str):
-    return load_encoder(name)
+def _encoder(name: str, model: str):
+    if name != MODEL:
+        return load_encoder(name)
+    from vtc_lab.models.video_model import load_model  # transformers takes seconds to import
+
+    return load_model(model or None)
