@@ -30,6 +30,7 @@ WIDTH, HEIGHT, BITS = 96, 64, 8
 
 def write(path: Path, count: int = 45, times: list[int] | None = None, mux: dict | None = None, **x264: object) -> Path:
     """A video whose frame n shows n as bars, at times in hundredths of a second (25 frames a second if not given)."""
+    grain = np.random.default_rng(0)  # so that the frames, and not the headers, are most of the file
     with av.open(str(path), "w", options={key: str(value) for key, value in (mux or {}).items()}) as container:
         stream = container.add_stream("libx264", rate=25)
         stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
@@ -37,7 +38,8 @@ def write(path: Path, count: int = 45, times: list[int] | None = None, mux: dict
         stream.options = {"g": "12", "preset": "veryfast"} | {key: str(value) for key, value in x264.items()}
         for number, at in enumerate(times or range(0, 4 * count, 4)):
             bars = [255 * (number >> bit & 1) for bit in range(BITS)]
-            picture = np.repeat(np.repeat([bars], WIDTH // BITS, axis=1), HEIGHT, axis=0).astype(np.uint8)
+            picture = np.repeat(np.repeat([bars], WIDTH // BITS, axis=1), HEIGHT, axis=0)
+            picture = np.clip(picture + grain.integers(-60, 60, picture.shape), 0, 255).astype(np.uint8)
             frame = av.VideoFrame.from_ndarray(np.stack([picture] * 3, axis=-1), format="rgb24")
             frame.pts = at
             container.mux(stream.encode(frame))
@@ -47,19 +49,18 @@ def write(path: Path, count: int = 45, times: list[int] | None = None, mux: dict
 
 def numbers(clip: Clip) -> list[int]:
     """Which frames these are, read off their pictures."""
-    cells = clip.frames[:, HEIGHT // 2, WIDTH // BITS // 2 :: WIDTH // BITS, 0] > 127
+    cells = clip.frames[..., 0].reshape(len(clip), HEIGHT, BITS, -1).mean(axis=(1, 3)) > 127
     return (cells << np.arange(BITS)).sum(axis=1).tolist()
 
 
-def write_sound(path: Path, format: str | None = None) -> Path:
-    with av.open(str(path), "w", format=format) as container:
+def write_sound(path: Path) -> None:
+    with av.open(str(path), "w") as container:
         stream = container.add_stream("aac", rate=44100)
         for _ in range(40):
             frame = av.AudioFrame.from_ndarray(np.zeros((2, 1024), np.float32), format="fltp", layout="stereo")
             frame.rate = 44100
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
-    return path
 
 
 def refused(path: object, **what: object) -> str:
@@ -148,17 +149,13 @@ def test_variable_frame_rate_keeps_the_real_times(tmp_path: Path):
 )
 def test_every_container_gives_exactly_the_frames_asked_for(name, mux, x264, reader, tmp_path: Path):
     path = write(tmp_path / name, mux=mux, **x264)
-    for what, expected in (
-        ({"frames": 45}, list(range(45))),
-        ({"frames": 5}, [0, 11, 22, 33, 44]),
-        ({"frames": 2, "start": 1.02, "end": 1.5}, None),
-    ):
-        clip = read_clip(path, **what)
-        assert clip.reader.startswith(reader)
-        if expected is None:
-            expected = [round(at * 25) for at in clip.times - read_clip(path, frames=1).times[0]]
-            assert clip.times.min() >= 1.02 and clip.times.max() <= 1.5
-        assert numbers(clip) == expected
+    whole, some = read_clip(path, frames=45), read_clip(path, frames=4, start=0.52, end=1.5)
+    assert whole.reader.startswith(reader) and some.reader.startswith(reader)
+    assert numbers(whole) == list(range(45))
+    inside = np.flatnonzero((whole.times >= 0.52) & (whole.times <= 1.5))
+    expected = inside[np.linspace(0, len(inside) - 1, 4).round().astype(int)]
+    assert numbers(some) == expected.tolist()
+    np.testing.assert_array_equal(some.times, whole.times[expected])
 
 
 @pytest.mark.parametrize(("turn", "matrix"), [(1, (0, -1, 1, 0)), (2, (-1, 0, 0, -1)), (3, (0, 1, -1, 0))])
@@ -214,94 +211,84 @@ def test_a_request_that_cannot_be_met_says_what_can(what: dict, said: str, plain
 # Files
 
 
-def broken_files(plain: Path, folder: Path) -> dict[str, tuple[Path, str]]:
-    """Every kind of file that is no whole video, with what must be said of it."""
-    whole = plain.read_bytes()
-    front = write(folder / "front.mp4", mux={"movflags": "faststart"}).read_bytes()
-    mkv = write(folder / "whole.mkv").read_bytes()
-    avi = write(folder / "whole.avi").read_bytes()
-    (folder / "folder.mp4").mkdir()
-    os.mkfifo(folder / "pipe.mp4")
-    write_sound(folder / "sound.mp4")
-    Image.new("RGB", (64, 48)).save(folder / "png.mp4", "png")
-    Image.new("RGB", (64, 48)).save(folder / "jpeg.mp4", "jpeg")
-    contents = {
-        "empty": b"",
-        "one_byte": b"x",
-        "random": np.random.default_rng(0).bytes(200_000),
-        "zeros": bytes(200_000),
-        "text": b"Just a text, and not a video at all.\n" * 200,
-        "tail_gone": whole[: len(whole) * 9 // 10],
-        "head_only": front[: front.index(b"mdat") + 4],
-        "front_cut": front[: len(front) * 6 // 10],
-        "damaged": whole[: len(whole) // 3] + bytes(len(whole) // 3) + whole[len(whole) * 2 // 3 :],
-    }
-    files = {name: folder / f"{name}.mp4" for name in contents}
-    for name, content in contents.items():
-        files[name].write_bytes(content)
-    for name, content in {"mkv_cut": mkv, "avi_cut": avi}.items():
-        files[name] = folder / f"{name}.{name[:3]}"
-        files[name].write_bytes(content[: len(content) * 6 // 10])
-    said = {
-        "missing": "no file",
-        "empty": "is empty",
-        "png": "is a picture",
-        "jpeg": "is a picture",
-        "folder": "is a folder",
-        "pipe": "is a device",
-        "sound": "holds audio but no video",
-        "head_only": "before its first frame",
-        "front_cut": "cut short, its frames end at .* give end=",
-        "mkv_cut": "cut short, its frames end at .* give end=",
-        "avi_cut": "cut short, its frames end at .* give end=",
-        "damaged": "damaged near",
-    }
-    for name in ("missing", "folder", "pipe", "sound", "png", "jpeg"):
-        files[name] = folder / f"{name}.mp4"
-    return {name: (path, said.get(name, "cannot be opened as a video")) for name, path in files.items()}
+NO_VIDEO = "cannot be opened as a video"
+CUT = "is cut short, its frames end at .* give end="
+BROKEN = {  # every kind of file that is no whole video, and what must be said of it
+    "missing.mp4": "there is no file",
+    "empty.mp4": "is empty",
+    "one_byte.mp4": NO_VIDEO,
+    "random.mp4": NO_VIDEO,
+    "zeros.mp4": NO_VIDEO,
+    "text.mp4": NO_VIDEO,
+    "png.mp4": "is a picture",
+    "jpeg.mp4": "is a picture",
+    "folder.mp4": "is a folder",
+    "pipe.mp4": "is a device",
+    "sound.mp4": "holds audio but no video",
+    "tail_gone.mp4": NO_VIDEO,
+    "head_only.mp4": "breaks off before its first frame",
+    "front_cut.mp4": CUT,
+    "cut.mkv": CUT,
+    "cut.avi": CUT,
+    "damaged.mp4": "is damaged near",
+}
 
 
 @pytest.fixture(scope="module")
-def broken(plain: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, str]]:
-    return broken_files(plain, tmp_path_factory.mktemp("broken"))
+def broken(plain: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the files of BROKEN."""
+    folder, source = tmp_path_factory.mktemp("broken"), tmp_path_factory.mktemp("whole")
+    whole = plain.read_bytes()
+    front = write(source / "front.mp4", mux={"movflags": "faststart"}).read_bytes()
+    mkv, avi = write(source / "whole.mkv").read_bytes(), write(source / "whole.avi").read_bytes()
+    contents = {
+        "empty.mp4": b"",
+        "one_byte.mp4": b"x",
+        "random.mp4": np.random.default_rng(0).bytes(200_000),
+        "zeros.mp4": bytes(200_000),
+        "text.mp4": b"Just a text, and not a video at all.\n" * 200,
+        "tail_gone.mp4": whole[: len(whole) * 9 // 10],
+        "head_only.mp4": front[: front.index(b"mdat") + 4],
+        "front_cut.mp4": front[: len(front) * 6 // 10],
+        "cut.mkv": mkv[: len(mkv) * 6 // 10],
+        "cut.avi": avi[: len(avi) * 6 // 10],
+        "damaged.mp4": whole[: len(whole) // 3] + bytes(len(whole) // 3) + whole[len(whole) // 3 * 2 :],
+    }
+    for name, content in contents.items():
+        (folder / name).write_bytes(content)
+    (folder / "folder.mp4").mkdir()
+    os.mkfifo(folder / "pipe.mp4")
+    write_sound(folder / "sound.mp4")
+    for kind in ("png", "jpeg"):
+        Image.new("RGB", (64, 48)).save(folder / f"{kind}.mp4", kind)
+    assert {path.name for path in folder.iterdir()} == set(BROKEN) - {"missing.mp4"}
+    return folder
 
 
-BROKEN = (
-    "missing empty one_byte random zeros text png jpeg folder pipe sound "
-    "tail_gone head_only front_cut mkv_cut avi_cut damaged"
-).split()
+@pytest.mark.parametrize(("name", "said"), BROKEN.items(), ids=BROKEN)
+def test_a_broken_file_is_named_within_5_seconds(name: str, said: str, broken: Path):
+    message = refused(broken / name)
+    assert name in message and re.search(said, message)
 
 
-@pytest.mark.parametrize("name", BROKEN)
-def test_a_broken_file_is_named_within_5_seconds(name: str, broken):
-    path, said = broken[name]
-    message = refused(path)
-    assert path.name in message and re.search(said, message)
-
-
-@pytest.mark.parametrize("name", ["tail_gone", "front_cut", "damaged"])
-def test_it_is_the_same_error_without_decord(name: str, broken, decoy):
-    message = refused(broken[name][0])
+@pytest.mark.parametrize("name", ["tail_gone.mp4", "front_cut.mp4", "damaged.mp4"])
+def test_it_is_the_same_error_without_decord(name: str, broken: Path, decoy):
+    message = refused(broken / name)
     decoy("raise ImportError")
-    assert refused(broken[name][0]) == message
+    assert refused(broken / name) == message
 
 
-def test_the_list_of_broken_files_is_whole(broken):
-    assert set(broken) == set(BROKEN)
-
-
-@pytest.mark.parametrize("name", ["front_cut", "mkv_cut", "avi_cut"])
-def test_what_is_left_of_a_cut_file_can_be_read_as_proposed(name: str, broken):
-    path, _ = broken[name]
-    end = float(re.search(r"give end=([\d.]+)", refused(path))[1])
-    clip = read_clip(path, frames=5, end=end)
+@pytest.mark.parametrize("name", ["front_cut.mp4", "cut.mkv", "cut.avi"])
+def test_what_is_left_of_a_cut_file_can_be_read_as_proposed(name: str, broken: Path):
+    end = float(re.search(r"give end=([\d.]+)", refused(broken / name))[1])
+    clip = read_clip(broken / name, frames=5, end=end)
     assert clip.times[-1] == pytest.approx(end, abs=2e-3)
     assert numbers(clip)[-1] > 15 and numbers(clip) == sorted(set(numbers(clip)))
-    assert "cut short" in refused(path, frames=5, end=end + 0.3)
+    assert "cut short" in refused(broken / name, frames=5, end=end + 0.3)
 
 
-def test_frames_before_the_damage_are_right(broken):
-    assert numbers(read_clip(broken["damaged"][0], frames=8, end=0.28)) == list(range(8))
+def test_frames_before_the_damage_are_right(broken: Path):
+    assert numbers(read_clip(broken / "damaged.mp4", frames=8, end=0.28)) == list(range(8))
 
 
 def test_a_file_closed_to_this_user(plain: Path, tmp_path: Path):
@@ -358,7 +345,7 @@ def test_both_readers_agree_on_the_shipped_clips(path: Path, decoy):
     assert np.abs(first.frames.astype(int) - second.frames).max() <= 1
 
 
-SLOW = """
+FAKE = """
     import time
     import numpy as np
     class Frames:
@@ -375,27 +362,29 @@ HANG = "import ctypes; ctypes.PyDLL(None).sleep(60)"  # keeps the interpreter lo
 
 
 def test_a_hang_that_holds_the_interpreter_lock_is_ended_and_pyav_takes_over(plain: Path, decoy):
-    decoy(SLOW.format(body=HANG))
+    decoy(FAKE.format(body=HANG))
     began = time.monotonic()
     clip = read_clip(plain, frames=3)
     assert time.monotonic() - began < 5
     assert clip.reader.startswith("PyAV") and numbers(clip) == [0, 22, 44]
 
 
-def test_a_hang_on_a_file_that_nobody_can_read_is_an_error_within_5_seconds(broken, decoy):
-    decoy(SLOW.format(body=HANG))
-    assert "damaged" in refused(broken["damaged"][0])
+def test_a_hang_on_a_file_that_nobody_can_read_is_an_error_within_5_seconds(broken: Path, decoy):
+    decoy(FAKE.format(body=HANG))
+    assert "damaged" in refused(broken / "damaged.mp4")
 
 
-@pytest.mark.parametrize("body", ["import os; os.abort()", "raise RuntimeError", "import sys; sys.stderr.write('conceal')"])
+@pytest.mark.parametrize(
+    "body", ["import os; os.abort()", "raise RuntimeError", "import sys; sys.stderr.write('conceal')"]
+)
 def test_a_crash_an_error_or_a_complaint_of_decord_leaves_it_to_pyav(body: str, plain: Path, decoy):
-    decoy(SLOW.format(body=body + "; sys.stderr.flush()" if "stderr" in body else body))
+    decoy(FAKE.format(body=body))
     clip = read_clip(plain, frames=3)
     assert clip.reader.startswith("PyAV") and numbers(clip) == [0, 22, 44]
 
 
 def test_slow_work_that_goes_on_is_not_ended(plain: Path, decoy):
-    decoy(SLOW.format(body="time.sleep(0.7)"))
+    decoy(FAKE.format(body="time.sleep(0.7)"))
     began = time.monotonic()
     assert read_clip(plain, frames=5).reader == "decord decoy"
     assert time.monotonic() - began > 3
@@ -403,36 +392,40 @@ def test_slow_work_that_goes_on_is_not_ended(plain: Path, decoy):
 
 @pytest.fixture(scope="module")
 def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """12 frames of 8K: 100 MB each."""
+    """24 frames of 4K, 25 MB each."""
     path = tmp_path_factory.mktemp("large") / "large.mp4"
     with av.open(str(path), "w") as container:
         stream = container.add_stream("mpeg4", rate=25)
-        stream.width, stream.height, stream.pix_fmt = 7680, 4320, "yuv420p"
-        frame = av.VideoFrame(7680, 4320, "yuv420p")
+        stream.width, stream.height, stream.pix_fmt = 3840, 2160, "yuv420p"
+        frame = av.VideoFrame(3840, 2160, "yuv420p")
         for plane in frame.planes:
             plane.update(bytes(plane.buffer_size))
-        for number in range(12):
+        for number in range(24):
             frame.pts = number
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
     return path
 
 
-def test_a_read_above_a_gigabyte_goes_to_pyav(large: Path):
+def test_a_read_above_500_mb_goes_to_pyav_which_keeps_less(large: Path):
     assert read_clip(large, frames=2).reader.startswith(FIRST)
-    assert read_clip(large, frames=11).reader.startswith("PyAV")
+    assert read_clip(large, frames=21).reader.startswith("PyAV")
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux bounds the memory of a process")
 def test_more_frames_than_memory_is_an_error_and_not_a_crash(large: Path):
     code = f"""
         import resource
         from vtc_lab.video import VTCError, read_clip
         used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
-        resource.setrlimit(resource.RLIMIT_AS, (used + 900_000_000, -1))
-        try: read_clip({str(large)!r}, frames=11)
-        except VTCError as error: print("said", error)
+        resource.setrlimit(resource.RLIMIT_AS, (used + 400_000_000, -1))
+        try: read_clip({str(large)!r}, frames=4)
+        except VTCError as error: print("4", error)
+        try: read_clip({str(large)!r}, frames=24)
+        except VTCError as error: print("24", error)
     """
-    assert "ask for fewer frames" in script(code).stdout
+    result = script(code)
+    assert re.fullmatch("24 .*ask for fewer frames\n", result.stdout), result.stderr
 
 
 def test_threads_read_at_the_same_time():
@@ -461,12 +454,12 @@ def running(process: int) -> bool:
     return not state.exists() or state.read_text().rpartition(")")[2].split()[0] != "Z"
 
 
-def test_no_child_no_file_and_no_eaten_input_is_left(broken, tmp_path: Path):
+def test_no_child_no_file_and_no_eaten_input_is_left(broken: Path, tmp_path: Path):
     code = f"""
         import os, sys
         from vtc_lab.video import VTCError, read_clip
         read_clip("data/clips/dog.mp4", frames=2)
-        try: read_clip({str(broken["front_cut"][0])!r})
+        try: read_clip({str(broken / "front_cut.mp4")!r})
         except VTCError: print("refused")
         try: os.waitpid(-1, os.WNOHANG)
         except ChildProcessError: print("no child")
@@ -480,7 +473,7 @@ def test_no_child_no_file_and_no_eaten_input_is_left(broken, tmp_path: Path):
 @pytest.mark.parametrize("kill", [signal.SIGINT, signal.SIGKILL])
 def test_an_interrupted_or_killed_kernel_leaves_no_child(kill: int, plain: Path, tmp_path: Path, decoy):
     note = tmp_path / "child"
-    decoy(SLOW.format(body=f"import os; open({str(note)!r}, 'w').write(str(os.getpid())); {HANG}"))
+    decoy(FAKE.format(body=f"import os; open({str(note)!r}, 'w').write(str(os.getpid())); {HANG}"))
     code = f"""
         import os
         from vtc_lab.video import read_clip
