@@ -147,6 +147,8 @@ class VideoModel:
         inputs = self._inputs(questions, features, anchor, tokens.total, positions)
         clock = _Clock()
         start = time.perf_counter()
+        if len(questions) > 1:
+            inputs = self._share_prefix(inputs)
         output = self.network.generate(
             **inputs,
             max_new_tokens=max_new_tokens,
@@ -207,6 +209,33 @@ class VideoModel:
             "mm_encoder_outputs": {"video": BaseModelOutputWithPooling(pooler_output=rows)},
         }
 
+    def _share_prefix(self, inputs: dict) -> dict:
+        """Prefill what all prompts begin with, the visual tokens among it, once for all of them."""
+        ids, mask, position = inputs["input_ids"], inputs["attention_mask"], inputs["position_ids"]
+        lengths = mask.sum(1).tolist()
+        rows = [row[-length:] for row, length in zip(ids, lengths, strict=True)]
+        places = [row[-length:] for row, length in zip(position, lengths, strict=True)]
+        shared = int((rows[0] == self.network.config.video_token_id).nonzero()[-1]) + 1
+        if not all(torch.equal(row[:shared], rows[0][:shared]) for row in rows):
+            return inputs  # the template puts the question before the video
+        features = inputs["mm_encoder_outputs"]["video"].pooler_output[:1]
+        cache = self.network(
+            input_ids=rows[0][None, :shared],
+            position_ids=places[0][None, :shared],
+            mm_encoder_outputs={"video": BaseModelOutputWithPooling(pooler_output=features)},
+            use_cache=True,
+            logits_to_keep=1,
+        ).past_key_values
+        cache.batch_repeat_interleave(len(rows))
+        # Padding moves from before the prompt to between the shared part and the rest of the question.
+        order = torch.stack([_padding_after(shared, length, ids.shape[1]) for length in lengths]).to(ids.device)
+        return {
+            "input_ids": ids.gather(1, order),
+            "attention_mask": mask.gather(1, order),
+            "position_ids": position.gather(1, order),
+            "past_key_values": cache,
+        }
+
     def _scores(self, logits: Tensor, candidates: Sequence[str] | None) -> dict[str, float]:
         tokenizer = self.processor.tokenizer
         if candidates is None:
@@ -218,6 +247,13 @@ class VideoModel:
                 f"candidates {list(candidates)} do not differ in their first token; make them single words or letters"
             )
         return dict(zip(candidates, logits[first].softmax(-1).tolist(), strict=True))
+
+
+def _padding_after(shared: int, length: int, width: int) -> Tensor:
+    """(width,) order that puts a left-padded row's padding behind its first `shared` tokens."""
+    index = torch.arange(width)
+    pad = width - length
+    return torch.cat([index[pad : pad + shared], index[:pad], index[pad + shared :]])
 
 
 class _Clock(LogitsProcessor):
