@@ -21,7 +21,7 @@ test: .venv/.test ## check the style, run every test
 	$(BIN)/ruff format --check .
 	$(BIN)/python -m pytest
 
-figures: .venv/.test ## write every figure of the notebooks into figures/
+figures: .venv/.test ## write the README's picture into figures/
 	$(BIN)/python benchmarks/make_figures.py
 
 bench: .venv/.test ## measure how fast the explorer follows a slider

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 import vtc_lab as vtc
-from vtc_lab.scene import DEFAULTS, build_scene, code_line, complete_state
+from vtc_lab.scene import DEFAULTS, ask_scene, build_scene, code_line, complete_state
 
 SMALL = {"frames": 6, "encoder": "pixels", "clip": "data/clips/dog.mp4"}
 
@@ -98,6 +98,28 @@ def test_state_goes_out_and_in_as_json(explorer):
     assert line.state == state
 
 
+def test_every_setting_survives():
+    state = {
+        **{"clip": "data/clips/dog.mp4", "frames": 5, "encoder": "pixels", "model": "a/folder", "question": "what ?"},
+        **{"method": "random", "options": {"seed": 3}, "compare": "lftr", "compare_options": {"dropped": "merge"}},
+        **{"budget": "stages", "ratio": 3.14159, "temporal_ratio": 2.718, "spatial_ratio": 1.618},
+        **{"min_fidelity": 0.995, "figure": "other", "venue": "cvpr"},
+    }
+    assert state.keys() == DEFAULTS.keys() and all(state[key] != DEFAULTS[key] for key in DEFAULTS)
+    explorer = vtc.explore(**state)
+    assert explorer.message == "" and explorer.state == state
+
+
+def test_a_number_box_keeps_what_was_typed_and_the_slider_follows(explorer):
+    change(explorer, ratio=7.125, min_fidelity=0.995)
+    assert (explorer.state["ratio"], explorer.state["min_fidelity"]) == (7.125, 0.995)
+    slider = explorer._rows["ratio"].children[0]
+    assert slider.value == 7.125
+    slider.value = 4.0
+    explorer.wait()
+    assert explorer.state["ratio"] == 4.0 and "kept 294 of 1176" in ledgers(explorer)[0]
+
+
 def test_a_line_of_code_gives_what_the_mouse_gives(explorer):
     scene = build_scene(complete_state(SMALL))
     assert scene.reductions[0].ledger in ledgers(explorer)[0]
@@ -113,8 +135,9 @@ def test_a_line_of_code_gives_what_the_mouse_gives(explorer):
         ({"frames": 100}, "41 frames"),
         ({"clip": "a file of your own", "own_file": "no/such.mp4"}, "such.mp4"),
         ({"clip": "a file of your own"}, "type the path of a video"),
-        ({"budget": "fidelity", "min_fidelity": 1.5}, "min_fidelity is 1.5"),
-        ({"budget": "stages", "temporal_ratio": 100.0}, "temporal_ratio is 100.0"),
+        # the bad value first: the budget alone would already draw another picture
+        ({"min_fidelity": 1.5, "budget": "fidelity"}, "min_fidelity is 1.5"),
+        ({"temporal_ratio": 100.0, "budget": "stages"}, "temporal_ratio is 100.0"),
         ({"figure": "../outside"}, None),
     ],
 )
@@ -140,10 +163,15 @@ def test_a_typo_in_code_is_an_error_with_the_nearest_name():
         ({"ratio": "8"}, "ratio is '8'"),
         ({"frames": 2.5}, "frames is 2.5"),
         ({"options": {"seed": {1}}}, "plain JSON"),
+        ({"method": ["lftr"]}, "method is ['lftr']"),
     ):
         with pytest.raises(vtc.VTCError, match="^[^\n]+$") as error:
             vtc.explore(**state)
         assert words in str(error.value)
+    by_fidelity = vtc.explore(**SMALL, budget="fidelity", method="uniform")
+    assert "'uniform' cannot find a budget by fidelity" in by_fidelity.message
+    for budget, options in (("ratio", {"ratio": 2}), ("stages", {"temporal_ratio": 2})):
+        assert "take it out of options" in vtc.explore(**SMALL, budget=budget, options=options).message
     assert "did you mean 'greedy'?" in vtc.explore(**SMALL, options={"segments": "greedyy"}).message
 
 
@@ -162,9 +190,9 @@ def test_the_latest_of_many_requests_wins_and_none_piles_up(explorer):
     drawn, draw = [], explorer._draw
     gate = threading.Event()
 
-    def slow():
+    def slow(state):
         gate.wait(5)
-        draw()
+        draw(state)
         drawn.append(explorer.state["ratio"])
 
     explorer._draw = slow
@@ -206,7 +234,35 @@ def test_a_sample_is_asked_with_everything_and_with_what_was_kept():
     assert explorer.message == "" and "everything" in table and "lftr" in table and "uniform" in table
     assert f"The right answer is <b>{sample['answer']}</b>" in table
     change(explorer, ratio=4.0)
-    assert explorer._answers.value == ""
+    assert explorer._answers.value == "" and explorer._sample.value == sample
+    change(explorer, question="how many objects appear ?")
+    assert explorer._sample.value is None
+
+
+def test_a_sample_is_drawn_once_and_an_answer_about_another_state_is_not_shown(monkeypatch):
+    explorer = vtc.explore(**SMALL)
+    drawn, draw = [], explorer._draw
+    explorer._draw = lambda state: (drawn.append(state), draw(state))
+    explorer._sample.value = explorer._sample.options[1][1]
+    explorer.wait()
+    assert len(drawn) == 1 and explorer.message == ""
+    gate = threading.Event()
+    monkeypatch.setattr("vtc_lab.explorer.ask_scene", lambda *given: gate.wait(10) and ask_scene(*given))
+    explorer._ask.click()
+    explorer._controls["ratio"].value = 3.0
+    gate.set()
+    explorer.wait()
+    assert explorer._answers.value == "" and explorer.message == "" and "kept 171" in ledgers(explorer)[0]
+
+
+def test_export_shows_the_state_in_which_it_was_asked_for(explorer, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("vtc_lab.export._PACKAGE", tmp_path / "vtc_lab")
+    explorer._export.click()
+    explorer._controls["ratio"].value = 4.0
+    explorer.wait()
+    facts = json.loads((tmp_path / "figures" / "my_figure.json").read_text())
+    assert facts["config"]["explorer"]["ratio"] == 8.0 and "kept 294" in ledgers(explorer)[0]
 
 
 def test_what_cannot_be_asked_is_said(explorer):

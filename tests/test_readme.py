@@ -42,7 +42,9 @@ def test_shapes_in_comments_are_right():
 def test_coverage_in_the_text_is_that_of_the_picture():
     clip = vtc.read_clip("data/clips/sintel.mp4", frames=8)
     tokens = vtc.load_encoder("efficientnet-lite0").encode(clip)
-    said = re.search(r"`random`\s+covers more \((.*?)\) than LFTR \((.*?)\), which covers more than `uniform` \((.*?)\)", README)
+    said = re.search(
+        r"`random`\s+covers more \((.*?)\) than LFTR \((.*?)\), which covers more than `uniform` \((.*?)\)", README
+    )
     for method, number in zip(("random", "lftr", "uniform"), said.groups(), strict=True):
         coverage = vtc.fidelity(tokens, vtc.reduce(tokens, method, ratio=4))["coverage"]
         assert f"{coverage:.2f}" == number

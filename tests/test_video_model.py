@@ -1,4 +1,4 @@
-"""A real checkpoint, read back by from_pretrained: what enters the language model is what was kept, and nothing else changes."""
+"""A checkpoint read by from_pretrained: what enters the language model is what was kept, and nothing else changes."""
 
 import json
 import shutil
@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import vtc_lab as vtc
+from vtc_lab.models.video_model import BUNDLED
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +40,12 @@ def test_identity_changes_no_logit(model, case):
     inputs = whole_prompt(model, clip, question)
     places = torch.arange(inputs["input_ids"].shape[1])[None]
     plain = model.network.generate(
-        **inputs, position_ids=places, max_new_tokens=3, do_sample=False, return_dict_in_generate=True, output_logits=True
+        **inputs,
+        position_ids=places,
+        max_new_tokens=3,
+        do_sample=False,
+        return_dict_in_generate=True,
+        output_logits=True,
     )
     tokens = model.encode(clip)
     for method in ("lftr", "uniform", "pool"):
@@ -92,7 +98,9 @@ def test_merged_tokens_enter_as_they_are(model, case):
     reduced = vtc.reduce(model.encode(clip), "pool", ratio=4)
     other = replace(reduced, tokens=torch.zeros_like(reduced.tokens))
     question = samples[0]["question"]
-    assert not torch.allclose(model.ask(question, clip, reduced).logits, model.ask(question, clip, other).logits, atol=1e-2)
+    assert not torch.allclose(
+        model.ask(question, clip, reduced).logits, model.ask(question, clip, other).logits, atol=1e-2
+    )
 
 
 def test_every_stage_is_timed_and_a_clip_is_encoded_once(model, tmp_path):
@@ -118,7 +126,18 @@ def test_errors_are_sentences(model, case, tmp_path):
     model.processor.save_pretrained(pickled)
     model.network.config.save_pretrained(pickled)
     torch.save(model.network.state_dict(), pickled / "pytorch_model.bin")
+    cut = tmp_path / "cut"
+    shutil.copytree(BUNDLED, cut)
+    (cut / "model.safetensors").write_bytes((BUNDLED / "model.safetensors").read_bytes()[:100_000])
+    foreign = vtc.reduce(vtc.load_encoder("pixels", size=128).encode(clip), "uniform", ratio=2)
     cases = [
+        (lambda: model.ask(None, clip), "is no question"),
+        (lambda: model.ask("what ?", clip, positions="compackt"), "'preserve' or 'compact'"),
+        (lambda: model.ask("what ?", clip, max_new_tokens=0), "max_new_tokens is 0"),
+        (lambda: model.ask("what ?", clip, foreign), "768-channel tokens by 'pixels 128x128"),
+        (lambda: model.ask("what ?", clip, candidates=[""]), "first token"),
+        (lambda: vtc.load_model(cut), "cut"),
+        (lambda: vtc.load_model(device="cudda"), "device is 'cudda'"),
         (lambda: model.ask("", clip), "is no question"),
         (lambda: model.ask([], clip), "is no question"),
         (lambda: model.ask("what ?", clip, wrong), "(4, 8, 8) grid"),
@@ -154,6 +173,13 @@ def test_sweep_has_a_row_for_each_sample_method_and_ratio(model):
     clip = vtc.read_clip(one["clip"])
     answer = model.ask(one.question, clip, vtc.reduce(model.encode(clip), "lftr", ratio=8))
     assert answer.text == one.said and one.right == (one.said == one.answer)
+
+
+def test_sweep_takes_clips_made_in_memory(model):
+    made = [vtc.make_clip(seed) for seed in (7, 8)]
+    samples = [sample | {"clip": clip} for clip, asked in made for sample in asked]
+    table = vtc.sweep(model, samples, ["uniform"], [2])
+    assert table["clip"].tolist() == [sample["clip"] for _, asked in made for sample in asked]
 
 
 def test_samples_are_read_and_a_bad_line_is_named(tmp_path):

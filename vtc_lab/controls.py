@@ -121,7 +121,8 @@ def _slider_with_box(label: str, value: float, slider: widgets.Widget) -> tuple[
             slider.value = box.value
 
     def to_box(_: object) -> None:
-        box.value = shown()
+        if shown() != round(box.value, 2):  # the slider is coarser: what was typed stays as it is
+            box.value = shown()
 
     def shown() -> float:
         return slider.value if whole else round(slider.value, 2)

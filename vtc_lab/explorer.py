@@ -12,6 +12,7 @@ import threading
 import traceback
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import ipywidgets as widgets
@@ -33,9 +34,10 @@ def explore(**state: object) -> Explorer:
 
     Parameters
     ----------
-    state : any setting, as `Explorer.state` returns them: clip (a path), frames, encoder, method, options (dict),
-        compare (a second method, or ""), compare_options, budget ("ratio", "stages" or "fidelity"), ratio,
-        temporal_ratio, spatial_ratio, min_fidelity, figure (name of the exported files), venue.
+    state : any setting, as `Explorer.state` returns them: clip (a path), frames, encoder, model (folder or hub id of
+        the encoder "video-qa model", or "" for the bundled one), question, method, options (dict), compare (a second
+        method, or ""), compare_options, budget ("ratio", "stages" or "fidelity"), ratio, temporal_ratio,
+        spatial_ratio, min_fidelity, figure (name of the exported files), venue.
 
     Returns
     -------
@@ -49,7 +51,7 @@ def explore(**state: object) -> Explorer:
     Examples
     --------
     >>> explore(frames=4, encoder="pixels", ratio=4).state["ratio"]
-    4
+    4.0
     """
     return Explorer(complete_state(state))
 
@@ -69,19 +71,20 @@ class Explorer(widgets.VBox):
         ]
         self._pictures = widgets.HBox(self._panels)
         self._export = widgets.Button(description="Export", icon="download", button_style="primary")
-        self._export.on_click(lambda _: self._worker.queue(self._write_figure))
+        self._export.on_click(lambda _: self._worker.queue(partial(self._attempt, self._write_figure, self._now)))
         self._ask = widgets.Button(description="Ask", icon="question", button_style="success")
-        self._ask.on_click(lambda _: self._worker.queue(self._put_question))
+        self._ask.on_click(lambda _: self._worker.queue(partial(self._attempt, self._put_question, self._now)))
         self._sample = sample_menu()
         self._sample.observe(self._take_sample, "value")
         self._options = {"options": OptionPanel(state["method"], state["options"], self._changed)}
         self._options["compare_options"] = OptionPanel(state["compare"], state["compare_options"], self._changed)
         for control in self._controls.values():
             control.observe(self._changed, "value")
-        self._last, self._said = None, ""
+        self._model, self._last, self._said, self._held = state["model"], None, "", False
+        self._now = self.state  # of the latest change; whoever works in another thread gets it and reads no control
         self._arrange()
         super().__init__([self._panel(), self._message, self._answers, self._pictures, self._code])
-        self._draw()
+        self._attempt(self._draw, self._now)
 
     @property
     def state(self) -> dict[str, object]:
@@ -90,7 +93,7 @@ class Explorer(widgets.VBox):
         if state["clip"] == OWN_FILE:
             state["clip"] = self._controls["own_file"].value
         state.update({key: panel.values for key, panel in self._options.items()})
-        return complete_state(state)
+        return complete_state({**state, "model": self._model})
 
     @property
     def message(self) -> str:
@@ -112,27 +115,37 @@ class Explorer(widgets.VBox):
         if change["owner"] in (self._controls["method"], self._controls["compare"]):
             name = "options" if change["owner"] is self._controls["method"] else "compare_options"
             self._options[name].rebuild(change["new"], {})
+        if self._held:
+            return
+        if change["owner"] in [self._controls[name] for name in ("clip", "own_file", "question")]:
+            self._sample.value = None  # it is no longer the sample that is on show
+        self._refresh()
+
+    def _refresh(self) -> None:
+        self._now = self.state
         self._arrange()
         self._answers.value = ""  # they were about another state
-        self._worker.request(self._draw)
+        self._worker.request(partial(self._attempt, self._draw, self._now))
 
-    def _draw(self) -> None:
-        """Show the present state; on an error keep the last good picture and say what was wrong."""
+    def _attempt(self, job: Callable[[dict[str, object]], None], state: dict[str, object]) -> None:
+        """Do a job for a state, or say what was wrong."""
         try:
-            if self._controls["clip"].value == OWN_FILE and not self._controls["own_file"].value:
-                self._say("type the path of a video into the field beside the menu, and press Enter")
-                return
-            state = self.state
-            source = (state["clip"], state["frames"], state["encoder"])
-            if source != self._last:
-                self._say("reading and encoding the clip ...")
-            scene = build_scene(state)
-            room = _ROOM // len(scene.reductions)
-            pictures = [strip(scene.clip, reduction, room) for reduction in scene.reductions]
-            ledgers = [_ledger(scene, reduction) for reduction in scene.reductions]
+            job(state)
         except Exception as error:
             self._say(*_in_words(error))
+
+    def _draw(self, state: dict[str, object]) -> None:
+        """Show a state; on an error the last good picture stays."""
+        if not state["clip"]:
+            self._say("type the path of a video into the field beside the menu, and press Enter")
             return
+        source = (state["clip"], state["frames"], state["encoder"])
+        if source != self._last:
+            self._say("reading and encoding the clip ...")
+        scene = build_scene(state)
+        room = _ROOM // len(scene.reductions)
+        pictures = [strip(scene.clip, reduction, room) for reduction in scene.reductions]
+        ledgers = [_ledger(scene, reduction) for reduction in scene.reductions]
         self._last = source
         for panel, (image, ledger) in enumerate(zip(pictures, ledgers, strict=True)):
             self._images[panel].value, self._ledgers[panel].value = image, ledger
@@ -147,36 +160,34 @@ class Explorer(widgets.VBox):
         if sample is None:
             return
         path = Path(sample["clip"])
+        try:
+            frames = len(read_clip(path))
+        except VTCError as error:
+            self._say(*_in_words(error))
+            return
+        self._held = True
         self._controls["own_file"].value = path.relative_to(ROOT).as_posix() if path.is_relative_to(ROOT) else str(path)
         self._controls["clip"].value = OWN_FILE
-        self._controls["frames"].value = len(read_clip(path))
+        self._controls["frames"].value = frames
         self._controls["encoder"].value = MODEL
         self._controls["question"].value = sample["question"]
+        self._held = False
+        self._refresh()
 
-    def _put_question(self) -> None:
-        try:
-            state = self.state
-            self._say("asking ...")
-            scene = build_scene(state)
-            answers, right = ask_scene(state, scene)
-        except Exception as error:
-            self._say(*_in_words(error))
-            return
-        self._answers.value = _answer_table(scene, answers, right)
+    def _put_question(self, state: dict[str, object]) -> None:
+        self._say("asking ...")
+        scene = build_scene(state)
+        answers, right = ask_scene(state, scene)
+        if state is self._now:  # else they are about what is no longer on show
+            self._answers.value = _answer_table(scene, answers, right)
         self._say("")
 
-    def _write_figure(self) -> None:
-        try:
-            state = self.state
-            self._say("drawing the figure ...")
-            scene = build_scene(state)
-            figure = show(scene.clip, *scene.reductions, venue=state["venue"])
-            paths = save_figure(
-                figure, state["figure"], provenance={"explorer": state, "encoder": scene.tokens.encoder}
-            )
-        except Exception as error:
-            self._say(*_in_words(error))
-            return
+    def _write_figure(self, state: dict[str, object]) -> None:
+        self._say("drawing the figure ...")
+        scene = build_scene(state)
+        figure = show(scene.clip, *scene.reductions, venue=state["venue"])
+        provenance = {"explorer": state, "encoder": scene.tokens.encoder}
+        paths = save_figure(figure, state["figure"], provenance=provenance)
         folder = next(iter(paths.values())).parent
         shown = folder.relative_to(ROOT) if folder.is_relative_to(ROOT) else folder
         self._say(f"wrote {shown}/{state['figure']} as {', '.join(sorted(paths))}")

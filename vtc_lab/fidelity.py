@@ -25,11 +25,11 @@ def fidelity(tokens: VideoTokens, reduction: Reduction) -> dict[str, float]:
     Raises
     ------
     VTCError
-        If the reduction is of another grid.
+        If the reduction is of another grid or number of channels.
 
     Examples
     --------
-    >>> import vtc_lab as vtc
+    >>> import torch, vtc_lab as vtc
     >>> tokens = VideoTokens(torch.randn(8, 4, 4, 16))
     >>> round(fidelity(tokens, vtc.reduce(tokens, "lftr", ratio=1))["coverage"], 4)
     1.0
@@ -38,6 +38,9 @@ def fidelity(tokens: VideoTokens, reduction: Reduction) -> dict[str, float]:
         raise VTCError(
             f"the reduction is of a {reduction.grid} grid but the tokens are {tokens.grid}; compare a clip with its own"
         )
+    channels, source = reduction.tokens.shape[1], tokens.values.shape[3]
+    if channels != source:
+        raise VTCError(f"the reduction has {channels} channels but the tokens {source}; compare a clip with its own")
     alike = coverage(tokens.values, reduction)
     return {"coverage": float(alike.mean()), "coverage_p5": float(alike.flatten().float().quantile(0.05))}
 

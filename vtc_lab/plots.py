@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 
 from vtc_lab.export import attach
+from vtc_lab.reduce import get_method, methods
 from vtc_lab.style import figure_size, paper_style
 from vtc_lab.tokens import Clip, Reduction, VTCError
 
@@ -93,7 +94,7 @@ def draw_frames(clip: Clip, reduction: Reduction, width: int) -> np.ndarray:
     anchor = reduction.anchor.cpu().numpy()
     members = np.bincount(assign[~dropped], minlength=len(anchor))
     merged = ~dropped & (members[assign.clip(0)] > 1)
-    colour = _group_colours(anchor, kept)[assign.clip(0)]
+    colour = _group_colours(anchor, members, reduction.grid)[assign.clip(0)]
 
     # Pixels as (frame, patch row, y, patch column, x, RGB): new = frame * gain / 256 + tint, constant over a patch.
     gain = np.full(kept.shape, 256, np.uint16)
@@ -231,11 +232,11 @@ def show(clip: Clip, *reductions: Reduction, venue: str = "neurips", columns: in
 
 def describe(reduction: Reduction) -> str:
     """The method and its options where they differ from the defaults, in one line."""
-    from vtc_lab.reduce import get_method
-
-    defaults = {key: default for key, (_, default) in get_method(reduction.method).options.items()}
+    name = reduction.method or "a reduction made by hand"
+    known = get_method(name).options if name in methods().index else {}
+    defaults = {key: default for key, (_, default) in known.items()}
     changed = [f"{k}={v}" for k, v in reduction.options.items() if k != "ratio" and v != defaults.get(k)]
-    return f"{reduction.method} ({', '.join(changed)})" if changed else reduction.method
+    return f"{name} ({', '.join(changed)})" if changed else name
 
 
 def _states(reduction: Reduction) -> tuple[np.ndarray, np.ndarray]:
@@ -243,11 +244,11 @@ def _states(reduction: Reduction) -> tuple[np.ndarray, np.ndarray]:
     return reduction.kept.cpu().numpy(), reduction.assign.view(reduction.grid).cpu().numpy()
 
 
-def _group_colours(anchor: np.ndarray, kept: np.ndarray) -> np.ndarray:
+def _group_colours(anchor: np.ndarray, members: np.ndarray, grid: tuple[int, int, int]) -> np.ndarray:
     """(K, 3) uint8: one hue for the groups anchored in a frame, shaded in turns so that neighbours differ."""
-    frames, height, width = kept.shape
+    frames, height, width = grid
     frame, place = np.divmod(anchor, height * width)
-    order = np.cumsum(np.bincount(frame, minlength=frames) > 0) - 1
+    order = np.cumsum(np.bincount(frame[members > 1], minlength=frames) > 0) - 1  # a lone token needs no colour
     shade = 0.8 + 0.2 * ((place // width + place % width) % 2)
     return (_PALETTE[order[frame] % len(_PALETTE)] * shade[:, None]).astype(np.uint8)
 

@@ -8,7 +8,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from vtc_lab.models.encoders import ENCODERS, load_encoder
-from vtc_lab.qa.samples import read_samples
+from vtc_lab.qa.samples import BUNDLED, read_samples
 from vtc_lab.reduce import get_method, methods, reduce
 from vtc_lab.style import VENUES
 from vtc_lab.tokens import Clip, Reduction, VideoTokens, VTCError, suggest
@@ -74,14 +74,14 @@ def complete_state(state: dict[str, object]) -> dict[str, object]:
         if key not in DEFAULTS:
             raise VTCError(f"the explorer has no setting {key!r}; {suggest(key, DEFAULTS)}")
     state = {**DEFAULTS, **state, "clip": str(state.get("clip", DEFAULTS["clip"]))}
-    names = {"encoder": ENCODER_NAMES, "method": methods().index, "compare": ["", *methods().index], "budget": BUDGETS}
-    for key, known in {**names, "venue": VENUES}.items():
-        if state[key] not in known:
-            raise VTCError(f"{key} is {state[key]!r}; {suggest(state[key], known)}")
     for key, default in DEFAULTS.items():
         kinds = (int, float) if isinstance(default, float) else (type(default),)
         if not isinstance(state[key], kinds) or isinstance(state[key], bool):
             raise VTCError(f"{key} is {state[key]!r}; it must be of the kind of {default!r}")
+    names = {"encoder": ENCODER_NAMES, "method": methods().index, "compare": ["", *methods().index], "budget": BUDGETS}
+    for key, known in {**names, "venue": VENUES}.items():
+        if state[key] not in known:
+            raise VTCError(f"{key} is {state[key]!r}; {suggest(state[key], known)}")
     try:
         return json.loads(json.dumps(state))
     except TypeError as error:
@@ -108,6 +108,8 @@ def build_scene(state: dict[str, object]) -> Scene:
     key = (str(path), path.stat().st_mtime_ns if path.is_file() else 0, state["frames"])
     clip, tokens = _read(*key), _encode(*key, state["encoder"], state["model"])
     method, known = state["method"], get_method(state["method"]).options
+    if state["budget"] == "fidelity" and "min_fidelity" not in known:
+        raise VTCError(f"method {method!r} cannot find a budget by fidelity; choose 'lftr', or a budget by ratio")
     if state["budget"] == "fidelity":
         size = {"min_fidelity": state["min_fidelity"]}
     elif state["budget"] == "stages" and "temporal_ratio" in known:
@@ -116,14 +118,22 @@ def build_scene(state: dict[str, object]) -> Scene:
         size = {"ratio": state["temporal_ratio"] * state["spatial_ratio"]}
     else:
         size = {"ratio": state["ratio"]}
-    first = reduce(tokens, method, **size, **state["options"])
+    first = reduce(tokens, method, **_joined(size, state["options"], "options"))
     if not state["compare"]:
         return Scene(clip, tokens, (first,))
     size = {"ratio": tokens.total / len(first)}
     if state["budget"] == "stages" and "temporal_ratio" in get_method(state["compare"]).options:
         size["temporal_ratio"] = state["temporal_ratio"]
-    second = reduce(tokens, state["compare"], **size, **state["compare_options"])
+    second = reduce(tokens, state["compare"], **_joined(size, state["compare_options"], "compare_options"))
     return Scene(clip, tokens, (first, second))
+
+
+def _joined(size: dict[str, float], options: dict[str, object], where: str) -> dict[str, object]:
+    """What fixes the budget and the other options, none of which may fix it again."""
+    twice = sorted(size.keys() & options.keys())
+    if twice:
+        raise VTCError(f"{twice[0]} is fixed by the settings of the budget already; take it out of {where}")
+    return {**size, **options}
 
 
 def ask_scene(state: dict[str, object], scene: Scene) -> tuple[list[Answer], str | None]:
@@ -157,8 +167,8 @@ def samples_of(clip: str) -> list[dict[str, object]]:
 
 @lru_cache(maxsize=1)
 def bundled_samples() -> list[dict[str, object]]:
-    """The bundled test set, read once."""
-    return read_samples()
+    """The bundled test set, read once; empty where the package was installed without its repository."""
+    return read_samples() if BUNDLED.exists() else []
 
 
 def code_line(state: dict[str, object]) -> str:

@@ -58,7 +58,7 @@ def sweep(
     groups = [(clip, list(group)) for clip, group in groupby(samples, key=lambda sample: sample["clip"])]
     rows = []
     for done, (source, group) in enumerate(groups):
-        clip = source if isinstance(source, Clip) else read_clip(source)
+        clip, name = (source, source.path) if isinstance(source, Clip) else (read_clip(source), str(source))
         tokens = model.encode(clip)
         candidates = [sample.get("candidates") for sample in group]
         questions = [sample["question"] for sample in group]
@@ -67,7 +67,7 @@ def sweep(
             for ratio in ratios:
                 answers = model.ask(questions, clip, reduce(tokens, method, ratio=ratio), candidates=candidates)
                 rows += [
-                    _row(sample, method, ratio, answer, full)
+                    _row(sample | {"clip": name}, method, ratio, answer, full)
                     for sample, answer, full in zip(group, answers, everything, strict=True)
                 ]
         progress(done + 1, len(groups))

@@ -35,7 +35,7 @@ def suggest(wrong: object, names: Iterable[str]) -> str:
     return f"there are {', '.join(map(repr, names))}" if names else "there are none"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Clip:
     """Sampled frames of one video.
 
@@ -91,7 +91,7 @@ class Clip:
         return hashlib.sha256(np.ascontiguousarray(self.frames)).hexdigest()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class VideoTokens:
     """The visual tokens of one clip on their grid.
 
@@ -157,7 +157,7 @@ class VideoTokens:
         return replace(self, values=self.values.to(device), saliency=saliency)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Reduction:
     """What stayed of a clip's tokens, and where each source token went.
 

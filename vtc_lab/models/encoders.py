@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -50,6 +51,7 @@ class Pixels:
         VTCError
             If the patches do not divide a frame that keeps its own size.
         """
+        start = time.perf_counter()
         height, width = clip.frames.shape[1:3]
         if self.size is None:
             _demand_whole_patches(height, width, self.patch)
@@ -58,7 +60,8 @@ class Pixels:
         rows, columns = frames.shape[2] // self.patch, frames.shape[3] // self.patch
         grid = frames.view(len(clip), 3, rows, self.patch, columns, self.patch)
         values = grid.permute(0, 2, 4, 3, 5, 1).reshape(len(clip), rows, columns, -1)
-        return VideoTokens(values, encoder=f"{self.name} {frames.shape[3]}x{frames.shape[2]}, patches of {self.patch}")
+        label = f"{self.name} {frames.shape[3]}x{frames.shape[2]}, patches of {self.patch}"
+        return VideoTokens(values, encoder=label, seconds=time.perf_counter() - start)
 
     def decode(self, values: Tensor) -> np.ndarray:
         """The (T, H, W, 3) uint8 pictures that tokens (T, h, w, D) of this encoder stand for."""
@@ -94,7 +97,7 @@ class EfficientNetLite0:
     @torch.no_grad()
     def encode(self, clip: Clip) -> VideoTokens:
         """Tokens (T, 14, 14, 112)."""
-        network, parts = self.network, []
+        network, parts, start = self.network, [], time.perf_counter()
         for frames in _resized(clip, 224):
             x = network._swish(network._bn0(network._conv_stem((frames - 127) / 128)))
             for block in network._blocks:
@@ -103,7 +106,8 @@ class EfficientNetLite0:
                     break
                 x = y
             parts.append(x.permute(0, 2, 3, 1))
-        return VideoTokens(torch.cat(parts).contiguous(), encoder="efficientnet-lite0 (ImageNet CNN features)")
+        values, label = torch.cat(parts).contiguous(), "efficientnet-lite0 (ImageNet CNN features)"
+        return VideoTokens(values, encoder=label, seconds=time.perf_counter() - start)
 
 
 ENCODERS = {"pixels": Pixels, "efficientnet-lite0": EfficientNetLite0}

@@ -8,20 +8,21 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 # isort: off
 import vtc_lab.models.torchvision_ops  # noqa: F401  (before transformers)
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, LogitsProcessor, LogitsProcessorList
-from transformers.modeling_outputs import BaseModelOutputWithPooling
 # isort: on
 
+from vtc_lab.models.prompts import build_inputs, share_prefix
 from vtc_lab.tokens import Clip, Reduction, VideoTokens, VTCError
 from vtc_lab.video import ROOT
 
@@ -87,6 +88,7 @@ class VideoModel:
         features = self.network.model.get_video_features(pixels, return_dict=True).pooler_output
         side = math.isqrt((features.shape[1] - 1) // len(clip))  # one newline after the last frame
         values = features[0, : len(clip) * side * side].view(len(clip), side, side, -1)
+        _settle(values)
         tokens = VideoTokens(values, encoder=self.name, seconds=time.perf_counter() - start)
         self._last = (clip.frames, tokens)
         return tokens
@@ -120,8 +122,8 @@ class VideoModel:
         Raises
         ------
         VTCError
-            If a question is empty, the reduction is of another clip, or the number of visual tokens that reached the
-            language model is not the number reduced to.
+            If a question is empty, an argument is none of those above, the reduction is of another grid or encoder, or
+            the number of visual tokens that reached the language model is not the number reduced to.
 
         Examples
         --------
@@ -132,9 +134,13 @@ class VideoModel:
         >>> answer.entered * 2 == answer.total
         True
         """
-        questions = [question] if isinstance(question, str) else list(question)
+        questions = list(question) if isinstance(question, Iterable) and not isinstance(question, str) else [question]
         if not questions or not all(isinstance(q, str) and q.strip() for q in questions):
             raise VTCError(f"{question!r} is no question; give text, or a list of texts")
+        if positions not in ("preserve", "compact"):
+            raise VTCError(f"positions is {positions!r}; choose 'preserve' or 'compact'")
+        if type(max_new_tokens) is not int or max_new_tokens < 1:
+            raise VTCError(f"max_new_tokens is {max_new_tokens!r}; it must be a whole number, at least 1")
         tokens = self.encode(clip)
         if reduction is None:
             features, anchor = tokens.values.flatten(0, 2), torch.arange(tokens.total)
@@ -142,13 +148,18 @@ class VideoModel:
             raise VTCError(
                 f"the reduction is of a {reduction.grid} grid but this clip has {tokens.grid}; reduce its own tokens"
             )
+        elif reduction.encoder not in ("", tokens.encoder) or reduction.tokens.shape[1:] != tokens.values.shape[3:]:
+            raise VTCError(
+                f"the reduction is of {reduction.tokens.shape[1]}-channel tokens by {reduction.encoder!r}, but this is "
+                f"{tokens.encoder!r} with {tokens.values.shape[3]} channels; reduce what model.encode gives"
+            )
         else:
             features, anchor = reduction.tokens, reduction.anchor.cpu()
-        inputs = self._inputs(questions, features, anchor, tokens.total, positions)
+        inputs = build_inputs(self.network, self.processor, questions, features, anchor, tokens.total, positions)
         clock = _Clock()
         start = time.perf_counter()
         if len(questions) > 1:
-            inputs = self._share_prefix(inputs)
+            inputs = share_prefix(self.network, inputs)
         output = self.network.generate(
             **inputs,
             max_new_tokens=max_new_tokens,
@@ -179,81 +190,26 @@ class VideoModel:
         ]
         return answers[0] if isinstance(question, str) else answers
 
-    def _inputs(self, questions: list[str], features: Tensor, anchor: Tensor, total: int, positions: str) -> dict:
-        """The prompts with exactly one placeholder for each visual token that enters, and the features to fill them."""
-        processor, device = self.processor, self.network.device
-        marker, place = processor.video_token, self.network.config.video_token_id
-        prompts = []
-        for question in questions:
-            content = [{"type": "video"}, {"type": "text", "text": question}]
-            prompt = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
-            prompts.append(prompt.replace(marker, marker * (len(anchor) + 1)))
-        encoded = processor.tokenizer(prompts, padding=True, padding_side="left", return_tensors="pt")
-        ids, mask = encoded["input_ids"], encoded["attention_mask"]
-        inside = ids == place
-        if not bool((inside.sum(1) == len(anchor) + 1).all()):
-            raise VTCError(f"a question holds the text {marker!r}, which stands for the video; leave it out")
-        position = mask.cumsum(1) - 1
-        if positions == "preserve":
-            # Behind the block of visual tokens everything is as far along as if the whole clip stood before it.
-            start = position[inside].view(len(ids), -1)[:, :1]
-            position[inside] = torch.cat([start + anchor, start + total], 1).flatten()
-            after = (inside.cumsum(1) == len(anchor) + 1) & ~inside
-            position[after] += total - len(anchor)
-        newline = self.network.model.image_newline[None].to(features)
-        rows = torch.cat([features, newline])[None].expand(len(ids), -1, -1)
-        return {
-            "input_ids": ids.to(device),
-            "attention_mask": mask.to(device),
-            "position_ids": position.clamp(min=0).to(device),
-            "mm_encoder_outputs": {"video": BaseModelOutputWithPooling(pooler_output=rows)},
-        }
-
-    def _share_prefix(self, inputs: dict) -> dict:
-        """Prefill what all prompts begin with, the visual tokens among it, once for all of them."""
-        ids, mask, position = inputs["input_ids"], inputs["attention_mask"], inputs["position_ids"]
-        lengths = mask.sum(1).tolist()
-        rows = [row[-length:] for row, length in zip(ids, lengths, strict=True)]
-        places = [row[-length:] for row, length in zip(position, lengths, strict=True)]
-        shared = int((rows[0] == self.network.config.video_token_id).nonzero()[-1]) + 1
-        if not all(torch.equal(row[:shared], rows[0][:shared]) for row in rows):
-            return inputs  # the template puts the question before the video
-        features = inputs["mm_encoder_outputs"]["video"].pooler_output[:1]
-        cache = self.network(
-            input_ids=rows[0][None, :shared],
-            position_ids=places[0][None, :shared],
-            mm_encoder_outputs={"video": BaseModelOutputWithPooling(pooler_output=features)},
-            use_cache=True,
-            logits_to_keep=1,
-        ).past_key_values
-        cache.batch_repeat_interleave(len(rows))
-        # Padding moves from before the prompt to between the shared part and the rest of the question.
-        order = torch.stack([_padding_after(shared, length, ids.shape[1]) for length in lengths]).to(ids.device)
-        return {
-            "input_ids": ids.gather(1, order),
-            "attention_mask": mask.gather(1, order),
-            "position_ids": position.gather(1, order),
-            "past_key_values": cache,
-        }
-
     def _scores(self, logits: Tensor, candidates: Sequence[str] | None) -> dict[str, float]:
         tokenizer = self.processor.tokenizer
         if candidates is None:
             best = logits.softmax(-1).topk(min(5, len(logits)))
             return {tokenizer.decode([i]).strip(): float(p) for p, i in zip(best.values, best.indices, strict=True)}
-        first = [tokenizer(candidate, add_special_tokens=False)["input_ids"][0] for candidate in candidates]
-        if len(set(first)) < len(first):
+        codes = [tokenizer(candidate, add_special_tokens=False)["input_ids"] for candidate in candidates]
+        first = [code[0] for code in codes if code]
+        if not first or len(set(first)) < len(codes):
             raise VTCError(
                 f"candidates {list(candidates)} do not differ in their first token; make them single words or letters"
             )
         return dict(zip(candidates, logits[first].softmax(-1).tolist(), strict=True))
 
 
-def _padding_after(shared: int, length: int, width: int) -> Tensor:
-    """(width,) order that puts a left-padded row's padding behind its first `shared` tokens."""
-    index = torch.arange(width)
-    pad = width - length
-    return torch.cat([index[pad : pad + shared], index[:pad], index[pad + shared :]])
+def _settle(result: Tensor) -> None:
+    """Wait until a GPU has done what was asked of it, or a clock would tell how long the asking took."""
+    if result.is_cuda:
+        torch.cuda.synchronize(result.device)
+    elif result.is_mps:
+        torch.mps.synchronize()
 
 
 class _Clock(LogitsProcessor):
@@ -263,6 +219,7 @@ class _Clock(LogitsProcessor):
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         if math.isnan(self.first):
+            _settle(scores)
             self.first = time.perf_counter()
         return scores
 
@@ -292,7 +249,7 @@ def load_model(
     Raises
     ------
     VTCError
-        If there is no such checkpoint, or its family is not supported.
+        If there is no such checkpoint or device, or its family is not supported.
 
     Examples
     --------
@@ -304,8 +261,11 @@ def load_model(
         config = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
         if config.model_type not in _FAMILIES:
             raise VTCError(f"{source} is a {config.model_type} model; supported are {', '.join(_FAMILIES)}")
-        if device is None:
-            device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+        here = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+        here = [kind for kind, there in here.items() if there]
+        device = here[0] if device is None else str(device)
+        if device.split(":")[0] not in here:
+            raise VTCError(f"device is {device!r}; this machine has {', '.join(here)}")
         dtype = dtype or (torch.float32 if torch.device(device).type == "cpu" else torch.bfloat16)
         network = AutoModelForImageTextToText.from_pretrained(
             source, dtype=dtype, trust_remote_code=trust_remote_code, use_safetensors=safetensors_only or None
@@ -313,7 +273,7 @@ def load_model(
         processor = AutoProcessor.from_pretrained(source, trust_remote_code=trust_remote_code)
     except VTCError:
         raise
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         reason = str(error).split("\n")[0]
         raise VTCError(f"no model could be loaded from {source}: {reason}") from error
     label = Path(source).name if Path(source).exists() else source

@@ -1,0 +1,1 @@
+"""The generated world, its questions, and reading of Video-QA samples."""

@@ -34,7 +34,13 @@ def read_samples(path: str | Path | None = None) -> list[dict[str, object]]:
     """
     file = resolve(BUNDLED if path is None else path)
     samples = []
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise VTCError(f"{file.name} is no UTF-8 text; give a file with one JSON object a line") from error
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
         try:
             sample = json.loads(line)
             samples.append({**sample, "clip": str(file.parent / sample["clip"])})

@@ -8,7 +8,7 @@ becomes of it, which of two came first and where they end up cannot be read from
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 
 import numpy as np
 
@@ -47,6 +47,7 @@ class Scene:
     visible : (n, T) float, the share of the object's area that can be seen, 0 where it is not present.
     heading : the name of each object's direction, or None for the two that change places.
     fate : what becomes of each object after the middle frame.
+    changed : (n, T) bool, whether that has come by then.
     start : the frame in which each object appears.
     relation : where object 0 is from object 1 in the last frame, or None if these two do not change places.
     flash, dot : index of the colour, or None.
@@ -61,6 +62,7 @@ class Scene:
     visible: np.ndarray
     heading: tuple[str | None, ...]
     fate: tuple[str, ...]
+    changed: np.ndarray
     start: tuple[int, ...]
     relation: str | None
     flash: int | None
@@ -68,6 +70,7 @@ class Scene:
 
     @property
     def middle(self) -> int:
+        """The index of the middle frame."""
         return middle_frame(len(self.frames))
 
 
@@ -119,7 +122,8 @@ def _draw(rng: np.random.Generator, count: int) -> Scene:
         for t in np.flatnonzero(present[i]):
             mask = _mask(SHAPES[shape[i]], radius[i, t], *(position[i, t] % 1))
             area[i, t] = (mask > 0.5).sum()
-            _paint(frames[t], owner[t], mask, position[i, t], _texture(texture[i], len(mask)) * tint[i] * shade[i, t], i)
+            paint = _texture(texture[i], len(mask)) * tint[i] * shade[i, t]
+            _paint(frames[t], owner[t], mask, position[i, t], paint, i)
     _pillar(rng, frames, owner, camera)
     seen = np.stack([(owner == i).sum((1, 2)) for i in range(number)])
     dot = _dot(rng, frames, owner, camera)
@@ -135,6 +139,7 @@ def _draw(rng: np.random.Generator, count: int) -> Scene:
         visible=seen / area.clip(min=1),
         heading=tuple(heading),
         fate=tuple(fate),
+        changed=changed,
         start=tuple(map(int, start)),
         relation=relation,
         flash=flash,
@@ -152,8 +157,10 @@ def _motion(
     trading = number >= 2 and rng.random() < 0.6
     if trading:
         relation = list(RELATIONS)[rng.integers(4)]
-        towards = [RELATIONS[list(RELATIONS)[rng.integers(4)]], RELATIONS[list(RELATIONS)[rng.integers(4)]], RELATIONS[relation]]
-        apart = np.array(towards) * rng.uniform(15, 23, (3, 1)) + rng.uniform(-5, 5, (3, 2))
+        earlier = [list(RELATIONS)[rng.integers(4)], list(RELATIONS)[rng.integers(4)]]
+        apart = np.array([RELATIONS[name] for name in [*earlier, relation]]) * rng.uniform(
+            15, 23, (3, 1)
+        ) + rng.uniform(-5, 5, (3, 2))
         centre = rng.uniform(21, 43, 2) + rng.uniform(-4, 4, (3, 2))
         centre[1] = centre[1].clip(21, 43)
         knots = [0, middle, count - 1]
@@ -176,7 +183,7 @@ def _motion(
     return position, heading, relation
 
 
-@lru_cache(maxsize=None)
+@cache
 def _mask(shape: str, radius: float, down: float, right: float) -> np.ndarray:
     """Coverage of a shape whose centre is (down, right), parts of a pixel, from the middle pixel of the window."""
     half = int(np.ceil(radius * 1.15)) + 2
@@ -202,7 +209,7 @@ def _plus(x: np.ndarray, y: np.ndarray, length: float, width: float) -> np.ndarr
     )
 
 
-@lru_cache(maxsize=None)
+@cache
 def _texture(kind: int, side: int) -> np.ndarray:
     """Brightness (side, side, 1): plain, striped or checked."""
     y, x = np.mgrid[:side, :side]
@@ -225,7 +232,7 @@ def _paint(
     owner[top:bottom, left:right][part > 0.5] = who
 
 
-@lru_cache(maxsize=None)
+@cache
 def _upsample(cells: int) -> np.ndarray:
     """(side, cells) matrix that interpolates a row of cells linearly."""
     at = np.linspace(0, cells - 1, SIDE + 2 * _MARGIN)
@@ -249,7 +256,8 @@ def _pillar(rng: np.random.Generator, frames: np.ndarray, owner: np.ndarray, cam
     """A grey bar in the foreground, in a quarter of the clips, behind which objects hide."""
     if rng.random() >= 0.25:
         return
-    grey, place, width, upright = rng.uniform(60, 200), rng.integers(4, SIDE - 12), rng.integers(5, 10), rng.random() < 0.5
+    grey, place, width = rng.uniform(60, 200), rng.integers(4, SIDE - 12), rng.integers(5, 10)
+    upright = rng.random() < 0.5
     for t, (down, right) in enumerate(camera):
         low = max(place + (right if upright else down), 0)
         part = (slice(None), slice(low, low + width)) if upright else slice(low, low + width)
