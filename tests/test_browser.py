@@ -24,7 +24,7 @@ QUIET = ["--disable-gpu", "--disable-quic", "--no-first-run", "--disable-backgro
 def lab(tmp_path_factory):
     """A JupyterLab server on a copy of the project, so that a test can write into notebooks/ and figures/."""
     home = tmp_path_factory.mktemp("lab")
-    for name in ("vtc_lab", "notebooks", "data/clips", "pyproject.toml"):
+    for name in ("vtc_lab", "notebooks", "data", "pyproject.toml"):
         source, target = ROOT / name, home / name
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copytree(source, target) if source.is_dir() else shutil.copy(source, target)
@@ -116,7 +116,7 @@ def test_a_person_opens_the_workbench_moves_a_slider_and_exports(lab, page, tmp_
     handle.focus()
     for _ in range(8):
         handle.press("ArrowRight")
-    _until(lambda: "kept 392" not in _ledger(page), "the ledger after the slider moved")
+    _until(lambda: "10.6x" in _ledger(page), "the ledger after eight steps of the slider, from 8 to 10.6")
     _until(lambda: _fingerprint(page) != before, "new pixels after the slider moved")
     kept, total = map(int, re.search(r"kept (\d+) of (\d+) tokens", _ledger(page)).groups())
     assert kept < 392 and total == 3136
@@ -147,3 +147,19 @@ def test_bad_input_is_said_in_the_widget_and_the_last_good_picture_stays(page):
     box.press("Enter")
     _until(lambda: "kept 392 of 3136" in _ledger(page), "recovery")
     assert page.locator(".vtc-error").count() == 0
+
+
+def test_a_sample_is_chosen_and_asked(page):
+    """Runs on the same page: pick a sample, ask, read the answer with everything and with what was kept."""
+    menu = page.locator(".widget-dropdown", has_text="sample").locator("select")
+    label = next(text for text in menu.locator("option").all_inner_texts() if text.startswith("count:"))
+    menu.select_option(label=label)
+    _until(lambda: "tokens" in _ledger(page) and "3136" not in _ledger(page), "the sample's clip", 120)
+    page.get_by_role("button", name="Ask").click()
+    page.locator(".vtc-answers").wait_for()
+    rows = page.locator(".vtc-answers tr").all_inner_texts()
+    assert [row.split("\t")[0] for row in rows[1:]] == ["everything", "lftr", "uniform"]
+    assert page.get_by_text("The right answer is").count() == 1
+    assert page.locator(".vtc-error").count() == 0
+    if "VTC_SCREENSHOT" in os.environ:
+        page.screenshot(path=os.environ["VTC_SCREENSHOT"].replace(".png", "_ask.png"))

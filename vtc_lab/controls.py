@@ -54,7 +54,7 @@ def make_controls(state: dict[str, object]) -> tuple[dict[str, widgets.Widget], 
     shipped = [path.relative_to(ROOT).as_posix() for path in find_clips()]
     own = state["clip"] not in shipped
     names = list(methods().index)
-    wide = {"layout": widgets.Layout(width="480px"), "continuous_update": False}
+    wide = {"layout": widgets.Layout(width="400px"), "continuous_update": False}
     kinds = [("total ratio", "ratio"), ("time x space", "stages"), ("fidelity", "fidelity")]
     controls = {
         "clip": _menu("clip", [*shipped, OWN_FILE], OWN_FILE if own else state["clip"]),
@@ -95,7 +95,7 @@ def sample_menu(each: int = 4) -> widgets.Dropdown:
             options.append((f"{kind}: {sample['question']} ({Path(sample['clip']).stem})", sample))
     options.sort(key=lambda option: option[0])
     return widgets.Dropdown(
-        options=[("none", None), *options], value=None, description="sample", layout=widgets.Layout(width="480px")
+        options=[("none", None), *options], value=None, description="sample", layout=widgets.Layout(width="400px")
     )
 
 

@@ -285,7 +285,7 @@ def _answer_table(scene: Scene, answers: list, right: str | None) -> str:
         cells += [f"{1000 * answer.seconds[stage]:.1f}" for stage in ("encode", "reduce", "prefill", "decode")]
         weight = "600" if flip else "400"
         rows.append(
-            f"<tr style='font-weight:{weight}'>{''.join(f'<td>{html.escape(cell)}</td>' for cell in cells)}</tr>"
+            f"<tr style='font-weight:{weight}'>{''.join(f'<td style="padding-right:14px">{html.escape(cell)}</td>' for cell in cells)}</tr>"
         )
     heads = ("", "tokens", "answer", "probability", "KL, nats", "encode ms", "reduce ms", "prefill ms", "decode ms")
     head = "".join(f"<th style='text-align:left;padding-right:14px'>{text}</th>" for text in heads)

@@ -132,7 +132,7 @@ def pool(tokens: VideoTokens, budget: int, *, over: Literal["space", "time"] = "
 
 def _generator(seed: int) -> torch.Generator:
     # On the CPU whatever the tokens' device: same picture everywhere. torch takes seeds below 2^63.
-    return torch.Generator().manual_seed(seed % (1 << 63))
+    return torch.Generator().manual_seed(int(seed) % (1 << 63))
 
 
 def _spaced(total: int, count: int) -> Tensor:

@@ -178,7 +178,10 @@ def _sketch(tokens: VideoTokens) -> VideoTokens:
     if channels <= 2 * _SKETCH:
         return tokens
     basis = torch.randn(channels, _SKETCH, generator=torch.Generator().manual_seed(0)).to(tokens.values.device)
-    return replace(tokens, values=torch.cat([tokens.values[part].float() @ basis for part in blocks(tokens.values)]))
+    sketch = torch.empty(*tokens.grid, _SKETCH, device=basis.device)
+    for part in blocks(tokens.values):  # in place: small pieces kept between large ones fragment the heap
+        sketch[part] = tokens.values[part].float() @ basis
+    return replace(tokens, values=sketch)
 
 
 def _reach(problem: Problem, fidelity: float, temporal_ratio: float | None) -> Reduction:

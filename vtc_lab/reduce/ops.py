@@ -146,13 +146,13 @@ def weighted_sums(values: Tensor, group: Tensor, weight: Tensor, count: int) -> 
     bags = {"offsets": start, "mode": "sum", "per_sample_weights": weight[order].to(wide)}
     if rows.dtype == wide:
         return torch.nn.functional.embedding_bag(order, rows, **bags)
-    # Half precision is widened a few channels at a time, so that no full float32 copy is ever held.
-    step = max(1, _BLOCK // len(rows))
-    parts = [
-        torch.nn.functional.embedding_bag(order, part.float().contiguous(), **bags).to(values.dtype)
-        for part in rows.split(step, dim=1)
-    ]
-    return torch.cat(parts, 1)
+    # Half precision is widened a few channels at a time, so that no full float32 copy is ever held; never fewer than
+    # fill a cache line, and written into place, because small pieces kept between large ones fragment the heap.
+    merged = rows.new_empty(count, rows.shape[1])
+    step = max(32, _BLOCK // len(rows))
+    for part, place in zip(rows.split(step, dim=1), merged.split(step, dim=1), strict=True):
+        place.copy_(torch.nn.functional.embedding_bag(order, part.float().contiguous(), **bags))
+    return merged
 
 
 def nearest(frames: Tensor, kept: Tensor) -> Tensor:
