@@ -284,9 +284,8 @@ def _answer_table(scene: Scene, answers: list, right: str | None) -> str:
         cells.append(f"{divergence(full.logits, answer.logits):.4f}")
         cells += [f"{1000 * answer.seconds[stage]:.1f}" for stage in ("encode", "reduce", "prefill", "decode")]
         weight = "600" if flip else "400"
-        rows.append(
-            f"<tr style='font-weight:{weight}'>{''.join(f'<td style="padding-right:14px">{html.escape(cell)}</td>' for cell in cells)}</tr>"
-        )
+        row = "".join(f"<td style='padding-right:14px'>{html.escape(cell)}</td>" for cell in cells)
+        rows.append(f"<tr style='font-weight:{weight}'>{row}</tr>")
     heads = ("", "tokens", "answer", "probability", "KL, nats", "encode ms", "reduce ms", "prefill ms", "decode ms")
     head = "".join(f"<th style='text-align:left;padding-right:14px'>{text}</th>" for text in heads)
     truth = f"<p>The right answer is <b>{html.escape(right)}</b>.</p>" if right else ""
