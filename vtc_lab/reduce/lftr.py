@@ -30,6 +30,7 @@ from vtc_lab.tokens import Reduction, VideoTokens, VTCError
 _SKETCH = 64  # channels on which candidate splits are compared
 _SAMPLE = 256  # positions of a frame on which they are compared
 _CANDIDATES = 10  # numbers of segments tried at most
+_TRIED_ALL = 64  # up to this many frames min_fidelity tries every number of segments
 
 
 @method(paper="arXiv 2501.17391", year=2025, kind="merges")
@@ -64,8 +65,8 @@ def lftr(
         T' = round(T / temporal_ratio) whole frames, or all frames with N / spatial_ratio patches each on average.
         Both: K = round(M / (temporal_ratio * spatial_ratio)), at most T' * N. One together with a budget fixes the
         split: T' = round(T / temporal_ratio) or round(K * spatial_ratio / N), moved to where T' <= K <= T' * N.
-    min_fidelity : 0 to 1; instead of a budget, find the smallest one whose coverage reaches this (bisection, which
-        takes coverage to grow with the budget).
+    min_fidelity : 0 to 1; instead of a budget, find the smallest one whose coverage reaches this, over all T' (10
+        of them above 64 frames), by bisection, which takes coverage to grow with the budget while T' is the same.
     segments : "greedy" cuts at the T'-1 largest d; "optimal" minimises the squared deviation from segment means.
     temporal : "merge" is the mean of the segment weighted by d (the first frame counts as the largest finite d of
         the clip; equal weights where all are 0); "select" keeps its most significant frame, that of largest d.
@@ -156,7 +157,7 @@ def _solve(problem: Problem, budget: int, count: int | None) -> Reduction:
         tried = {n: _covered(problem, budget, n) for n in _ladder(lowest, highest)}
     count = max(tried, key=tried.get)
     result = both_stages(problem, problem.tokens, budget, count)
-    return replace(result, notes=(f"automatic split: {count} of {frames} frames, {budget / count:.1f} patches each",))
+    return replace(result, notes=(_split_note(budget, count, frames),))
 
 
 def _covered(problem: Problem, budget: int, count: int) -> float:
@@ -185,29 +186,50 @@ def _sketch(tokens: VideoTokens) -> VideoTokens:
 
 
 def _reach(problem: Problem, fidelity: float, temporal_ratio: float | None) -> Reduction:
-    """The smallest budget whose coverage reaches the fidelity, by bisection."""
+    """The smallest budget whose coverage reaches the fidelity: bisection for each number of segments.
+
+    Coverage grows with the budget while T' stays the same. It falls where the budget asks for one frame more, which
+    all frames pay for with patches; so budgets of different T' are not bisected together.
+    """
     if isinstance(fidelity, bool) or not 0 <= fidelity <= 1:
         raise VTCError(f"min_fidelity is {fidelity!r}; coverage lies between 0 and 1")
-    tokens = problem.tokens
-    most, count = _budget(tokens.grid, None, 1 if temporal_ratio is None else temporal_ratio, None)
-    count = None if temporal_ratio is None else count
+    tokens, enough = problem.tokens, fidelity - 1e-6  # a cosine of equal vectors can fall short of 1 by rounding
+    frames, patches = tokens.grid[0], tokens.total // tokens.grid[0]
+    if temporal_ratio is not None:
+        counts = [_budget(tokens.grid, None, temporal_ratio, None)[1]]
+    else:
+        counts = range(1, frames + 1) if frames <= _TRIED_ALL else _ladder(1, frames)
 
-    def attempt(budget: int) -> tuple[float, Reduction]:
+    def attempt(budget: int, count: int) -> tuple[float, Reduction]:
         result = _solve(problem, budget, count)
         return float(coverage(tokens.values, result).mean()), result
 
-    low, high, best = 0, most, attempt(most)
-    if best[0] < fidelity - 1e-6:  # a cosine of equal vectors can fall short of 1 by rounding
+    best, limit = None, tokens.total
+    for count in counts:
+        high = min(limit, count * patches)
+        found = attempt(high, count)
+        if found[0] < enough:
+            continue
+        low = 0
+        while high - low > 1:
+            middle = (low + high) // 2
+            trial = attempt(middle, count)
+            if trial[0] >= enough:
+                high, found = middle, trial
+            else:
+                low = middle
+        best, limit = (*found, count), high - 1
+        if not limit:
+            break
+    if best is None:
         raise VTCError(
             f"min_fidelity {fidelity:g} is out of reach with temporal_ratio {temporal_ratio:g}, where whole frames "
-            f"cover {best[0]:.4f}; ask for less or leave temporal_ratio out"
+            f"cover {found[0]:.4f}; ask for less or leave temporal_ratio out"
         )
-    while high - low > 1:
-        middle = (low + high) // 2
-        trial = attempt(middle)
-        if trial[0] >= fidelity - 1e-6:
-            high, best = middle, trial
-        else:
-            low = middle
-    note = f"coverage {best[0]:.4f} reaches min_fidelity {fidelity:g} with {high} of {tokens.total} tokens"
-    return replace(best[1], notes=(*best[1].notes, note))
+    covered, result, count = best
+    note = f"coverage {covered:.4f} reaches min_fidelity {fidelity:g} with {len(result)} of {tokens.total} tokens"
+    return replace(result, notes=(note,) if temporal_ratio else (_split_note(len(result), count, frames), note))
+
+
+def _split_note(budget: int, count: int, frames: int) -> str:
+    return f"automatic split: {count} of {frames} frames, {budget / count:.1f} patches each"

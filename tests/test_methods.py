@@ -1,0 +1,406 @@
+"""Every registered method meets the contract, on any grid and in any precision; a method of the user's own as well."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import typing
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import vtc_lab as vtc
+from vtc_lab.reduce import get_method, registry
+
+METHODS = sorted(vtc.methods().index)
+ROUNDING = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 2e-2, torch.float64: 1e-6}
+
+
+def make(grid=(8, 4, 4), channels=16, dtype=torch.float32, seed=0, kind="noise") -> vtc.VideoTokens:
+    gen = torch.Generator().manual_seed(seed)
+    values = torch.randn(*grid, channels, generator=gen)
+    if kind == "constant":
+        values[:] = values[:1, :1, :1]
+    elif kind == "zero":
+        values[:] = 0
+    elif kind == "still":
+        values[:] = values[:1]
+    elif kind == "cuts":  # still between cuts
+        values = values[torch.arange(grid[0]) // 3 * 3]
+    return vtc.VideoTokens(values.to(dtype), torch.rand(grid, generator=gen))
+
+
+@st.composite
+def sources(draw, dtypes=(torch.float32, torch.float16, torch.bfloat16)) -> vtc.VideoTokens:
+    grid = draw(st.tuples(st.integers(1, 6), st.integers(1, 4), st.integers(1, 4)))
+    kind = draw(st.sampled_from(["noise", "noise", "constant", "zero", "still", "cuts"]))
+    return make(grid, draw(st.integers(1, 9)), draw(st.sampled_from(dtypes)), draw(st.integers(0, 9999)), kind)
+
+
+def choices(name: str) -> st.SearchStrategy[dict]:
+    """Some of a method's options, each with one of the values that it may take."""
+    drawn = {}
+    for option, (hint, _) in get_method(name).options.items():
+        if typing.get_origin(hint) is typing.Literal:
+            drawn[option] = st.sampled_from(typing.get_args(hint))
+        elif hint is int:
+            drawn[option] = st.integers()
+    return st.fixed_dictionaries({}, optional=drawn)
+
+
+def every_choice(name: str) -> list[dict]:
+    """The defaults, and each of a method's named choices by itself."""
+    found = [{}]
+    for option, (hint, _) in get_method(name).options.items():
+        found += [{option: choice} for choice in typing.get_args(hint) if typing.get_origin(hint) is typing.Literal]
+    return found
+
+
+def assert_contract(tokens: vtc.VideoTokens, reduced: vtc.Reduction, budget: int) -> None:
+    (frames, height, width), channels = tokens.grid, tokens.values.shape[-1]
+    total = frames * height * width
+    anchor, assign, weight = reduced.anchor, reduced.assign, reduced.weight
+    assert reduced.grid == tokens.grid
+    assert reduced.tokens.shape == (budget, channels) and reduced.tokens.dtype == tokens.values.dtype
+    assert anchor.shape == (budget,) and assign.shape == weight.shape == (total,)
+    assert anchor.dtype == assign.dtype == torch.long and weight.dtype == torch.float32
+    assert anchor.min() >= 0 and anchor.max() < total and (anchor.diff() > 0).all()
+    assert assign.min() >= -1 and assign.max() == budget - 1
+    assert assign[anchor].tolist() == list(range(budget))
+    assert (weight >= 0).all() and (weight[assign < 0] == 0).all()
+
+    source = tokens.values.double().view(total, channels)
+    sums, shares = torch.zeros(budget, channels, dtype=torch.double), torch.zeros(budget, dtype=torch.double)
+    for m in range(total):
+        if assign[m] >= 0:
+            sums[assign[m]] += weight[m].double() * source[m]
+            shares[assign[m]] += weight[m].double()
+    torch.testing.assert_close(shares, torch.ones_like(shares), atol=1e-5, rtol=0)
+    close = ROUNDING[tokens.values.dtype]
+    torch.testing.assert_close(reduced.tokens.double(), sums, atol=close, rtol=close)
+
+    kept = torch.zeros(total, dtype=torch.bool)
+    kept[anchor] = True
+    assert torch.equal(reduced.kept, kept.view(tokens.grid))
+    held = sum(bool(kept[t * height * width : (t + 1) * height * width].any()) for t in range(frames))
+    assert reduced.ledger == f"kept {budget} of {total} tokens, {total / budget:.1f}x, {held} of {frames} frames"
+    assert reduced.reconstruct().shape == tokens.values.shape
+
+
+@pytest.mark.parametrize("name", METHODS)
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(data=st.data())
+def test_the_contract_holds(name, data) -> None:
+    tokens = data.draw(sources())
+    exact = st.integers(1, tokens.total).map(lambda budget: tokens.total / budget)
+    ratio = data.draw(st.one_of(exact, st.floats(1, tokens.total)))
+    options = data.draw(choices(name))
+    before, saliency = tokens.values.clone(), tokens.saliency.clone()
+    reduced = vtc.reduce(tokens, name, ratio=ratio, **options)
+    assert_contract(tokens, reduced, max(1, round(tokens.total / ratio)))
+    assert torch.equal(tokens.values, before) and torch.equal(tokens.saliency, saliency)
+    assert reduced.method == name
+    assert reduced.options == {"ratio": ratio, **vtc.reduce(tokens, name, ratio=ratio).options, **options}
+
+    again = vtc.reduce(tokens, name, ratio=ratio, **options)
+    for part in ("tokens", "anchor", "assign", "weight"):
+        assert torch.equal(getattr(again, part), getattr(reduced, part))
+    assert again.notes == reduced.notes
+
+
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("dtype", ROUNDING)
+def test_ratio_1_is_the_identity_bit_for_bit(name, dtype) -> None:
+    tokens = make((5, 3, 4), dtype=dtype)
+    for options in every_choice(name):
+        reduced = vtc.reduce(tokens, name, ratio=1, **options)
+        assert torch.equal(reduced.tokens, tokens.values.view(60, -1)), options
+        assert torch.equal(reduced.reconstruct(), tokens.values), options
+        assert reduced.assign.tolist() == reduced.anchor.tolist() == list(range(60)), options
+        assert reduced.weight.eq(1).all() and reduced.kept.all(), options
+        assert vtc.fidelity(tokens, reduced)["coverage"] == pytest.approx(1, abs=1e-6)
+
+
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("kind", ["constant", "still", "zero"])
+def test_a_clip_without_differences_is_kept_whole_by_what_stays(name, kind) -> None:
+    tokens = make((6, 3, 3), kind=kind)
+    for options in every_choice(name):
+        for budget in (1, 7, 9, 30):
+            reduced = vtc.reduce(tokens, name, ratio=54 / budget, **options)
+            assert_contract(tokens, reduced, budget)
+            if kind != "still":
+                assert vtc.fidelity(tokens, reduced)["coverage_p5"] == pytest.approx(1, abs=1e-5), options
+
+
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("grid", [(1, 3, 3), (7, 1, 1), (1, 1, 1), (5, 1, 4), (5, 4, 1)])
+def test_grids_of_one_frame_one_patch_one_row(name, grid) -> None:
+    tokens = make(grid)
+    for options in every_choice(name):
+        for budget in range(1, tokens.total + 1):
+            assert_contract(tokens, vtc.reduce(tokens, name, ratio=tokens.total / budget, **options), budget)
+
+
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_agrees_with_single(name, dtype) -> None:
+    half = make((8, 6, 6), 48, dtype)
+    single = vtc.VideoTokens(half.values.float(), half.saliency)
+    for options in every_choice(name):
+        got, want = (vtc.reduce(each, name, ratio=6, **options) for each in (half, single))
+        # Merged values are rounded before patches are ranked, so that a near tie may fall the other way.
+        both = np.intersect1d(got.anchor, want.anchor, return_indices=True)
+        assert len(both[0]) >= 0.9 * len(want), options
+        if torch.equal(got.assign, want.assign):
+            close = ROUNDING[dtype]
+            torch.testing.assert_close(got.tokens.float(), want.tokens, atol=close, rtol=close)
+        alike = [vtc.fidelity(single, each)["coverage"] for each in (replace(got, tokens=got.tokens.float()), want)]
+        assert alike[0] == pytest.approx(alike[1], abs=0.01), options
+
+
+def test_another_process_gives_the_same(tmp_path) -> None:
+    tokens = make((6, 4, 4))
+    torch.save(tokens.values, tmp_path / "values.pt")
+    script = (
+        "import sys, torch, vtc_lab as vtc\n"
+        "tokens = vtc.VideoTokens(torch.load(sys.argv[1]))\n"
+        "for name in sys.argv[2:]: print(*vtc.reduce(tokens, name, ratio=5).anchor.tolist())\n"
+    )
+    names = [name for name in METHODS if get_method(name).needs == "features"]
+    run = subprocess.run(
+        [sys.executable, "-c", script, tmp_path / "values.pt", *names], capture_output=True, text=True, check=True
+    )
+    bare = vtc.VideoTokens(tokens.values)
+    here = [" ".join(map(str, vtc.reduce(bare, name, ratio=5).anchor.tolist())) for name in names]
+    assert run.stdout.splitlines() == here
+
+
+# --- the floor ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("frames", [1, 2, 5, 16, 33])
+def test_uniform_keeps_the_frames_of_a_linspace(frames) -> None:
+    tokens = make((frames, 2, 3))
+    for count in range(1, frames + 1):
+        reduced = vtc.reduce(tokens, "uniform", ratio=frames / count)
+        per_frame = reduced.kept.flatten(1).sum(1)
+        assert sorted(set(per_frame.tolist()) - {0}) == [6]  # whole frames
+        chosen = per_frame.nonzero().flatten().numpy()
+        spaced = np.linspace(0, frames - 1, count)
+        assert len(chosen) == count and (np.abs(chosen - spaced) < 1).all()
+        assert chosen[0] == 0 and (count == 1 or chosen[-1] == frames - 1)
+        if count > 1 and (frames - 1) % (count - 1) == 0:
+            assert chosen.tolist() == spaced.astype(int).tolist()
+
+
+def test_uniform_shares_out_the_last_fraction_of_a_frame() -> None:
+    reduced = vtc.reduce(make((9, 4, 4)), "uniform", ratio=144 / 40)
+    per_frame = reduced.kept.flatten(1).sum(1)
+    assert sorted(per_frame[per_frame > 0].tolist()) == [13, 13, 14]
+
+
+@pytest.mark.parametrize(
+    ("grid", "cells"),
+    [((5, 8, 8), (4, 4)), ((3, 8, 8), (2, 2)), ((4, 12, 6), (4, 2)), ((2, 6, 6), (1, 1)), ((2, 9, 9), (3, 3))],
+)
+def test_pool_over_space_is_adaptive_average_pooling(grid, cells) -> None:
+    tokens = make(grid)
+    want = torch.nn.functional.adaptive_avg_pool2d(tokens.values.permute(0, 3, 1, 2), cells).permute(0, 2, 3, 1)
+    ratio = grid[1] * grid[2] / (cells[0] * cells[1])
+    reduced = vtc.reduce(tokens, "pool", ratio=ratio)
+    torch.testing.assert_close(reduced.tokens, want.reshape(-1, 16))
+    grown = want.repeat_interleave(grid[1] // cells[0], 1).repeat_interleave(grid[2] // cells[1], 2)
+    torch.testing.assert_close(reduced.reconstruct(), grown)
+
+
+@pytest.mark.parametrize("window", [1, 2, 3, 4, 12])
+def test_pool_over_time_is_the_mean_of_each_window(window) -> None:
+    tokens = make((12, 2, 3))
+    reduced = vtc.reduce(tokens, "pool", ratio=window, over="time")
+    means = tokens.values.view(12 // window, window, 2, 3, 16).mean(1)
+    torch.testing.assert_close(reduced.reconstruct(), means.repeat_interleave(window, 0))
+
+
+def test_pool_pools_the_other_axis_below_one_token_each() -> None:
+    tokens = make((12, 2, 3))
+    over_space = vtc.reduce(tokens, "pool", ratio=72 / 4)
+    torch.testing.assert_close(over_space.tokens, tokens.values.view(4, 18, 16).mean(1))
+    over_time = vtc.reduce(tokens, "pool", ratio=72 / 3, over="time")
+    torch.testing.assert_close(over_time.tokens, tokens.values.mean((0, 1)))
+
+
+@pytest.mark.parametrize("name", ["random", "random-per-frame"])
+def test_random_is_even_and_differs_from_seed_to_seed(name) -> None:
+    tokens = make((4, 4, 4))
+    drawn = torch.stack([vtc.reduce(tokens, name, ratio=4, seed=seed).kept for seed in range(-200, 200)])
+    assert len({each.numpy().tobytes() for each in drawn}) == 400
+    times = drawn.sum(0)  # 100 of 400 on average, standard deviation 8.7
+    assert times.min() > 100 - 5 * 8.7 and times.max() < 100 + 5 * 8.7
+    if name == "random-per-frame":
+        assert drawn.flatten(2).sum(2).eq(4).all()
+    else:
+        assert drawn.flatten(2).sum(2).float().std() > 1
+
+
+def test_random_per_frame_shares_differ_by_at_most_one() -> None:
+    for budget in range(1, 29):
+        per_frame = vtc.reduce(make((7, 2, 2)), "random-per-frame", ratio=28 / budget).kept.flatten(1).sum(1)
+        assert per_frame.max() - per_frame.min() <= 1
+
+
+# --- a method of one's own ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def own_registry(monkeypatch) -> None:
+    monkeypatch.setattr(registry, "_METHODS", dict(registry._METHODS))
+
+
+@pytest.mark.usefixtures("own_registry")
+def test_a_method_of_the_users_own_works() -> None:
+    @vtc.method(paper="mine", year=2026, kind="merges")
+    def every_other(
+        tokens: vtc.VideoTokens, budget: int, *, start: typing.Literal["first", "last"] = "first", power: float = 1.0
+    ) -> vtc.Reduction:
+        anchor = torch.arange(budget) if start == "first" else torch.arange(tokens.total - budget, tokens.total)
+        group = torch.arange(tokens.total) % budget
+        return vtc.merge(tokens, group, torch.ones(tokens.total) ** power, anchor, notes=(start,))
+
+    row = vtc.methods().loc["every-other"]
+    assert (row["paper"], row["year"], row["kind"]) == ("mine", 2026, "merges")
+    assert row["options"] == "start='first', power=1.0"
+    tokens = make((4, 2, 2))
+    reduced = vtc.reduce(tokens, "every-other", ratio=2, power=np.float32(2))
+    assert_contract(tokens, reduced, 8)
+    assert reduced.options == {"ratio": 2, "start": "first", "power": 2} and reduced.notes == ("first",)
+    with pytest.raises(vtc.VTCError, match="'firts'.*'first'"):
+        vtc.reduce(tokens, "every-other", ratio=2, start="firts")
+    with pytest.raises(vtc.VTCError, match="needs a ratio"):
+        vtc.reduce(tokens, "every-other")
+
+    @vtc.method(name="every-other")
+    def replaced(tokens: vtc.VideoTokens, budget: int) -> vtc.Reduction:
+        return vtc.prune(tokens, torch.arange(budget))
+
+    assert (vtc.reduce(tokens, "every-other", ratio=2).assign[8:] == -1).all()
+
+
+def spoilt(**changes) -> typing.Callable[[vtc.VideoTokens, int], object]:
+    """A method whose otherwise good result has some fields changed."""
+
+    def run(tokens: vtc.VideoTokens, budget: int) -> object:
+        good = vtc.prune(tokens, torch.arange(budget) * 2)
+        return replace(good, **{name: change(getattr(good, name)) for name, change in changes.items()})
+
+    return run
+
+
+def swapped(anchor: torch.Tensor) -> torch.Tensor:
+    return anchor[[1, 0, *range(2, len(anchor))]]
+
+
+def moved(first: float) -> typing.Callable[[torch.Tensor], torch.Tensor]:
+    return lambda field: torch.cat([torch.tensor([first], dtype=field.dtype), field[1:]])
+
+
+@pytest.mark.usefixtures("own_registry")
+@pytest.mark.parametrize(
+    ("run", "complaint"),
+    [
+        (lambda tokens, budget: vtc.prune(tokens, torch.arange(budget + 1)), "returned 9 tokens for a budget of 8"),
+        (lambda tokens, budget: vtc.prune(tokens, torch.arange(0)), "K at least 1"),
+        (lambda tokens, budget: None, "NoneType.*must return a Reduction"),
+        (lambda tokens, budget: tokens.values, "Tensor.*must return a Reduction"),
+        (lambda tokens, budget: vtc.prune(tokens[:2], torch.arange(budget)), r"\(2, 2, 4\).*\(4, 2, 4\)"),
+        (spoilt(anchor=swapped), "strictly increasing"),
+        (spoilt(anchor=lambda anchor: anchor + 1), "member of its own output"),
+        (spoilt(anchor=moved(-1)), "inside the grid"),
+        (spoilt(anchor=lambda anchor: anchor.int()), "anchor must be"),
+        (spoilt(anchor=lambda anchor: anchor[1:]), "anchor must be"),
+        (spoilt(assign=lambda assign: assign + 1), "inside the grid"),
+        (spoilt(assign=lambda assign: assign[1:]), "assign must be"),
+        (spoilt(weight=moved(-0.1)), "weights"),
+        (spoilt(weight=moved(float("nan"))), "weights"),
+        (spoilt(weight=lambda weight: weight + 1), "0 where dropped"),
+        (spoilt(weight=lambda weight: weight.double()), "weight must be"),
+        (spoilt(tokens=lambda tokens: tokens.half()), "float16.*float32"),
+        (spoilt(tokens=lambda tokens: tokens[:, 1:]), "channels"),
+        (spoilt(tokens=lambda tokens: tokens[None]), "tokens must be"),
+    ],
+)
+def test_a_method_that_breaks_the_contract_is_named(run, complaint) -> None:
+    vtc.method(name="mine")(run)
+    with pytest.raises(vtc.VTCError, match=complaint) as caught:
+        vtc.reduce(make((4, 2, 4)), "mine", ratio=4)
+    assert "'mine'" in str(caught.value)
+
+
+@pytest.mark.usefixtures("own_registry")
+def test_a_function_that_cannot_be_a_method_is_refused() -> None:
+    with pytest.raises(vtc.VTCError, match=r"'no-budget'.*\(tokens\).*budget"):
+
+        @vtc.method
+        def no_budget(tokens: vtc.VideoTokens) -> vtc.Reduction:
+            return vtc.prune(tokens, torch.arange(1))
+
+    with pytest.raises(vtc.VTCError, match="'no-default'.*default"):
+
+        @vtc.method
+        def no_default(tokens: vtc.VideoTokens, budget: int, *, seed: int) -> vtc.Reduction:
+            return vtc.prune(tokens, torch.arange(seed))
+
+    assert not {"no-budget", "no-default"} & set(vtc.methods().index)
+
+
+# --- what is refused ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("ratio", [0.99, 0, -1, 17, float("nan"), float("inf"), "2", True, [2], torch.tensor([2, 3])])
+def test_a_bad_ratio_is_named(name, ratio) -> None:
+    with pytest.raises(vtc.VTCError, match="^ratio is .*from 1 .* to 16") as caught:
+        vtc.reduce(make((4, 2, 2)), name, ratio=ratio)
+    assert repr(ratio) in str(caught.value)
+
+
+@pytest.mark.parametrize("ratio", [np.int64(4), np.float32(4), np.float64(4), 4])
+def test_numbers_of_numpy_are_numbers(ratio) -> None:
+    assert len(vtc.reduce(make((4, 2, 2)), "random", ratio=ratio, seed=np.int64(1))) == 4
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_features_that_are_not_finite_are_refused_by_every_method(name) -> None:
+    tokens = make((4, 2, 2))
+    tokens.values[2, 1, 0, 3] = float("nan")
+    with pytest.raises(vtc.VTCError, match=r"1 non-finite numbers.*\(2, 1, 0\)"):
+        vtc.reduce(tokens, name, ratio=2)
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "complaint"),
+    [
+        ("lfrt", {}, "'lfrt'.*'lftr'"),
+        ("unifrom", {}, "'unifrom'.*'uniform'"),
+        (["lftr"], {}, r"\['lftr'\]"),
+        ("random", {"sede": 1}, "'random'.*'sede'.*'seed'"),
+        ("uniform", {"seed": 1}, "'uniform'.*'seed'.*none"),
+        ("random", {"seed": 1.5}, "seed is 1.5.*int"),
+        ("random", {"seed": True}, "seed is True.*int"),
+        ("random", {"seed": None}, "seed is None.*int"),
+        ("pool", {"over": "spaces"}, "'spaces'.*'space'"),
+        ("pool", {"ratio": None}, "'pool' needs a ratio"),
+    ],
+)
+def test_a_bad_method_or_option_is_named_with_what_would_be_right(method, options, complaint) -> None:
+    with pytest.raises(vtc.VTCError, match=complaint):
+        vtc.reduce(make((4, 2, 2)), method, **{"ratio": 2, **options})
+
+
+def test_a_bare_tensor_is_refused() -> None:
+    with pytest.raises(vtc.VTCError, match="Tensor.*VideoTokens"):
+        vtc.reduce(torch.zeros(4, 2, 2, 8), "lftr", ratio=2)
