@@ -1,12 +1,18 @@
 """What every test and docstring example can rely on."""
 
-import pytest
+import os
+from collections.abc import Iterator
 
-from vtc_lab.reduce.registry import _METHODS
+# Tests reduce small tensors, for which a second thread only waits; set before torch starts, kernels inherit it.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import pytest  # noqa: E402
+
+from vtc_lab.reduce.registry import _METHODS  # noqa: E402
 
 
 @pytest.fixture(autouse=True)
-def registry_as_before():
+def registry_as_before() -> Iterator[None]:
     """A method that a test or an example registers is gone after it."""
     before = dict(_METHODS)
     yield

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from vtc_lab.reduce.ops import coverage
+from vtc_lab.reduce.ops import coverage, few_threads
 from vtc_lab.tokens import Reduction, VideoTokens, VTCError
 
 
@@ -41,7 +41,8 @@ def fidelity(tokens: VideoTokens, reduction: Reduction) -> dict[str, float]:
     channels, source = reduction.tokens.shape[1], tokens.values.shape[3]
     if channels != source:
         raise VTCError(f"the reduction has {channels} channels but the tokens {source}; compare a clip with its own")
-    alike = coverage(tokens.values, reduction)
+    with few_threads(tokens.values.numel()):
+        alike = coverage(tokens.values, reduction)
     return {"coverage": float(alike.mean()), "coverage_p5": float(alike.flatten().float().quantile(0.05))}
 
 

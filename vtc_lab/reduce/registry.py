@@ -14,7 +14,7 @@ from numbers import Integral, Real
 import pandas as pd
 import torch
 
-from vtc_lab.reduce.ops import blocks
+from vtc_lab.reduce.ops import blocks, few_threads
 from vtc_lab.tokens import Reduction, VideoTokens, VTCError, suggest
 
 
@@ -167,7 +167,8 @@ def reduce(tokens: VideoTokens, method: str, ratio: float | None = None, **optio
     budget = None if ratio is None else max(1, round(tokens.total / check_ratio("ratio", ratio, tokens.total)))
     start = time.perf_counter()
     _check_finite(tokens)
-    result = chosen.run(tokens, budget, **options)
+    with few_threads(tokens.values.numel()):
+        result = chosen.run(tokens, budget, **options)
     if not isinstance(result, Reduction):
         raise VTCError(f"method {method!r} returned a {type(result).__name__}; it must return a Reduction")
     result = replace(result, method=method, options={"ratio": ratio, **options}).check()
