@@ -28,7 +28,7 @@ from vtc_lab.reduce.stages import Problem, Way, both_stages
 from vtc_lab.tokens import Reduction, VideoTokens, VTCError
 
 _SKETCH = 64  # channels on which candidate splits are compared
-_SAMPLE = 256  # positions of a frame on which they are compared
+_SAMPLE = 64  # positions of a frame on which they are compared
 _CANDIDATES = 10  # numbers of segments tried at most
 _TRIED_ALL = 64  # up to this many frames min_fidelity tries every number of segments
 
@@ -59,7 +59,7 @@ def lftr(
     ----------
     tokens : (T, h, w, D) source; N = h * w, M = T * N.
     budget : K, 1 to M. Alone, T' is chosen automatically: of up to 10 values of T' the one whose result covers
-        the source best (mean `coverage`, on a seeded 64-channel projection and at most 256 positions of a frame).
+        the source best (mean `coverage`, on a seeded 64-channel projection and at most 64 positions of a frame).
         This is our reading of "bounded jointly".
     temporal_ratio, spatial_ratio : compression of each stage, 1 to T and 1 to N. One alone is that stage alone:
         T' = round(T / temporal_ratio) whole frames, or all frames with N / spatial_ratio patches each on average.

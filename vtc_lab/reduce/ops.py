@@ -32,7 +32,7 @@ def few_threads(elements: int) -> Iterator[None]:
     as long was measured.
     """
     before = torch.get_num_threads()
-    if elements > 1 << 22 or before == 1:
+    if elements > 1 << 21 or before == 1:
         yield
         return
     torch.set_num_threads(1)
