@@ -12,7 +12,7 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 
 def test_no_notebook_is_overlooked():
-    assert [path.stem for path in NOTEBOOKS] == ["00_start_here", "01_what_gets_dropped"]
+    assert [path.stem for path in NOTEBOOKS] == ["00_start_here", "01_what_gets_dropped", "02_ask_the_model"]
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

@@ -2,12 +2,17 @@
 
 import json
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
 
 import vtc_lab as vtc
 from vtc_lab.models.video_model import BUNDLED
+
+ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture(scope="module")
@@ -189,3 +194,21 @@ def test_samples_are_read_and_a_bad_line_is_named(tmp_path):
     bad.write_text('{"clip": "a.mp4", "question": "x", "answer": "y"}\n{"clip": "a.mp4"}\n')
     with pytest.raises(vtc.VTCError, match="line 2 of qa.jsonl"):
         vtc.read_samples(bad)
+
+
+def test_the_bundled_model_answers_in_a_new_process_without_a_network():
+    """Also: transformers' video processors import although torchvision is built for another torch."""
+    code = """
+import socket
+def closed(*_, **__):
+    raise OSError("no network")
+socket.socket.connect = closed
+socket.getaddrinfo = closed
+import vtc_lab as vtc
+clip, samples = vtc.make_clip(3)
+answers = vtc.load_model().ask([sample["question"] for sample in samples], clip)
+assert sum(a.text == s["answer"] for a, s in zip(answers, samples)) >= len(samples) - 1, answers
+import torchvision.transforms.v2.functional
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr

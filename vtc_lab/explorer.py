@@ -22,6 +22,7 @@ from vtc_lab.export import save_figure
 from vtc_lab.fidelity import divergence, fidelity
 from vtc_lab.plots import describe, show, strip
 from vtc_lab.scene import MODEL, Scene, ask_scene, build_scene, code_line, complete_state
+from vtc_lab.sweep import STAGES
 from vtc_lab.tokens import Reduction, VTCError
 from vtc_lab.video import ROOT, read_clip
 
@@ -282,11 +283,11 @@ def _answer_table(scene: Scene, answers: list, right: str | None) -> str:
         flip = "" if answer.text == full.text else f" (flipped from {full.text!r})"
         cells = [name, f"{answer.entered} of {answer.total}", answer.text + flip, likely]
         cells.append(f"{divergence(full.logits, answer.logits):.4f}")
-        cells += [f"{1000 * answer.seconds[stage]:.1f}" for stage in ("encode", "reduce", "prefill", "decode")]
+        cells += [f"{1000 * answer.seconds[stage]:.1f}" for stage in STAGES]
         weight = "600" if flip else "400"
         row = "".join(f"<td style='padding-right:14px'>{html.escape(cell)}</td>" for cell in cells)
         rows.append(f"<tr style='font-weight:{weight}'>{row}</tr>")
-    heads = ("", "tokens", "answer", "probability", "KL, nats", "encode ms", "reduce ms", "prefill ms", "decode ms")
+    heads = ("", "tokens", "answer", "probability", "KL, nats", *(f"{stage} ms" for stage in STAGES))
     head = "".join(f"<th style='text-align:left;padding-right:14px'>{text}</th>" for text in heads)
     truth = f"<p>The right answer is <b>{html.escape(right)}</b>.</p>" if right else ""
     return f"<table class='vtc-answers'><tr>{head}</tr>{''.join(rows)}</table>{truth}"
