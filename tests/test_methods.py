@@ -313,7 +313,7 @@ def moved(first: float) -> typing.Callable[[torch.Tensor], torch.Tensor]:
     ("run", "complaint"),
     [
         (lambda tokens, budget: vtc.prune(tokens, torch.arange(budget + 1)), "returned 9 tokens for a budget of 8"),
-        (lambda tokens, budget: vtc.prune(tokens, torch.arange(0)), "K at least 1"),
+        (lambda tokens, budget: vtc.prune(tokens, torch.arange(0)), "anchors are \\[\\]"),
         (lambda tokens, budget: None, "NoneType.*must return a Reduction"),
         (lambda tokens, budget: tokens.values, "Tensor.*must return a Reduction"),
         (lambda tokens, budget: vtc.prune(tokens[:2], torch.arange(budget)), r"\(2, 2, 4\).*\(4, 2, 4\)"),
@@ -404,3 +404,17 @@ def test_a_bad_method_or_option_is_named_with_what_would_be_right(method, option
 def test_a_bare_tensor_is_refused() -> None:
     with pytest.raises(vtc.VTCError, match="Tensor.*VideoTokens"):
         vtc.reduce(torch.zeros(4, 2, 2, 8), "lftr", ratio=2)
+
+
+@pytest.mark.parametrize("anchors", [[99], [-1], [1, 1], [], [0.5], [True]])
+def test_prune_refuses_what_is_no_list_of_tokens(anchors) -> None:
+    tokens = vtc.VideoTokens(torch.zeros(2, 2, 2, 3))
+    with pytest.raises(vtc.VTCError, match="^[^\n]+$"):
+        vtc.prune(tokens, anchors)
+    assert vtc.prune(tokens, [7, 0]).anchor.tolist() == [0, 7]
+
+
+def test_a_path_is_no_clip() -> None:
+    for encoder in (vtc.load_encoder("pixels"), vtc.load_encoder("efficientnet-lite0")):
+        with pytest.raises(vtc.VTCError, match="'a.mp4' is no Clip; read one with"):
+            encoder.encode("a.mp4")

@@ -206,7 +206,9 @@ def show(clip: Clip, *reductions: Reduction, venue: str = "neurips", columns: in
     """
     if not reductions:
         raise VTCError("there is no reduction to show; give at least one, made by vtc.reduce")
-    columns = max(1, min(columns, len(clip)))
+    if type(columns) is not int or columns < 1:
+        raise VTCError(f"columns is {columns!r}; it must be a whole number of frames beside each other, at least 1")
+    columns = min(columns, len(clip))
     rows = math.ceil(len(clip) / columns)
     width, _ = figure_size(venue, "text")
     small = 36 / columns  # captions as large as the frames leave room for

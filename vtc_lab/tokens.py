@@ -315,6 +315,12 @@ def _what(value: object) -> str:
     return type(value).__name__
 
 
+def demand_clip(clip: object) -> None:
+    """Raise a VTCError for anything but a Clip, such as the path of one."""
+    if not isinstance(clip, Clip):
+        raise VTCError(f"{clip!r:.60} is no Clip; read one with vtc.read_clip(path)")
+
+
 def _demand(rules: dict[str, bool], method: str) -> None:
     for rule, holds in rules.items():
         if not holds:

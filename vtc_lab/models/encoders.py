@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from vtc_lab.tokens import Clip, VideoTokens, VTCError, suggest
+from vtc_lab.tokens import Clip, VideoTokens, VTCError, demand_clip, suggest
 
 _BATCH = 16  # frames encoded at a time
 
@@ -49,9 +49,10 @@ class Pixels:
         Raises
         ------
         VTCError
-            If the patches do not divide a frame that keeps its own size.
+            If the patches do not divide a frame that keeps its own size, or this is no Clip.
         """
         start = time.perf_counter()
+        demand_clip(clip)
         height, width = clip.frames.shape[1:3]
         if self.size is None:
             _demand_whole_patches(height, width, self.patch)
@@ -97,6 +98,7 @@ class EfficientNetLite0:
     @torch.no_grad()
     def encode(self, clip: Clip) -> VideoTokens:
         """Tokens (T, 14, 14, 112)."""
+        demand_clip(clip)
         network, parts, start = self.network, [], time.perf_counter()
         for frames in _resized(clip, 224):
             x = network._swish(network._bn0(network._conv_stem((frames - 127) / 128)))

@@ -23,7 +23,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor,
 # isort: on
 
 from vtc_lab.models.prompts import build_inputs, share_prefix
-from vtc_lab.tokens import Clip, Reduction, VideoTokens, VTCError
+from vtc_lab.tokens import Clip, Reduction, VideoTokens, VTCError, demand_clip
 from vtc_lab.video import ROOT
 
 BUNDLED = ROOT / "data" / "models" / "shapes-onevision-2m"
@@ -80,6 +80,7 @@ class VideoModel:
         >>> model.encode(clip).values.shape[1:]
         torch.Size([8, 8, 192])
         """
+        demand_clip(clip)
         if self._last is not None and self._last[0] is clip.frames:
             return self._last[1]
         start = time.perf_counter()

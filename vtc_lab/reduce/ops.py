@@ -12,7 +12,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from vtc_lab.tokens import Reduction, VideoTokens
+from vtc_lab.tokens import Reduction, VideoTokens, VTCError
 
 _BLOCK = 1 << 20  # elements of one working block: 4 MB in float32, which stays in cache
 
@@ -81,15 +81,28 @@ def prune(tokens: VideoTokens, anchor: Tensor, notes: tuple[str, ...] = ()) -> R
     Parameters
     ----------
     tokens : the source.
-    anchor : (K,) long, distinct raster indices in any order.
+    anchor : (K,) distinct raster indices, a tensor or a list, in any order.
     notes : what a reader of the result must know.
+
+    Raises
+    ------
+    VTCError
+        If an index is outside the grid, given twice, or none is given.
 
     Examples
     --------
     >>> prune(VideoTokens(torch.randn(2, 2, 2, 3)), torch.tensor([5, 0])).anchor.tolist()
     [0, 5]
     """
-    anchor = anchor.to(tokens.values.device).sort().values
+    anchor = torch.as_tensor(anchor)
+    whole = anchor.ndim == 1 and not anchor.is_floating_point() and not anchor.is_complex() and anchor.numel()
+    if not whole or anchor.dtype == torch.bool or anchor.min() < 0 or anchor.max() >= tokens.total:
+        raise VTCError(
+            f"anchors are {anchor.tolist()!r:.60}; give a list of raster indices from 0 to {tokens.total - 1}"
+        )
+    if len(anchor.unique()) < len(anchor):
+        raise VTCError(f"{len(anchor) - len(anchor.unique())} anchors are given twice; each token can be kept once")
+    anchor = anchor.long().to(tokens.values.device).sort().values
     assign = torch.full((tokens.total,), -1, dtype=torch.long, device=anchor.device)
     assign[anchor] = torch.arange(len(anchor), device=anchor.device)
     kept = tokens.values.flatten(0, 2)[anchor]
