@@ -19,6 +19,7 @@ import vtc_lab as vtc
 
 METHODS = ("lftr", "uniform", "random", "random-per-frame", "pool")
 RATIOS = (1, 2, 4, 8, 16)
+IN_SPACE = {"temporal_ratio": 1, "significance": "neighbours"}  # the best of nine variants on the first 100 clips
 
 
 def interval(right: pd.Series, clip: pd.Series, draws: int = 2000) -> tuple[float, float]:
@@ -57,7 +58,10 @@ def main() -> None:
     names = list(dict.fromkeys(sample["clip"] for sample in samples))[: arguments.clips]
     samples = [sample for sample in samples if sample["clip"] in set(names)]
     model = vtc.load_model()
-    table = vtc.sweep(model, samples, METHODS, RATIOS, lambda done, total: print(f"\r{done}/{total}", end=""))
+    told = {"progress": lambda done, total: print(f"\r{done}/{total}", end="")}
+    table = vtc.sweep(model, samples, METHODS, RATIOS, **told)
+    in_space = vtc.sweep(model, samples, ["lftr"], RATIOS, IN_SPACE, **told).assign(method="lftr, in space, neighbours")
+    table = pd.concat([in_space, table], ignore_index=True)
     print(f"\n{len(samples)} questions on {len(names)} clips\n")
     print("| method | " + " | ".join(f"{ratio}x" for ratio in RATIOS) + " |")
     print("|---|" + "---|" * len(RATIOS))

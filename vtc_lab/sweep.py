@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING
 
@@ -24,6 +24,7 @@ def sweep(
     samples: Iterable[dict[str, object]],
     methods: Sequence[str] = ("lftr", "uniform", "random"),
     ratios: Sequence[float] = (1, 2, 4, 8, 16),
+    options: Mapping[str, object] | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> pd.DataFrame:
     """Answer every sample under every method and ratio; each clip is read and encoded once.
@@ -34,6 +35,7 @@ def sweep(
     samples : dicts as `read_samples` gives them, those of one clip next to each other. `clip` is a path, or a Clip.
     methods : registered names.
     ratios : each from 1 to the clip's number of tokens.
+    options : given to every method, for an ablation; all of them must know each.
     progress : called with the number of clips done and their total.
 
     Returns
@@ -65,7 +67,9 @@ def sweep(
         everything = model.ask(questions, clip, candidates=candidates)
         for method in methods:
             for ratio in ratios:
-                answers = model.ask(questions, clip, reduce(tokens, method, ratio=ratio), candidates=candidates)
+                answers = model.ask(
+                    questions, clip, reduce(tokens, method, ratio=ratio, **(options or {})), candidates=candidates
+                )
                 rows += [
                     _row(sample | {"clip": name}, method, ratio, answer, full)
                     for sample, answer, full in zip(group, answers, everything, strict=True)
