@@ -1,6 +1,7 @@
 """LFTR, learning-free token reduction: merge in time, then remove in space.
 
-Source: arXiv 2501.17391 (v1; v2 renames the method LFTR). No official code is public.
+Source: arXiv 2501.17391 (v1; v2 renames the method LFTR, v3 is about images and names an anonymous project page).
+Neither its full equations nor its authors' code were at hand.
 
 On record: the reduction sits between the projector and the language model and trains nothing; adjacent frames
 are merged, a frame's significance being its difference from its neighbour; the less significant patches are
@@ -21,13 +22,12 @@ from typing import Literal
 import torch
 
 from vtc_lab.reduce import segments as cuts
-from vtc_lab.reduce.ops import blocks, coverage, few_threads
+from vtc_lab.reduce.ops import coverage, few_threads
 from vtc_lab.reduce.registry import check_ratio, method
 from vtc_lab.reduce.significance import difference
 from vtc_lab.reduce.stages import Problem, Way, both_stages
 from vtc_lab.tokens import Reduction, VideoTokens, VTCError
 
-_SKETCH = 64  # channels on which candidate splits are compared
 _SAMPLE = 64  # positions of a frame on which they are compared
 _CANDIDATES = 10  # numbers of segments tried at most
 _TRIED_ALL = 64  # up to this many frames min_fidelity tries every number of segments
@@ -112,7 +112,7 @@ def lftr(
         evidence = evidence.mean(1, keepdim=True)
     evidence[0] = torch.inf
     labels = cuts.greedy(evidence) if segments == "greedy" else cuts.optimal(tokens.values, granularity == "patch")
-    problem = Problem(tokens, _sketch(tokens), evidence, labels, way)
+    problem = Problem(tokens, evidence, labels, way)
     if min_fidelity is not None:
         if budget is not None or spatial_ratio is not None:
             raise VTCError("min_fidelity finds the budget by itself; give it without ratio and spatial_ratio")
@@ -171,18 +171,6 @@ def _ladder(lowest: int, highest: int) -> list[int]:
         return list(range(lowest, highest + 1))
     steps = torch.logspace(math.log10(lowest), math.log10(highest), _CANDIDATES, dtype=torch.double)
     return sorted({lowest, highest, *steps.round().long().clamp(lowest, highest).tolist()})
-
-
-def _sketch(tokens: VideoTokens) -> VideoTokens:
-    """The tokens on a seeded random projection to 64 channels, which keeps cosines on average."""
-    channels = tokens.values.shape[-1]
-    if channels <= 2 * _SKETCH:
-        return tokens
-    basis = torch.randn(channels, _SKETCH, generator=torch.Generator().manual_seed(0)).to(tokens.values.device)
-    sketch = torch.empty(*tokens.grid, _SKETCH, device=basis.device)
-    for part in blocks(tokens.values):  # in place: small pieces kept between large ones fragment the heap
-        sketch[part] = tokens.values[part].float() @ basis
-    return replace(tokens, values=sketch)
 
 
 def _reach(problem: Problem, fidelity: float, temporal_ratio: float | None) -> Reduction:

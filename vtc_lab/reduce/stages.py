@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from vtc_lab.reduce.ops import merge, nearest, normalise, top, weighted_sums
+from vtc_lab.reduce.ops import blocks, merge, nearest, normalise, top, weighted_sums
 from vtc_lab.reduce.segments import Labels
 from vtc_lab.reduce.significance import patch_significance
 from vtc_lab.tokens import Reduction, VideoTokens
+
+_SKETCH = 64  # channels on which candidate splits are compared
 
 
 @dataclass(frozen=True)
@@ -30,10 +33,21 @@ class Problem:
     """What does not depend on the budget: computed once, used for every split that is tried."""
 
     tokens: VideoTokens
-    sketch: VideoTokens
     evidence: Tensor  # (T, 1) or (T, N)
     labels: Labels
     way: Way
+
+    @cached_property
+    def sketch(self) -> VideoTokens:
+        """The tokens on a seeded random projection to 64 channels, which keeps cosines on average."""
+        values = self.tokens.values
+        if values.shape[-1] <= 2 * _SKETCH:
+            return self.tokens
+        basis = torch.randn(values.shape[-1], _SKETCH, generator=torch.Generator().manual_seed(0)).to(values.device)
+        sketch = torch.empty(*self.tokens.grid, _SKETCH, device=values.device)
+        for part in blocks(values):  # in place: small pieces kept between large ones fragment the heap
+            sketch[part] = values[part].float() @ basis
+        return replace(self.tokens, values=sketch)
 
 
 def both_stages(problem: Problem, tokens: VideoTokens, budget: int, count: int) -> Reduction:
