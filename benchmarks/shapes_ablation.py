@@ -19,7 +19,7 @@ import vtc_lab as vtc
 
 METHODS = ("lftr", "uniform", "random", "random-per-frame", "pool")
 RATIOS = (1, 2, 4, 8, 16)
-IN_SPACE = {"temporal_ratio": 1, "significance": "neighbours"}  # the best of nine variants on the first 100 clips
+IN_SPACE = {"temporal_ratio": 1, "significance": "neighbours"}  # picked from nine tried on the first 100 clips
 
 
 def interval(right: pd.Series, clip: pd.Series, draws: int = 2000) -> tuple[float, float]:
