@@ -27,6 +27,7 @@ from vtc_lab.tokens import Reduction, VTCError
 from vtc_lab.video import ROOT, read_clip
 
 _ROOM = 1120  # pixels in a row, shared by the methods on show
+_LEGEND = "As it is: kept. Dark and hatched: dropped. Tinted: merged into the patch with a dot of that colour."
 _FOR_BUDGET = {"ratio": ["ratio"], "stages": ["temporal_ratio", "spatial_ratio"], "fidelity": ["min_fidelity"]}
 
 
@@ -151,7 +152,7 @@ class Explorer(widgets.VBox):
         for panel, (image, ledger) in enumerate(zip(pictures, ledgers, strict=True)):
             self._images[panel].value, self._ledgers[panel].value = image, ledger
         self._pictures.children = self._panels[: len(pictures)]
-        source_line = f"tokens: {scene.tokens.encoder}; frames read by {scene.clip.reader}"
+        source_line = f"{_LEGEND} Tokens: {scene.tokens.encoder}; frames read by {scene.clip.reader}."
         self._code.value = f"<small>{html.escape(source_line)}</small><br><code>{html.escape(code_line(state))}</code>"
         self._say("")
 
