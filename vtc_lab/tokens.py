@@ -22,6 +22,10 @@ class VTCError(ValueError):
     """Something a user can mend, said in one sentence: what was wrong and what would be right."""
 
 
+class FloorError(VTCError):
+    """A method cannot go down to this budget; the message states its floor."""
+
+
 def suggest(wrong: object, names: Iterable[str]) -> str:
     """The end of an error about an unknown name: the nearest known ones, or all of them.
 
@@ -99,6 +103,7 @@ class VideoTokens:
     ----------
     values : (T, h, w, D) floating tensor, after the projector and the model's own pooling.
     saliency : (T, h, w) floating tensor of encoder attention, or None if there is none.
+    saliency_source : in words, where the saliency is from; every result that used it carries this as a note.
     encoder : the name of what made them; it is copied into every result.
     seconds : how long encoding took.
 
@@ -118,6 +123,7 @@ class VideoTokens:
     saliency: Tensor | None = None
     encoder: str = ""
     seconds: float = 0.0
+    saliency_source: str = ""
 
     def __post_init__(self) -> None:
         values, saliency = self.values, self.saliency

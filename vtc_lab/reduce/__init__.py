@@ -5,7 +5,8 @@ from pkgutil import iter_modules
 
 from vtc_lab.reduce.registry import get_method, method, methods, reduce
 
-for _module in iter_modules(__path__):
-    import_module(f"{__name__}.{_module.name}")
+# The project's own method and the floor come first in every table and menu.
+for _name in ("lftr", "floor", *(module.name for module in iter_modules(__path__))):
+    import_module(f"{__name__}.{_name}")
 
 __all__ = ["get_method", "method", "methods", "reduce"]

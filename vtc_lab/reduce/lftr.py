@@ -101,11 +101,6 @@ def lftr(
     >>> lftr(tokens, temporal_ratio=4, spatial_ratio=2).ledger
     'kept 128 of 1024 tokens, 8.0x, 4 of 16 frames'
     """
-    if significance == "attention" and tokens.saliency is None:
-        raise VTCError(
-            "significance is 'attention' but these tokens carry no saliency; "
-            "use an encoder that gives it, or significance 'distinct' or 'neighbours'"
-        )
     way = Way(temporal, granularity, significance, allocation, dropped, order)
     evidence = difference(tokens.values)
     if granularity == "frame":

@@ -54,7 +54,15 @@ def cosine(a: Tensor, b: Tensor) -> Tensor:
     return torch.where((left == 0) & (right == 0), 1.0, alike).clamp(-1, 1)
 
 
-def _unit(vectors: Tensor) -> Tensor:
+def pair_cosine(frames: Tensor, left: Tensor, right: Tensor) -> Tensor:
+    """(n, N) float32 cosines of n pairs of frames, position by position; frames is (T, N, D), left and right (n,)."""
+    step = max(1, _BLOCK // frames[:1].numel())
+    pairs = zip(left.split(step), right.split(step), strict=True)
+    parts = [cosine(frames[now].float(), frames[before].float()) for now, before in pairs]
+    return torch.cat([frames.new_zeros(0, frames.shape[1], dtype=torch.float32), *parts])
+
+
+def unit(vectors: Tensor) -> Tensor:
     """Unit vectors whose inner products follow `cosine`: zero vectors share an added channel as their direction."""
     zero = (~vectors.any(-1, keepdim=True)).to(vectors.dtype)
     return torch.cat([torch.nn.functional.normalize(vectors, dim=-1), zero], -1)
@@ -70,9 +78,40 @@ def shares(budget: int, parts: int) -> Tensor:
     return steps.diff()
 
 
+def apportion(quota: Tensor, budget: int, most: Tensor | int, least: int = 0) -> Tensor:
+    """(n,) whole numbers that sum to the budget, in proportion to the quotas as far as least..most allow.
+
+    A quota of nothing takes a share only when all others are full. Fractions go to the largest remainders, ties to
+    the earlier.
+
+    >>> apportion(torch.tensor([1.0, 1.0, 2.0]), 10, 4).tolist()
+    [3, 3, 4]
+    """
+    most = torch.as_tensor(most, device=quota.device).expand(len(quota)).double()
+    quota = quota.double() / quota.double().max().clamp(min=torch.finfo(torch.double).tiny)
+    quota = quota.clamp(min=1e-9)
+
+    def share(scale: float) -> Tensor:
+        return (scale * quota).clamp(min=least).minimum(most)
+
+    low, high = 0.0, 1e9 * (float(most.max()) + 1)
+    for _ in range(100):
+        middle = (low + high) / 2
+        low, high = (middle, high) if float(share(middle).sum()) < budget else (low, middle)
+    count = (share(high) + 1e-6).floor()  # a whole number may come out a hair too small
+    remainder = torch.where(count < most, share(high) - count, -torch.inf)
+    count[top(remainder, budget - int(count.sum()))] += 1
+    return count.long()
+
+
 def top(scores: Tensor, count: int) -> Tensor:
     """Indices of the `count` highest scores along the last axis; ties go to the lower index, on every device."""
     return scores.argsort(dim=-1, descending=True, stable=True)[..., :count]
+
+
+def ranks(scores: Tensor) -> Tensor:
+    """0 for the highest score of each row; ties in order of position."""
+    return scores.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
 
 
 def prune(tokens: VideoTokens, anchor: Tensor, notes: tuple[str, ...] = ()) -> Reduction:
@@ -127,13 +166,37 @@ def merge(tokens: VideoTokens, group: Tensor, weight: Tensor, anchor: Tensor, no
     >>> merge(tokens, group, torch.ones(4), torch.tensor([0, 2])).tokens.flatten().tolist()
     [0.5, 2.0]
     """
+    return add(tokens, group, normalise(weight, group, len(anchor)), anchor, notes)
+
+
+def add(tokens: VideoTokens, group: Tensor, weight: Tensor, anchor: Tensor, notes: tuple[str, ...] = ()) -> Reduction:
+    """As `merge`, but with the weights as they are: for methods whose weights do not sum to 1 in a group."""
     order = anchor.argsort()
     place = torch.empty_like(order)
     place[order] = torch.arange(len(order), device=order.device)
     assign = torch.where(group >= 0, place[group.clamp(min=0)], -1)
-    weight = normalise(weight, assign, len(anchor))
+    weight = torch.where(assign >= 0, weight.float(), 0)
     merged = weighted_sums(tokens.values, assign, weight, len(anchor))
     return Reduction(merged, anchor[order], assign, weight, tokens.grid, notes=notes, encoder=tokens.encoder)
+
+
+def gather(tokens: VideoTokens, home: Tensor, weight: Tensor | None = None) -> Reduction:
+    """Merge every token into the one that it names: home is (M,) long, the raster index of an anchor, or -1 to drop.
+
+    An anchor names itself. Weights are normalised in each group; without any, tokens merge into plain means.
+    """
+    anchor = (home == torch.arange(len(home), device=home.device)).nonzero().flatten()
+    group = torch.searchsorted(anchor, home.clamp(min=0)).clamp(max=len(anchor) - 1)
+    weight = torch.ones(len(home), device=home.device) if weight is None else weight
+    return merge(tokens, torch.where(home >= 0, group, -1), weight, anchor)
+
+
+def demand_one(method: str, budget: int | None, option: str, value: object) -> None:
+    """Raise unless exactly one of the budget and the option that replaces it is given."""
+    given = value is not None and value is not False
+    if given == (budget is not None):
+        both = f"{option}={value!r} and a ratio" if given else f"neither a ratio nor {option}"
+        raise VTCError(f"method {method!r} was given {both}; give one of the two")
 
 
 def normalise(weight: Tensor, group: Tensor, count: int) -> Tensor:
@@ -177,8 +240,8 @@ def nearest(frames: Tensor, kept: Tensor) -> Tensor:
     own = torch.arange(count, device=kept.device)
     best = []
     for part in blocks(frames):
-        unit = _unit(frames[part].float())
-        alike = (unit @ unit.mT).masked_fill(~kept[part][:, None, :], -torch.inf)
+        rows = unit(frames[part].float())
+        alike = (rows @ rows.mT).masked_fill(~kept[part][:, None, :], -torch.inf)
         best.append(torch.where(kept[part], own, alike.argmax(-1)))
     start = torch.arange(len(frames), device=kept.device)[:, None] * count
     return torch.where(kept.any(1, keepdim=True), torch.cat(best) + start, -1)
@@ -214,8 +277,8 @@ def coverage(values: Tensor, reduction: Reduction, sample: int | None = None) ->
         alike = cosine(source, reduction.tokens[home.clamp(min=0)].float())
         if bool((home < 0).any()):
             near = near[:, : int((near >= 0).sum(1).max())]
-            outputs = _unit(reduction.tokens[near.clamp(min=0)].float())
-            to_all = (_unit(source) @ outputs.mT).masked_fill((near < 0)[:, None], -torch.inf)
+            outputs = unit(reduction.tokens[near.clamp(min=0)].float())
+            to_all = (unit(source) @ outputs.mT).masked_fill((near < 0)[:, None], -torch.inf)
             alike = torch.where(home >= 0, alike, to_all.amax(-1).clamp(-1, 1))
         parts.append(alike)
     return torch.cat(parts)

@@ -15,12 +15,12 @@ import pandas as pd
 import torch
 
 from vtc_lab.reduce.ops import blocks, few_threads
-from vtc_lab.tokens import Reduction, VideoTokens, VTCError, suggest
+from vtc_lab.tokens import FloorError, Reduction, VideoTokens, VTCError, suggest
 
 
 @dataclass(frozen=True)
 class Method:
-    """One registered method; `options` maps each name to its (type hint, default)."""
+    """One registered method; `options` maps each name to its (type hint, default), `ranges` some to (low, high)."""
 
     name: str
     run: Callable[..., Reduction]
@@ -29,7 +29,10 @@ class Method:
     needs: str
     kind: str
     options: dict[str, tuple[object, object]]
+    ranges: dict[str, tuple[float, float]]
     needs_ratio: bool
+    floor: str
+    least: Callable[[int, int, dict[str, object]], int]
 
 
 _METHODS: dict[str, Method] = {}
@@ -43,18 +46,22 @@ def method(
     year: int | None = None,
     needs: str = "features",
     kind: str = "prunes",
+    floor: tuple[str, Callable[[int, int, dict[str, object]], int]] | None = None,
 ) -> Callable:
     """Register a reduction method under its name, so that it appears in `reduce`, the explorer and every plot.
 
     Parameters
     ----------
     function : called as `function(tokens, budget, **options)` with a VideoTokens and the exact number of
-        tokens to return. Its keyword-only arguments with their type hints and defaults are its options.
-        A default for `budget` says that the method can find the budget from its options.
+        tokens to return. Its keyword-only arguments with their type hints and defaults are its options;
+        `Annotated[float, 0, 1]` gives a number's range. A default for `budget` says that the method can find the
+        budget from its options.
     name : registered name; the function's own name with dashes if left out.
     paper, year : the source.
     needs : "features", or "attention" if it also uses the encoder's saliency.
     kind : "prunes" or "merges".
+    floor : what it keeps at least, in words, and as a number of tokens by a function of (T, N, options); None if it
+        reaches every budget.
 
     Returns
     -------
@@ -78,6 +85,11 @@ def method(
     def register(run: Callable[..., Reduction]) -> Callable[..., Reduction]:
         key = name or run.__name__.replace("_", "-")
         hints = typing.get_type_hints(run)
+        ranges = {
+            option: typing.get_args(hint)[1:]
+            for option, hint in typing.get_type_hints(run, include_extras=True).items()
+            if typing.get_origin(hint) is typing.Annotated
+        }
         parameters = inspect.signature(run).parameters
         options = {
             p.name: (hints.get(p.name, object), p.default) for p in parameters.values() if p.kind is p.KEYWORD_ONLY
@@ -88,7 +100,8 @@ def method(
                 "it must take (tokens, budget, *, options), each option with a default"
             )
         needs_ratio = parameters["budget"].default is inspect.Parameter.empty
-        _METHODS[key] = Method(key, run, paper, year, needs, kind, options, needs_ratio)
+        words, least = floor or ("", lambda frames, patches, options: 1)
+        _METHODS[key] = Method(key, run, paper, year, needs, kind, options, ranges, needs_ratio, words, least)
         return run
 
     return register(function) if function else register
@@ -108,7 +121,7 @@ def get_method(name: str) -> Method:
 
 
 def methods() -> pd.DataFrame:
-    """The registered methods: name, paper, year, what they need, prune or merge, and their options with defaults.
+    """The registered methods: name, paper, year, what they need, prune or merge, floor, options with defaults.
 
     Examples
     --------
@@ -122,6 +135,7 @@ def methods() -> pd.DataFrame:
             "year": m.year,
             "needs": m.needs,
             "kind": m.kind,
+            "floor": m.floor or "none",
             "options": ", ".join(f"{key}={default!r}" for key, (_, default) in m.options.items()),
         }
         for m in _METHODS.values()
@@ -147,8 +161,8 @@ def reduce(tokens: VideoTokens, method: str, ratio: float | None = None, **optio
     Raises
     ------
     VTCError
-        For an unknown method or option, an impossible ratio, values that are not finite, or a
-        method that breaks the contract.
+        For an unknown method or option, an impossible ratio, saliency that is needed and absent, values that are not
+        finite, or a method that breaks the contract; a FloorError for a budget below the method's floor.
 
     Examples
     --------
@@ -165,6 +179,14 @@ def reduce(tokens: VideoTokens, method: str, ratio: float | None = None, **optio
     if ratio is None and chosen.needs_ratio:
         raise VTCError(f"method {method!r} needs a ratio, from 1 to {tokens.total}")
     budget = None if ratio is None else max(1, round(tokens.total / check_ratio("ratio", ratio, tokens.total)))
+    if budget is not None:
+        _check_floor(chosen, tokens, budget, options)
+    salient = _uses_saliency(chosen, options)
+    if salient and tokens.saliency is None:
+        raise VTCError(
+            f"method {method!r} needs saliency and the tokens by {tokens.encoder or 'this encoder'!r} carry none; "
+            "encode with saliency=True, by a model that has a vision tower"
+        )
     start = time.perf_counter()
     _check_finite(tokens)
     with few_threads(tokens.values.numel()):
@@ -175,6 +197,8 @@ def reduce(tokens: VideoTokens, method: str, ratio: float | None = None, **optio
     _check_source(tokens, result)
     if budget is not None and len(result) != budget:
         raise VTCError(f"method {method!r} returned {len(result)} tokens for a budget of {budget}; budgets are exact")
+    if salient and tokens.saliency_source:
+        result = replace(result, notes=(*result.notes, f"saliency: {tokens.saliency_source}"))
     return replace(result, seconds=time.perf_counter() - start)
 
 
@@ -184,6 +208,25 @@ def check_ratio(name: str, ratio: object, limit: int) -> float:
     if not number or not math.isfinite(ratio) or not 1 <= ratio <= limit:
         raise VTCError(f"{name} is {ratio!r}; it must be a number from 1 (keep all) to {limit} (keep one)")
     return float(ratio)
+
+
+def needs_saliency(method: str, options: dict[str, object]) -> bool:
+    """Whether this method with these options looks at the encoder's attention."""
+    return _uses_saliency(get_method(method), options)
+
+
+def _uses_saliency(method: Method, options: dict[str, object]) -> bool:
+    return method.needs == "attention" or "attention" in options.values()
+
+
+def _check_floor(method: Method, tokens: VideoTokens, budget: int, options: dict[str, object]) -> None:
+    frames, height, width = tokens.grid
+    least = method.least(frames, height * width, options)
+    if budget < least:
+        raise FloorError(
+            f"method {method.name!r} keeps {method.floor}, here {least} of {tokens.total} tokens (ratio "
+            f"{tokens.total / least:g} at most); the budget of {budget} is below that floor"
+        )
 
 
 def _check_option(method: Method, key: str, value: object) -> None:
@@ -204,6 +247,10 @@ def _check_option(method: Method, key: str, value: object) -> None:
     if kinds and (mistaken_flag or not isinstance(value, accepted)):
         names = ["None" if k is types.NoneType else k.__name__ for k in kinds]
         raise VTCError(f"{key} is {value!r}; it must be {' or '.join(names)}")
+    if key in method.ranges and value is not None:
+        low, high = method.ranges[key]
+        if not low <= value <= high:
+            raise VTCError(f"{key} is {value!r}; it must be a number from {low} to {high}")
 
 
 def _check_source(tokens: VideoTokens, result: Reduction) -> None:

@@ -8,7 +8,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from vtc_lab.reduce.ops import blocks, merge, nearest, normalise, top, weighted_sums
+from vtc_lab.reduce.ops import blocks, merge, nearest, normalise, ranks, top, weighted_sums
 from vtc_lab.reduce.segments import Labels
 from vtc_lab.reduce.significance import patch_significance
 from vtc_lab.tokens import Reduction, VideoTokens
@@ -119,14 +119,14 @@ def _choose(significance: Tensor, change: Tensor, budget: int, allocation: str) 
         return chosen
     share = torch.full_like(change, budget // len(change), dtype=torch.long)
     share[top(change, budget % len(change))] += 1
-    return _ranks(significance) < share[:, None]
+    return ranks(significance) < share[:, None]
 
 
 def _admit(significance: Tensor, cell: Tensor, budget: int, cells: int, allocation: str) -> Tensor:
     """(T, N) bool: source patches in order of significance, as many as go into exactly `budget` cells."""
     queue = significance.flatten().argsort(descending=True, stable=True)
     if allocation == "per-frame":  # the best patch of every frame, then the second best, and so on
-        queue = queue[_ranks(significance).flatten()[queue].argsort(stable=True)]
+        queue = queue[ranks(significance).flatten()[queue].argsort(stable=True)]
     queue = queue[cell.flatten()[queue] >= 0]
     place = torch.full((cell.numel(),), cell.numel(), dtype=torch.long, device=cell.device)
     place[queue] = torch.arange(len(queue), device=cell.device)
@@ -134,11 +134,6 @@ def _admit(significance: Tensor, cell: Tensor, budget: int, cells: int, allocati
     opened.scatter_reduce_(0, cell.flatten()[queue], place[queue], "amin")
     limit = opened.sort().values[budget] if budget < cells else cell.numel()
     return (place < limit).view_as(cell)
-
-
-def _ranks(scores: Tensor) -> Tensor:
-    """0 for the highest score of each row; ties in order of position."""
-    return scores.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
 
 
 def _leaders(cell: Tensor, evidence: Tensor, cells: int) -> Tensor:
