@@ -345,7 +345,7 @@ def test_a_clip_that_stands_still_needs_one_frame(frames) -> None:
         ({"min_fidelity": 0.9, "spatial_ratio": 2}, ["min_fidelity", "spatial_ratio"]),
         ({"min_fidelity": 0.9, "temporal_ratio": 0}, ["temporal_ratio", "0"]),
         ({"min_fidelity": 0.999, "temporal_ratio": 6}, ["min_fidelity", "0.999", "temporal_ratio", "6"]),
-        ({"ratio": 2, "significance": "attention"}, ["attention", "saliency", "distinct"]),
+        ({"ratio": 2, "significance": "attention"}, ["attention", "saliency", "saliency=True"]),
         ({"ratio": 2, "significance": "distnct"}, ["'distnct'", "'distinct'"]),
         ({"ratio": 2, "segments": None}, ["segments", "None", "greedy"]),
         ({"ratio": 2, "order": 3}, ["order", "3", "temporal-first"]),

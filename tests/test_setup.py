@@ -78,10 +78,12 @@ def test_all_that_the_requirements_pull_in_is_pinned():
 def test_each_requirement_says_what_it_is_here_for():
     text = (ROOT / "pyproject.toml").read_text()
     lines = [line.strip() for line in text.splitlines()]
-    for requirement in [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["test"]]:
-        (at,) = [n for n, line in enumerate(lines) if line.startswith(f'"{requirement}",')]
-        comment = lines[at].partition("  # ")[2] or (lines[at - 1].startswith("# ") and lines[at - 1])
-        assert comment and len(comment) > 10, requirement
+    for requirement in [*PROJECT["dependencies"], *sum(PROJECT["optional-dependencies"].values(), [])]:
+        places = [n for n, line in enumerate(lines) if line.startswith(f'"{requirement}",')]
+        assert places
+        for at in places:
+            comment = lines[at].partition("  # ")[2] or (lines[at - 1].startswith("# ") and lines[at - 1])
+            assert comment and len(comment) > 10, requirement
 
 
 @pytest.mark.parametrize(

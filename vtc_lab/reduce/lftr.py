@@ -59,7 +59,7 @@ def lftr(
     ----------
     tokens : (T, h, w, D) source; N = h * w, M = T * N.
     budget : K, 1 to M. Alone, T' is chosen automatically: of up to 10 values of T' the one whose result covers
-        the source best (mean `coverage`, on a seeded 64-channel projection and at most 64 positions of a frame).
+        the source best (mean `coverage`, on a seeded sketch of 64 channels and at most 64 positions of a frame).
         This is our reading of "bounded jointly".
     temporal_ratio, spatial_ratio : compression of each stage, 1 to T and 1 to N. One alone is that stage alone:
         T' = round(T / temporal_ratio) whole frames, or all frames with N / spatial_ratio patches each on average.

@@ -181,11 +181,12 @@ def reduce(tokens: VideoTokens, method: str, ratio: float | None = None, **optio
     budget = None if ratio is None else max(1, round(tokens.total / check_ratio("ratio", ratio, tokens.total)))
     if budget is not None:
         _check_floor(chosen, tokens, budget, options)
-    salient = _uses_saliency(chosen, options)
+    salient = needs_saliency(method, options)
     if salient and tokens.saliency is None:
+        by_option = "".join(f" with {key}='attention'" for key, value in options.items() if value == "attention")
         raise VTCError(
-            f"method {method!r} needs saliency and the tokens by {tokens.encoder or 'this encoder'!r} carry none; "
-            "encode with saliency=True, by a model that has a vision tower"
+            f"method {method!r}{by_option} needs saliency and the tokens by {tokens.encoder or 'this encoder'!r} carry "
+            "none; encode with saliency=True, by a model that has a vision tower"
         )
     start = time.perf_counter()
     _check_finite(tokens)
@@ -212,11 +213,7 @@ def check_ratio(name: str, ratio: object, limit: int) -> float:
 
 def needs_saliency(method: str, options: dict[str, object]) -> bool:
     """Whether this method with these options looks at the encoder's attention."""
-    return _uses_saliency(get_method(method), options)
-
-
-def _uses_saliency(method: Method, options: dict[str, object]) -> bool:
-    return method.needs == "attention" or "attention" in options.values()
+    return get_method(method).needs == "attention" or any(value == "attention" for value in options.values())
 
 
 def _check_floor(method: Method, tokens: VideoTokens, budget: int, options: dict[str, object]) -> None:
