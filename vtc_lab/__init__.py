@@ -2,8 +2,9 @@
 
 from vtc_lab.explorer import explore
 from vtc_lab.export import save_figure
-from vtc_lab.fidelity import fidelity
+from vtc_lab.fidelity import answer_fidelity, fidelity, measures
 from vtc_lab.models.encoders import load_encoder
+from vtc_lab.pixels import pixel_fidelity, rebuild
 from vtc_lab.plots import show
 from vtc_lab.qa.questions import make_clip
 from vtc_lab.qa.samples import read_samples
@@ -18,18 +19,22 @@ __all__ = [
     "Reduction",
     "VTCError",
     "VideoTokens",
+    "answer_fidelity",
     "explore",
     "fidelity",
     "find_clips",
     "load_encoder",
     "load_model",
     "make_clip",
+    "measures",
     "merge",
     "method",
     "methods",
+    "pixel_fidelity",
     "prune",
     "read_clip",
     "read_samples",
+    "rebuild",
     "reduce",
     "save_figure",
     "show",
