@@ -2,11 +2,14 @@
 
 import io
 import json
+import math
 import threading
 import time
+from typing import Annotated
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import vtc_lab as vtc
@@ -219,6 +222,61 @@ def test_a_method_of_ones_own_appears(explorer):
         assert own.message == "" and "newest-first" in ledgers(own)[0]
     finally:
         del _METHODS["newest-first"]
+
+
+def test_options_take_their_range_from_the_signature():
+    @vtc.method
+    def ranged(
+        tokens,
+        budget,
+        *,
+        share: Annotated[float, 0, 1] = 0.5,
+        steps: Annotated[int, 1, 9] = 3,
+        cut: Annotated[float | None, -1, 1] = None,
+        above: Annotated[float, 0, math.inf] = 1.0,
+        free: float = 0.5,
+    ):
+        return vtc.prune(tokens, torch.arange(budget))
+
+    explorer = vtc.explore(**SMALL, method="ranged", compare="")
+    controls = explorer._options["options"]._controls
+    kinds = {key: type(control).__name__ for key, control in controls.items()}
+    assert kinds == {
+        **{"share": "BoundedFloatText", "steps": "BoundedIntText", "cut": "Text"},
+        **{"above": "FloatText", "free": "FloatText"},
+    }
+    assert (controls["share"].min, controls["share"].max, controls["share"].step) == (0, 1, 0.05)
+    assert (controls["steps"].min, controls["steps"].max) == (1, 9)
+    controls["share"].value = 0.75
+    controls["cut"].value = "-0.5"
+    explorer.wait()
+    assert explorer.message == "" and explorer.state["options"] == {"share": 0.75, "cut": -0.5}
+    again = vtc.explore(**explorer.state)
+    assert again.state == explorer.state and type(again._options["options"]._controls["cut"]).__name__ == "Text"
+    whole = vtc.explore(**SMALL, method="ranged", options={"share": 1})._options["options"]._controls["share"]
+    assert type(whole).__name__ == "BoundedFloatText", "a whole number must not turn a share into a choice of 0 or 1"
+    for options, words in (
+        ({"share": 3.0}, "share is 3.0; it must be a number from 0 to 1"),
+        ({"share": "much"}, "share is 'much'; it must be float"),
+        ({"cut": 2.0}, "cut is 2.0; it must be a number from -1 to 1"),
+    ):
+        assert words in vtc.explore(**SMALL, method="ranged", options=options).message
+
+
+def test_a_method_that_needs_saliency_says_so_or_gets_it(explorer):
+    before = shown(explorer), ledgers(explorer)
+    change(explorer, method="visionzip")
+    assert "method 'visionzip' needs saliency" in explorer.message and "\n" not in explorer.message
+    assert "efficientnet" not in explorer.message and "pixels" in explorer.message
+    assert (shown(explorer), ledgers(explorer)) == before
+    sample = next(value for _, value in explorer._sample.options if value)
+    explorer._sample.value = sample
+    explorer.wait()
+    assert explorer.message == "" and "visionzip" in ledgers(explorer)[0]
+    assert "saliency: attention received" in ledgers(explorer)[0]
+    explorer._ask.click()
+    explorer.wait()
+    assert explorer.message == "" and "visionzip" in explorer._answers.value
 
 
 def test_a_sample_is_asked_with_everything_and_with_what_was_kept():

@@ -15,7 +15,9 @@ def grey() -> vtc.Clip:
 
 @pytest.fixture(scope="module")
 def tokens() -> vtc.VideoTokens:
-    return vtc.VideoTokens(torch.randn(4, 7, 14, 8, generator=torch.Generator().manual_seed(0)))
+    generator = torch.Generator().manual_seed(0)
+    values, saliency = torch.randn(4, 7, 14, 8, generator=generator), torch.rand(4, 7, 14, generator=generator)
+    return vtc.VideoTokens(values, saliency, saliency_source="made up")
 
 
 def patches(picture: np.ndarray, grid: tuple[int, int, int]) -> np.ndarray:
@@ -94,9 +96,18 @@ def test_show_draws_every_reduction_and_carries_its_table(grey, tokens, tmp_path
     figure = vtc.show(grey, *reductions, venue="cvpr")
     assert figure.get_size_inches()[0] == pytest.approx(6.875)
     texts = [panel._suptitle.get_text().replace("\n", " ") for panel in figure.subfigs]
-    assert texts == [f"{r.method}: {r.ledger}" for r in reductions]
+    assert texts == [" ".join((f"{r.method}: {r.ledger}", *r.notes)) for r in reductions]
     assert len(figure.vtc["data"]) == 8
     assert figure._repr_png_().startswith(b"\x89PNG")
+
+
+def test_show_says_where_the_saliency_is_from(grey, tokens):
+    for reduced in (
+        vtc.reduce(tokens, "visionzip", ratio=4),
+        vtc.reduce(tokens, "lftr", significance="attention", ratio=4),
+    ):
+        header = vtc.show(grey, reduced).subfigs[0]._suptitle.get_text()
+        assert "saliency: made up" in header.replace("\n", " ")
 
 
 def test_a_reduction_made_by_hand_is_shown(grey, tokens):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import typing
 from collections.abc import Callable
 from pathlib import Path
@@ -38,13 +39,14 @@ class OptionPanel:
         options = {key: option for key, option in options.items() if key not in _BUDGET_OPTIONS}
         self._hints = {key: hint for key, (hint, _) in options.items()}
         self._defaults = {key: default for key, (_, default) in options.items()}
+        ranges = get_method(method).ranges if method else {}
         self._rest, self._controls = dict(values), {}
         for key, hint in self._hints.items():
             value = values.get(key, self._defaults[key])
             choices = typing.get_args(hint) if typing.get_origin(hint) is typing.Literal else None
             if choices is None or value in choices:
                 self._rest.pop(key, None)
-                self._controls[key] = _option(key, value, choices)
+                self._controls[key] = _option(key, value, hint, choices, ranges.get(key))
                 self._controls[key].observe(self._changed, "value")
         self.box.children = list(self._controls.values())
 
@@ -133,16 +135,23 @@ def _slider_with_box(label: str, value: float, slider: widgets.Widget) -> tuple[
     return box, widgets.HBox([slider, box])
 
 
-def _option(name: str, value: object, choices: tuple | None) -> widgets.Widget:
+def _option(
+    name: str, value: object, hint: object, choices: tuple | None, limits: tuple[float, float] | None
+) -> widgets.Widget:
     look = {"description": name, "layout": widgets.Layout(width="230px"), "style": {"description_width": "95px"}}
     if choices:
         return widgets.Dropdown(options=choices, value=value, **look)
     if isinstance(value, bool):
         return widgets.Checkbox(value=value, indent=False, **look)
-    if isinstance(value, int):
-        return widgets.IntText(value=value, **look)
-    if isinstance(value, float):
-        return widgets.FloatText(value=value, **look)
+    if isinstance(value, int | float) and hint in (int, float, object):  # what may be None needs a field for text
+        whole = isinstance(value, int) and hint is not float
+        bounded = limits is not None and math.isfinite(limits[1] - limits[0]) and limits[0] <= value <= limits[1]
+        if not bounded:  # the method says what would be right
+            return (widgets.IntText if whole else widgets.FloatText)(value=value, **look)
+        look |= {"min": limits[0], "max": limits[1]}
+        if whole:
+            return widgets.BoundedIntText(value=value, **look)
+        return widgets.BoundedFloatText(value=value, step=(limits[1] - limits[0]) / 20, **look)
     return widgets.Text(value="" if value is None else str(value), continuous_update=False, **look)
 
 

@@ -177,7 +177,7 @@ def captions(clip: Clip, reduction: Reduction) -> list[tuple[str, str]]:
 
 
 def show(clip: Clip, *reductions: Reduction, venue: str = "neurips", columns: int = 8) -> Figure:
-    """A figure of what each reduction keeps of a clip, at the text width of a venue.
+    """A figure of what each reduction keeps of a clip, with its notes, at the text width of a venue.
 
     Parameters
     ----------
@@ -213,7 +213,8 @@ def show(clip: Clip, *reductions: Reduction, venue: str = "neurips", columns: in
     width, _ = figure_size(venue, "text")
     small = 36 / columns  # captions as large as the frames leave room for
     tile = width / columns * clip.frames.shape[1] / clip.frames.shape[2]
-    headers = [textwrap.wrap(f"{describe(r)}: {r.ledger}", int(width * 20)) for r in reductions]
+    lines = [(f"{describe(r)}: {r.ledger}", "; ".join(r.notes)) for r in reductions]
+    headers = [[part for line in pair for part in textwrap.wrap(line, int(width * 20))] for pair in lines]
     heights = [0.14 * len(h) + 0.08 + rows * (tile + 2.6 * min(small, 6) / 72) for h in headers]
     with paper_style():
         figure = Picture(figsize=(width, sum(heights)))

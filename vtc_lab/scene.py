@@ -188,7 +188,10 @@ def _read(path: str, changed: int, frames: int) -> Clip:
 
 @lru_cache(maxsize=4)
 def _encode(path: str, changed: int, frames: int, encoder: str, model: str) -> VideoTokens:
-    return _encoder(encoder, model).encode(_read(path, changed, frames))
+    clip = _read(path, changed, frames)
+    if encoder == MODEL:  # any method may be chosen next, also one that needs saliency
+        return _encoder(encoder, model).encode(clip, saliency=True)
+    return _encoder(encoder, model).encode(clip)
 
 
 @lru_cache(maxsize=2)
