@@ -1,0 +1,1 @@
+"""How a sweep is planned, done, kept and judged."""
