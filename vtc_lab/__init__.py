@@ -1,16 +1,26 @@
 """An interactive workbench for learning-free visual token compression of video language models."""
 
+from vtc_lab.curves import plot_curves, plot_pareto
 from vtc_lab.explorer import explore
 from vtc_lab.export import save_figure
 from vtc_lab.fidelity import answer_fidelity, fidelity, measures
+from vtc_lab.heatmap import plot_heatmap
 from vtc_lab.models.encoders import load_encoder
+from vtc_lab.multiples import compare_kept
+from vtc_lab.overlap import kept_overlap, plot_agreement, plot_overlap
+from vtc_lab.panels import plot_flips, plot_kinds
 from vtc_lab.pixels import pixel_fidelity, rebuild
+from vtc_lab.plan import variants
 from vtc_lab.plots import show
 from vtc_lab.qa.questions import make_clip
 from vtc_lab.qa.samples import read_samples
 from vtc_lab.reduce import method, methods, reduce
 from vtc_lab.reduce.ops import merge, prune
-from vtc_lab.sweep import sweep
+from vtc_lab.stats import area_under_curve, bootstrap_interval, compare
+from vtc_lab.store import read_results
+from vtc_lab.sweep import summary, sweep
+from vtc_lab.sweeps.features import fidelity_sweep
+from vtc_lab.tables import save_table
 from vtc_lab.tokens import Clip, Reduction, VideoTokens, VTCError
 from vtc_lab.video import find_clips, read_clip
 
@@ -20,9 +30,15 @@ __all__ = [
     "VTCError",
     "VideoTokens",
     "answer_fidelity",
+    "area_under_curve",
+    "bootstrap_interval",
+    "compare",
+    "compare_kept",
     "explore",
     "fidelity",
+    "fidelity_sweep",
     "find_clips",
+    "kept_overlap",
     "load_encoder",
     "load_model",
     "make_clip",
@@ -31,14 +47,25 @@ __all__ = [
     "method",
     "methods",
     "pixel_fidelity",
+    "plot_agreement",
+    "plot_curves",
+    "plot_flips",
+    "plot_heatmap",
+    "plot_kinds",
+    "plot_overlap",
+    "plot_pareto",
     "prune",
     "read_clip",
+    "read_results",
     "read_samples",
     "rebuild",
     "reduce",
     "save_figure",
+    "save_table",
     "show",
+    "summary",
     "sweep",
+    "variants",
 ]
 
 

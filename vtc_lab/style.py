@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import matplotlib
+import numpy as np
+from matplotlib.colors import to_hex, to_rgb
 
 from vtc_lab.tokens import VTCError, suggest
 
@@ -31,12 +33,15 @@ _LOCK = threading.RLock()
 _COLORS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9")
 _MARKERS = ("o", "^", "D", "v", "P", "*", "<", ">", "p", "h", "8", "d", "H")
 _DASHES = ("-", (0, (5, 1.5)), (0, (4, 1.5, 1, 1.5)), (0, (1.5, 1)))
-_FLOORS = {  # grey: what a method has to beat
+FLOORS = {  # grey: what a method has to beat
     "uniform": {"color": "#555555", "marker": "s", "linestyle": "--"},
     "random": {"color": "#999999", "marker": "x", "linestyle": ":"},
     "random-per-frame": {"color": "#999999", "marker": "+", "linestyle": "-."},
     "pool": {"color": "#555555", "marker": "X", "linestyle": (0, (1, 2.5))},
 }
+# What sets variants of one method apart; 4 dashes, 3 fills and 5 shades repeat no triple for 60 variants.
+_FILLS = ("full", "none", "bottom")
+_SHADES = (0, 0.45, -0.45, 0.25, -0.25)  # towards white, or towards black
 _ROSTER = (  # the place in this list is the look: append, never reorder
     "lftr",
     "tome",
@@ -118,7 +123,7 @@ def writing() -> Iterator[None]:
         yield
 
 
-def method_style(name: str) -> dict[str, object]:
+def method_style(name: str, variant: int = 0) -> dict[str, object]:
     """The colour, marker and dash of a method, the same in every figure.
 
     Floors are grey, the published methods of this project have looks of their own, and any other name gets one
@@ -127,21 +132,33 @@ def method_style(name: str) -> dict[str, object]:
     Parameters
     ----------
     name : registered name of a method.
+    variant : 0 for the method itself, 1, 2 ... for the same with other options: the hue and marker stay, and the
+        shade, the dash and the marker's fill change.
 
     Returns
     -------
-    Keywords of matplotlib's `plot`: color, marker, linestyle.
+    Keywords of matplotlib's `plot`: color, marker, linestyle; of a variant, fillstyle too.
 
     Examples
     --------
     >>> method_style("lftr")
     {'color': '#0072B2', 'marker': 'o', 'linestyle': '-'}
+    >>> method_style("lftr", 1)
+    {'color': '#73b1d5', 'marker': 'o', 'linestyle': (0, (5, 1.5)), 'fillstyle': 'none'}
     """
-    if name in _FLOORS:
-        return dict(_FLOORS[name])
-    if name in _ROSTER:
-        place = _ROSTER.index(name)
+    if name in FLOORS:
+        look = dict(FLOORS[name])
     else:
-        place = len(_ROSTER) + int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big")
-    dash = _DASHES[place // len(_COLORS) % len(_DASHES)]
-    return {"color": _COLORS[place % len(_COLORS)], "marker": _MARKERS[place % len(_MARKERS)], "linestyle": dash}
+        if name in _ROSTER:
+            place = _ROSTER.index(name)
+        else:
+            place = len(_ROSTER) + int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big")
+        dash = _DASHES[place // len(_COLORS) % len(_DASHES)]
+        look = {"color": _COLORS[place % len(_COLORS)], "marker": _MARKERS[place % len(_MARKERS)], "linestyle": dash}
+    if variant:
+        dashes = [look["linestyle"], *(dash for dash in _DASHES if dash != look["linestyle"])]
+        shade = _SHADES[variant % len(_SHADES)]
+        mixed = np.array(to_rgb(look["color"])) * (1 - abs(shade)) + max(shade, 0)
+        look |= {"linestyle": dashes[variant % len(dashes)], "color": to_hex(mixed)}
+        look["fillstyle"] = _FILLS[variant % len(_FILLS)]
+    return look

@@ -1,0 +1,348 @@
+"""Curves and the accuracy-throughput plane: what is drawn is what the table says, gaps included."""
+
+import io
+import itertools
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pypdf
+import pytest
+from made_up_sweep import made_up_sweep
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_hex
+
+import vtc_lab
+from vtc_lab.curves import plot_curves, plot_pareto
+from vtc_lab.export import save_figure
+from vtc_lab.heatmap import plot_heatmap
+from vtc_lab.marks import looks
+from vtc_lab.panels import plot_flips, plot_kinds
+from vtc_lab.stats import bootstrap_interval
+from vtc_lab.style import _ROSTER, FLOORS, figure_size, method_style
+from vtc_lab.tidy import tidy
+from vtc_lab.tokens import VTCError
+
+ROOT = Path(vtc_lab.__file__).parents[1]
+FOURTEEN = list(_ROSTER[:14])
+
+
+def legend(figure) -> list[str]:
+    return [text.get_text() for text in figure.legends[0].get_texts()]
+
+
+def gaps(axes) -> list[tuple[str, float, str]]:
+    """(reason, x, colour of the method) of each gap mark."""
+    under = [line for line in axes.get_lines() if str(line.get_gid()).startswith("gap-")][::2]
+    return [(line.get_gid()[4:], line.get_xdata()[0], to_hex(line.get_color()).upper()) for line in under]
+
+
+def line_of(axes, style: dict):
+    """The line of a label by its look."""
+    (line,) = [
+        line
+        for line in axes.get_lines()
+        if line.get_marker() == style["marker"] and line.get_color() == style["color"] and not line.get_gid()
+    ]
+    return line
+
+
+def drawn(figure):
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return canvas.get_renderer()
+
+
+def all_figures(folder) -> None:
+    """Every kind of figure, with gaps, into a folder."""
+    gap = {("dycoke", 16): "floor", ("lftr (temporal=select)", 8): "error"}
+    table = made_up_sweep(["lftr", "lftr (temporal=select)", "dycoke", "uniform", "random"], gaps=gap)
+    split = [f"lftr (temporal_ratio={t}, spatial_ratio={s})" for t in (1, 2) for s in (1, 2)]
+    grid = pd.concat([made_up_sweep([label], [2], seed=seed) for seed, label in enumerate(split[1:])])
+    figures = [plot_curves(table), plot_pareto(table), plot_kinds(table, 8), plot_flips(table), plot_heatmap(grid)]
+    for figure in figures:
+        save_figure(figure, figure.vtc["config"]["plot"], folder)
+
+
+def test_the_line_of_each_label_is_its_mean_against_the_tokens_kept():
+    table = made_up_sweep()
+    figure = plot_curves(table)
+    (axes,) = figure.axes
+    assert axes.get_xscale() == "log"
+    expected = bootstrap_interval(table)
+    for label, rows in expected.groupby("label"):
+        rows = rows.sort_values("kept")
+        line = line_of(axes, method_style(label))
+        assert line.get_xdata().tolist() == rows.kept.tolist()
+        assert line.get_ydata() == pytest.approx(100 * rows["mean"].to_numpy())
+        bars = [c for c in axes.collections if to_hex(c.get_color()[0][:3]) == to_hex(method_style(label)["color"])]
+        ends = [segment[:, 1] for segment in bars[0].get_segments()]
+        assert np.array(ends) == pytest.approx(100 * rows[["low", "high"]].to_numpy())
+    pd.testing.assert_frame_equal(
+        figure.vtc["data"][["label", "ratio", "mean", "low", "high"]],
+        expected[["label", "ratio", "mean", "low", "high"]],
+    )
+
+
+def test_floors_are_grey_and_demanded():
+    table = made_up_sweep(["lftr", "uniform", "random", "pool"])
+    (axes,) = plot_curves(table).axes
+    for floor in ("uniform", "random", "pool"):
+        r, g, b = bytes.fromhex(line_of(axes, method_style(floor)).get_color()[1:])
+        assert r == g == b
+    bare = table[table.method == "lftr"]
+    for call in (plot_curves, plot_pareto, plot_flips, lambda t: plot_kinds(t, 4)):
+        with pytest.raises(VTCError, match="holds no floor.*'uniform'"):
+            call(bare)
+
+
+def test_both_budgets_are_on_the_axis_and_the_uncompressed_run_is_a_line():
+    table = made_up_sweep()
+    figure = plot_curves(table)
+    (axes,) = figure.axes
+    assert [tick.get_text() for tick in axes.get_xticklabels()] == [
+        "896\n1×",
+        "448\n2×",
+        "224\n4×",
+        "112\n8×",
+        "56\n16×",
+    ]
+    assert "of 896" in axes.get_xlabel() and axes.get_ylabel() == "accuracy (%)"
+    full = 100 * table[table.ratio == 1].right.astype(float).mean()
+    assert f"everything: {full:.3g}" in legend(figure)
+    assert any(np.allclose(line.get_ydata(), full) and len(line.get_xdata()) == 2 for line in axes.get_lines())
+
+
+def test_crowded_ratios_leave_out_labels_and_not_ticks():
+    ratios = [1, 2, 2.2, 2.4, 2.6, 8]
+    figure = plot_curves(made_up_sweep(["uniform"], ratios, clips=3))
+    renderer = drawn(figure)
+    ticks = figure.axes[0].get_xticklabels()
+    assert [tick.get_text()[-4:] for tick in ticks] == ["6\n1×", "8\n2×", "", "", "2.6×", "2\n8×"]
+    boxes = sorted(tick.get_window_extent(renderer).extents.tolist() for tick in ticks if tick.get_text())
+    assert all(left[2] < right[0] for left, right in itertools.pairwise(boxes))
+
+
+def test_a_floor_an_error_and_a_setting_not_run_are_marked_and_counted():
+    table = made_up_sweep(
+        ["lftr", "tome", "dycoke", "uniform"],
+        gaps={("dycoke", 8): "floor", ("dycoke", 16): "floor", ("tome", 4): "error"},
+    )
+    table.loc[table.index[(table.label == "uniform") & (table.ratio == 2)][:5], "right"] = None
+    table = table[(table.label != "lftr") | (table.ratio != 8)]
+    figure = plot_curves(table)
+    (axes,) = figure.axes
+    colour = {label: method_style(label)["color"].upper() for label in table.label.unique()}
+    assert sorted(gaps(axes)) == [
+        ("absent", 112, colour["lftr"]),
+        ("empty", 448, colour["uniform"]),
+        ("error", 224, colour["tome"]),
+        ("floor", 56, colour["dycoke"]),
+        ("floor", 112, colour["dycoke"]),
+    ]
+    assert {"below its floor: 96 rows", "failed: 48 rows", "no value: 5 rows", "not run: 1 cells"} <= set(
+        legend(figure)
+    )
+    for label, hole in (("tome", 224), ("lftr", 112)):  # a gap in the line, not a bridge over it
+        line = line_of(axes, method_style(label))
+        assert np.isnan(line.get_ydata()[line.get_xdata().tolist().index(hole)])
+    config = figure.vtc["config"]["without_result"]
+    assert {"label": "dycoke", "ratio": 8, "status": "floor", "error": "dycoke cannot", "rows": 48} in config
+    data = figure.vtc["data"]
+    assert data[data.label == "uniform"].missing.sum() == 5 and data.absent.sum() == 1
+
+
+def test_a_mean_over_fewer_samples_stands_apart_from_the_line():
+    table = made_up_sweep(["lftr", "uniform"])
+    fewer = (table.label == "lftr") & (table.ratio == 8) & table["clip"].isin(["clips/000.mp4", "clips/001.mp4"])
+    table.loc[fewer, ["right", "kept", "status"]] = [None, np.nan, "floor"]
+    figure = plot_curves(table)
+    line, point = (
+        line
+        for line in figure.axes[0].get_lines()
+        if line.get_color() == method_style("lftr")["color"] and not line.get_gid()
+    )
+    assert np.isnan(line.get_ydata()[1]) and np.isfinite(line.get_ydata()[[0, 2, 3, 4]]).all()
+    rest = table[(table.label == "lftr") & (table.ratio == 8) & ~fewer].right.astype(float).mean()
+    assert point.get_xydata().tolist() == [[112, pytest.approx(100 * rest)]]
+    assert point.get_markerfacecolor() == "white" and point.get_alpha() < 0.5
+    assert "mean over fewer samples" in legend(figure)
+
+
+def test_samples_that_failed_under_every_setting_are_counted_and_spoil_no_comparison():
+    table = made_up_sweep(["lftr", "uniform"])
+    table.loc[table["clip"] == "clips/003.mp4", ["right", "status"]] = [None, "error"]
+    figure = plot_curves(table)
+    assert legend(figure)[-1] == "no result under any setting: 40 rows"
+    assert not gaps(figure.axes[0])
+    assert np.isfinite(line_of(figure.axes[0], method_style("lftr")).get_ydata()).all()
+
+
+def test_gap_marks_lie_below_the_data():
+    gap = {(name, 16): "floor" for name in FOURTEEN}
+    figure = plot_curves(made_up_sweep([*FOURTEEN, "uniform"], clips=6, gaps=gap))
+    drawn(figure)
+    (axes,) = figure.axes
+    box = axes.get_window_extent()
+    marks = [line for line in axes.get_lines() if str(line.get_gid()).startswith("gap-")]
+    points = np.array([line.get_transform().transform(line.get_xydata())[0] for line in marks])
+    assert len(marks) == 28 and (points > box.min).all() and (points < box.max).all()
+    lows = [
+        axes.transData.transform((56, end))[1]
+        for bars in axes.collections
+        for s in bars.get_segments()
+        if len(s)
+        for end in s[:, 1]
+    ]
+    assert points[:, 1].max() < np.nanmin(lows)
+
+
+@pytest.mark.parametrize("span", ["column", "text"])
+def test_fourteen_methods_fit_and_the_legend_covers_nothing(span):
+    table = made_up_sweep([*FOURTEEN, *FLOORS], clips=3)
+    for plot in (plot_curves, plot_pareto, plot_flips, lambda t, span: plot_kinds(t, 16, span=span)):
+        figure = plot(table, span=span)
+        renderer = drawn(figure)
+        box = figure.legends[0].get_window_extent(renderer)
+        width, height = figure.bbox.size
+        assert figure.get_figwidth() == figure_size("cvpr", span)[0]
+        assert box.x0 >= -1 and box.x1 <= width + 1 and box.y0 >= -1
+        for axes in figure.axes:
+            assert axes.get_tightbbox(renderer).y0 >= box.y1 - 2
+            assert axes.get_window_extent(renderer).height > 60
+    assert len({(line.get_color(), line.get_marker()) for line in plot_curves(table).axes[0].get_lines()}) >= 18
+
+
+def test_variants_of_a_method_share_its_marker_and_differ_in_look():
+    labels = ["lftr", *[f"lftr (cut={cut})" for cut in range(11)], "uniform"]
+    styles = looks(tidy(made_up_sweep(labels, [1, 4], clips=2), "right"))
+    assert list(styles)[-1] == "uniform"
+    variants = [styles[label] for label in labels[:-1]]
+    assert {style["marker"] for style in variants} == {"o"}
+    seen = {(style["color"], str(style["linestyle"]), style.get("fillstyle", "full")) for style in variants}
+    assert len(seen) == 12
+    assert variants[0] == method_style("lftr") | {"zorder": 3}
+
+
+def test_a_fidelity_table_needs_no_more_than_its_columns():
+    rows = [(c, m, r, 64 // r, 64, 1 / r) for c in "abc" for m in ("lftr", "uniform") for r in (1, 2, 4)]
+    table = pd.DataFrame(rows, columns=["clip", "method", "ratio", "kept", "total", "retained_variance"])
+    figure = plot_curves(table, "retained_variance", span="text", venue="acl")
+    assert figure.axes[0].get_ylabel() == "retained variance"
+    assert figure.get_figwidth() == 6.3
+    assert figure.vtc["data"]["mean"].tolist() == [1, 0.5, 0.25] * 2
+
+
+def test_a_label_with_one_ratio_is_a_point_and_asks_nothing_of_the_others():
+    table = made_up_sweep(["lftr", "uniform"], [1, 2, 8])
+    point = made_up_sweep(["lftr (temporal_ratio=3)"], [3])
+    failed = made_up_sweep(["tome"], [8], gaps={("tome", 8): "error"}).assign(ratio=np.nan)
+    figure = plot_curves(pd.concat([table, point, failed], ignore_index=True))
+    assert line_of(figure.axes[0], method_style("lftr", 1)).get_xdata().tolist() == [299]
+    assert not gaps(figure.axes[0]) and {"tome, no result", "failed: 48 rows"} <= set(legend(figure))
+
+
+def test_one_clip_gives_means_without_intervals():
+    figure = plot_curves(made_up_sweep(clips=1))
+    assert figure.vtc["data"].low.isna().all() and figure.vtc["data"]["mean"].notna().all()
+    assert figure._repr_png_().startswith(b"\x89PNG")
+
+
+def test_mean_tokens_a_layer_are_said_where_they_differ():
+    table = made_up_sweep(["lftr", "fastv", "uniform"], [1, 4])
+    table.loc[(table.label == "fastv"), "kept"] = 896
+    figure = plot_curves(table)
+    assert "fastv (mean a layer 224 to 896)" in legend(figure) and "lftr" in legend(figure)
+    figure = plot_curves(table, budget="layer_mean")
+    assert "fastv (enter 896)" in legend(figure)
+    assert line_of(figure.axes[0], method_style("fastv")).get_xdata().tolist() == [224, 896]
+
+
+def test_throughput_is_the_ratio_of_totals_over_the_same_samples():
+    table = made_up_sweep(gaps={("random", 16): "error"})
+    failed = table.index[(table.label == "lftr") & (table.ratio == 8)][:9]
+    table.loc[failed, ["status", "right", "prefill_s"]] = ["error", None, np.nan]
+    figure = plot_pareto(table)
+    seconds = table.prefill_s + table.decode_s
+    base = seconds[table.ratio == 1].groupby(table["sample"]).mean()
+    ok = table[table.status == "ok"]
+    seconds += table.reduce_s / ok.groupby(["label", "ratio", "clip"])["sample"].transform("size")  # once a clip
+    data = figure.vtc["data"].set_index(["label", "ratio"])
+    for label, ratio in (("lftr", 8), ("uniform", 4)):
+        mine = (table.label == label) & (table.ratio == ratio) & (table.status == "ok")
+        expected = base[table["sample"][mine]].sum() / seconds[mine].sum()
+        cell = data.loc[(label, ratio)]
+        assert cell.speed == pytest.approx(expected) and cell.speed_low < expected < cell.speed_high
+    assert 1 not in data.index.get_level_values("ratio")
+    assert {"random, none at 16×", "failed: 57 rows", "mean over fewer samples", "everything"} <= set(legend(figure))
+
+
+def test_the_frontier_is_what_nothing_beats_in_both():
+    figure = plot_pareto(made_up_sweep(["lftr", "tome", "uniform"], clips=20))
+    data = figure.vtc["data"]
+    points = [(1.0, figure.axes[0].get_lines()[-2].get_ydata()[0] / 100)]
+    points += list(zip(data.speed, data["mean"], strict=True))
+    best = {p for p in points if not any(q != p and q[0] >= p[0] and q[1] >= p[1] for q in points)}
+    x, y = figure.axes[0].get_lines()[-1].get_data()
+    assert {(round(a, 6), round(b / 100, 6)) for a, b in list(zip(x, y, strict=True))[1:]} == {
+        (round(a, 6), round(b, 6)) for a, b in best
+    }
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("figures")
+    all_figures(folder)
+    return folder
+
+
+def test_every_figure_is_written_with_its_numbers_and_real_fonts(saved):
+    pdfs = sorted(saved.glob("*.pdf"))
+    assert [pdf.stem for pdf in pdfs] == ["plot_curves", "plot_flips", "plot_heatmap", "plot_kinds", "plot_pareto"]
+    for pdf in pdfs:
+        assert len(pd.read_csv(pdf.with_suffix(".csv"))) > 2
+        for font in pypdf.PdfReader(pdf).pages[0]["/Resources"]["/Font"].values():
+            font = font.get_object()
+            descendant = font["/DescendantFonts"][0].get_object() if "/DescendantFonts" in font else font
+            assert descendant["/Subtype"] in ("/CIDFontType2", "/TrueType")
+
+
+def test_another_process_draws_the_same_bytes_without_pyplot(saved, tmp_path):
+    code = f"import sys, test_curves; test_curves.all_figures({str(tmp_path)!r}); "
+    code += "print('matplotlib.pyplot' in sys.modules)"
+    environment = os.environ | {"PYTHONHASHSEED": "7", "PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "tests")))}
+    run = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, cwd=ROOT)
+    assert run.stdout == "False\n", run.stderr
+    here, there = ({p.name: p.read_bytes() for p in folder.iterdir()} for folder in (saved, tmp_path))
+    assert len(here) == 25 and here == there
+
+
+def test_saving_again_after_showing_gives_the_same_bytes(tmp_path):
+    figure = plot_curves(made_up_sweep(gaps={("lftr", 16): "floor"}))
+    first = {path: path.read_bytes() for path in save_figure(figure, "f", tmp_path).values()}
+    figure.savefig(io.BytesIO(), dpi=72)
+    assert figure._repr_png_().startswith(b"\x89PNG")
+    assert {path: path.read_bytes() for path in save_figure(figure, "f", tmp_path).values()} == first
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda t: plot_curves(t.iloc[:0]), "no rows"),
+        (lambda t: plot_curves(t, "acuracy"), "no column 'acuracy'"),
+        (lambda t: plot_curves(t, "said"), "'said' does not hold numbers"),
+        (lambda t: plot_curves(t, budget="entering"), "budget is 'entering'; choose 'kept' or 'layer_mean'"),
+        (lambda t: plot_curves(t, venue="nips"), "neurips"),
+        (lambda t: plot_curves(t.assign(status="error", error="disk full")), "none of the .* rows has .*: disk full"),
+        (lambda t: plot_pareto(t.drop(columns="prefill_s")), "no column 'prefill_s'"),
+        (lambda t: plot_pareto(t[t.ratio > 1]), "no result at ratio 1"),
+        (lambda t: plot_pareto(t[t.ratio == 1]), "no ratio above 1"),
+    ],
+)
+def test_bad_input_is_one_sentence(call, words):
+    with pytest.raises(VTCError, match=words) as caught:
+        call(made_up_sweep(clips=2))
+    assert "\n" not in str(caught.value)

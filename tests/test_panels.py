@@ -1,0 +1,151 @@
+"""Heat map, kinds and flips: cells, bars and marks say what the table says."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from made_up_sweep import KINDS, made_up_sweep
+from matplotlib.patches import Polygon, Rectangle
+
+from vtc_lab.heatmap import plot_heatmap
+from vtc_lab.panels import plot_flips, plot_kinds
+from vtc_lab.style import method_style
+from vtc_lab.tokens import VTCError
+
+
+def split_label(temporal: int, spatial: int) -> str:
+    return f"lftr (temporal_ratio={temporal}, spatial_ratio={spatial})"
+
+
+def grid(gaps: dict | None = None, without: tuple = ()) -> pd.DataFrame:
+    """A table over 1, 2, 4 in time and in space."""
+    gaps = {(split_label(*split), split[0] * split[1]): status for split, status in (gaps or {}).items()}
+    splits = [(t, s) for t in (1, 2, 4) for s in (1, 2, 4) if (t, s) not in without]
+    return pd.concat(
+        [made_up_sweep([split_label(t, s)], [t * s], seed=3 * t + s, gaps=gaps) for t, s in splits], ignore_index=True
+    )
+
+
+def legend(figure) -> list[str]:
+    return [text.get_text() for text in figure.legends[0].get_texts()]
+
+
+def gap_reasons(axes) -> list[str]:
+    return [line.get_gid()[4:] for line in axes.get_lines() if str(line.get_gid()).startswith("gap-")][::2]
+
+
+def test_cells_hold_the_value_its_interval_and_the_tokens():
+    table = grid()
+    figure = plot_heatmap(table)
+    (axes,) = figure.axes
+    texts = {tuple(np.floor(text.get_position()).astype(int)): text.get_text() for text in axes.texts}
+    assert len(texts) == 9
+    for cell in figure.vtc["data"].itertuples():
+        mine = table[table.label == split_label(int(cell.temporal_ratio), int(cell.spatial_ratio))]
+        assert cell.mean == pytest.approx(mine.right.astype(float).mean())
+        at = [1, 2, 4].index(cell.spatial_ratio), [1, 2, 4].index(cell.temporal_ratio)
+        assert texts[at] == f"{100 * cell.mean:.1f}\n{100 * cell.low:.1f}–{100 * cell.high:.1f}\n{cell.kept:g}"
+    assert axes.yaxis_inverted() and [tick.get_text() for tick in axes.get_xticklabels()] == ["1×", "2×", "4×"]
+
+
+def test_cells_without_a_result_are_hatched_and_say_why():
+    table = grid(gaps={(4, 4): "floor", (2, 4): "error"}, without=((4, 2),))
+    table.loc[table.index[table.label == split_label(1, 2)][:3], ["right", "status"]] = [None, "error"]
+    (axes,) = plot_heatmap(table).axes
+    texts = {tuple(np.floor(text.get_position()).astype(int)): text.get_text() for text in axes.texts}
+    assert texts[2, 2] == "below\nits floor" and texts[2, 1] == "failed" and texts[1, 2] == "not run"
+    assert texts[1, 0].endswith("448, 3 missing")
+    hatched = {patch.get_xy() for patch in axes.patches if isinstance(patch, Rectangle) and patch.get_hatch()}
+    assert hatched == {(2, 2), (2, 1), (1, 2)}
+
+
+@pytest.mark.parametrize(("value", "lower_is_better"), [("right", False), ("kl", True)])
+def test_cells_that_a_floor_beats_are_cut(value, lower_is_better):
+    table = grid()
+    floors = made_up_sweep(["uniform", "random"], [2, 4, 8], seed=5)
+    figure = plot_heatmap(pd.concat([table, floors], ignore_index=True), value)
+    means = floors.astype({value: float}).groupby(["kept", "method"], as_index=False)[value].mean()
+    expected = set()
+    for cell in figure.vtc["data"].itertuples():
+        rivals = means[value][means.kept <= cell.kept]
+        if (rivals < cell.mean).any() if lower_is_better else (rivals > cell.mean).any():
+            expected.add(([1, 2, 4].index(cell.spatial_ratio), [1, 2, 4].index(cell.temporal_ratio)))
+    corners = {tuple(np.floor(p.get_xy().min(0)).astype(int)) for p in figure.axes[0].patches if isinstance(p, Polygon)}
+    assert corners == expected and 0 < len(expected) < 9
+    assert legend(figure) == ["a floor does better with no more tokens"]
+
+
+def test_kinds_are_paired_differences_from_everything():
+    table = made_up_sweep(["lftr", "uniform"], [1, 4], clips=20)
+    figure = plot_kinds(table, 4)
+    (axes,) = figure.axes
+    wide = table.pivot_table(index=["label", "kind", "sample"], columns="ratio", values="right", aggfunc="first")
+    change = (wide[4].astype(float) - wide[1].astype(float)).groupby(["label", "kind"]).mean()
+    data = figure.vtc["data"].set_index(["label", "kind"])
+    assert data.difference.to_dict() == pytest.approx(change.to_dict())
+    assert (data.low <= data.difference).all() and (data.difference <= data.high).all() and (data.n == 20).all()
+    style = method_style("uniform")
+    marks = [line for line in axes.get_lines() if line.get_marker() == style["marker"]]
+    assert [line.get_xdata()[0] for line in marks] == pytest.approx([100 * change["uniform", kind] for kind in KINDS])
+    assert [int(line.get_ydata()[0]) for line in marks] == [0, 1, 2, 3]
+    assert [tick.get_text() for tick in axes.get_yticklabels()] == [f"{kind}\nn = 20" for kind in KINDS]
+    low, high = axes.get_xlim()
+    assert low < 0 < high and "at 4×, tokens kept: 224 of 896" in figure.legends[0].get_title().get_text()
+
+
+def test_kinds_stand_in_columns_across_the_text_and_show_gaps():
+    table = made_up_sweep(["lftr", "dycoke", "uniform"], [1, 8], gaps={("dycoke", 8): "floor"})
+    figure = plot_kinds(table[(table.label != "lftr") | (table.kind != "order")], 8, span="text")
+    assert len(figure.axes) == 2
+    ticks = [[tick.get_text().split("\n")[0] for tick in axes.get_yticklabels()] for axes in figure.axes]
+    assert ticks == [["colour", "count"], ["direction", "order"]]
+    assert [sorted(gap_reasons(axes)) for axes in figure.axes] == [["floor"] * 2, ["absent", "floor", "floor"]]
+    assert {"below its floor: 48 rows", "not run: 1 cells"} <= set(legend(figure))
+
+
+def test_flips_are_counted_by_what_was_said_before():
+    table = made_up_sweep(["lftr", "uniform"], [1, 4, 16], clips=30)
+    table.loc[table.index[(table.label == "lftr") & (table.ratio == 4)][:7], ["right", "status"]] = [None, "error"]
+    figure = plot_flips(table)
+    before = table[table.ratio == 1].drop_duplicates("sample").set_index("sample")[["right", "said"]]
+    for cell in figure.vtc["data"].itertuples():
+        rows = table[(table.label == cell.label) & (table.ratio == cell.ratio) & (table.status == "ok")]
+        was = before.loc[rows["sample"]]
+        was_right, now_right = was.right.to_numpy(bool), rows.right.to_numpy(bool)
+        differs = rows.said.to_numpy() != was.said.to_numpy()
+        assert (cell.lost, cell.gained) == ((was_right & ~now_right).sum(), (~was_right & now_right).sum())
+        assert cell.other == (~was_right & ~now_right & differs).sum()
+        assert cell.n == len(rows) and cell.missing == 120 - len(rows)
+    assert figure.vtc["data"][["lost", "gained", "other"]].sum().min() > 0
+    left, right = figure.axes
+    assert (left.get_title(), right.get_title()) == ("4×\n224", "16×\n56")
+    lost = [bar.get_width() for bar in left.containers[0]]
+    rows = figure.vtc["data"][figure.vtc["data"].ratio == 4]
+    assert lost == pytest.approx((100 * rows.lost / rows.n).tolist())
+    assert [bar.get_x() + bar.get_width() for bar in left.containers[0]] == pytest.approx([0, 0])  # to the left
+    assert gap_reasons(left) == ["error"] and "failed: 7 rows" in legend(figure)
+    assert [bar.get_alpha() for bar in left.containers[0]] == [0.45, None]
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda t: plot_heatmap(t), "no row's options have temporal_ratio and spatial_ratio"),
+        (lambda t: plot_heatmap(t.drop(columns="options")), "no column 'options'"),
+        (lambda t: plot_heatmap(t.assign(options="temporal_ratio=2")), "'options' does not hold JSON"),
+        (
+            lambda t: plot_heatmap(pd.concat([g := grid(), g.assign(label=g.label + "!")])),
+            "temporal_ratio 1 and spatial_ratio 1 have results of lftr .* and lftr .*!",
+        ),
+        (lambda t: plot_kinds(t, 3), "no compressed rows at ratio 3; its ratios above 1 are: 2, 4, 8, 16"),
+        (lambda t: plot_kinds(t, 1), "no compressed rows at ratio 1"),
+        (lambda t: plot_kinds(t.drop(columns="kind"), 4), "no column 'kind'; did you mean"),
+        (lambda t: plot_kinds(t[t.ratio == 4], 4), "no result at ratio 1"),
+        (lambda t: plot_flips(t.drop(columns="flipped")), "no column 'flipped'"),
+        (lambda t: plot_flips(t[t.ratio == 1]), "no ratio above 1"),
+        (lambda t: plot_flips(t, span="page"), "span is 'page'"),
+    ],
+)
+def test_bad_input_is_one_sentence(call, words):
+    with pytest.raises(VTCError, match=words) as caught:
+        call(made_up_sweep(clips=2))
+    assert "\n" not in str(caught.value)

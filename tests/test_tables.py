@@ -1,0 +1,190 @@
+"""Tables on disk: what the LaTeX says, and what an error leaves behind."""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from made_up_sweep import made_up_sweep
+from matplotlib.figure import Figure
+
+from vtc_lab.export import attach, save_figure
+from vtc_lab.stats import area_under_curve, bootstrap_interval, compare
+from vtc_lab.tables import save_table
+from vtc_lab.tokens import VTCError
+
+
+def body(path: Path) -> dict[str, list[str]]:
+    """The cells of a tabular by their first column."""
+    lines = path.read_text().split("\\midrule\n")[1].split("\\bottomrule")[0].splitlines()
+    return {line.split(" & ")[0]: line.removesuffix(" \\\\").split(" & ")[1:] for line in lines}
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.fixture
+def sweep() -> pd.DataFrame:
+    return made_up_sweep(["lftr", "dycoke", "uniform"], [1, 4, 16], gaps={("dycoke", 16): "floor"})
+
+
+def test_labels_go_down_ratios_across_and_both_budgets_are_in_the_head(sweep, tmp_path):
+    table = bootstrap_interval(sweep)
+    paths = save_table(table, "accuracy", tmp_path / "new")
+    assert {suffix: path.name for suffix, path in paths.items()} == {".tex": "accuracy.tex", ".csv": "accuracy.csv"}
+    text = paths[".tex"].read_text()
+    assert r" & $1\times$ (896/896) & $4\times$ (224/896) & $16\times$ (56/896) \\" in text
+    assert [rule for rule in re.findall(r"\\(\w+rule)", text)] == ["toprule", "midrule", "bottomrule"]
+    rows = body(paths[".tex"])
+    assert list(rows) == ["lftr", "dycoke", "uniform"]
+    cell = table[(table.label == "uniform") & (table.ratio == 4)].iloc[0]
+    expected = f"{100 * cell['mean']:.1f} [{100 * cell.low:.1f}, {100 * cell.high:.1f}]"
+    assert rows["uniform"][1].removeprefix("\\bfseries ") == expected
+    pd.testing.assert_frame_equal(pd.read_csv(paths[".csv"]), table)
+
+
+def test_best_is_bold_at_each_ratio_and_a_tie_of_all_is_not(sweep, tmp_path):
+    table = bootstrap_interval(sweep)
+    for best in ("max", "min"):
+        rows = body(save_table(table, "t", tmp_path, best=best)[".tex"])
+        for at, (_, cells) in enumerate(table.groupby("ratio")):
+            winners = {r.label for r in cells.itertuples() if r.mean == getattr(cells["mean"], best)()}
+            winners = winners if cells["mean"].nunique() > 1 else set()
+            assert {label for label, row in rows.items() if row[at].startswith("\\bfseries ")} == winners
+    assert "bfseries" not in save_table(table, "t", tmp_path, best=None)[".tex"].read_text()
+
+
+def test_floors_errors_and_settings_not_run_are_said(sweep, tmp_path):
+    sweep.loc[sweep.index[(sweep.label == "lftr") & (sweep.ratio == 4)][:3], ["right", "status"]] = [None, "error"]
+    sweep = sweep[(sweep.label != "uniform") | (sweep.ratio != 16)]
+    path = save_table(bootstrap_interval(sweep), "t", tmp_path)[".tex"]
+    rows = body(path)
+    assert rows["dycoke"][2] == r"--\textsuperscript{f}" and rows["uniform"][2] == "--"
+    assert rows["lftr"][1].endswith(r"]\textsuperscript{e}")
+    assert not rows["lftr"][1].startswith("\\bfseries"), "it lacks samples that the others have"
+    text = path.read_text()
+    assert r"\textsuperscript{f} below its floor: 48 rows" in text and r"\textsuperscript{e} failed: 3 rows" in text
+    assert text.count(r"\multicolumn{4}{l}") == 2 and text.rstrip().endswith(r"\end{tabular}")
+
+
+def test_other_tables_are_written_row_by_row_with_intervals_folded_in(sweep, tmp_path):
+    tests = compare(sweep)
+    text = save_table(tests, "tests", tmp_path)[".tex"].read_text()
+    assert r"p\_holm" in text and "low" not in text.split("\n", 1)[1]
+    row = tests[(tests.label == "uniform") & (tests.ratio == 16)].iloc[0]
+    number = f"{row.difference:.3f} [{row.low:.3f}, {row.high:.3f}]".replace("-", "$-$")
+    assert number in text and row.difference < 0
+    assert r"$<$0.001" in text
+    areas = save_table(area_under_curve(sweep), "areas", tmp_path)[".tex"]
+    assert body(areas)["dycoke"][0] == "--" and body(areas)["dycoke"][-1] == "16"
+    assert body(areas)["lftr"][0].startswith(r"\bfseries 0.")
+
+
+def test_what_latex_would_read_as_a_command_is_escaped(tmp_path):
+    table = made_up_sweep(["lftr", "uniform"], [1, 4])
+    table["label"] = table.label.replace("lftr", "lftr (min_fidelity=90%)")
+    rows = body(save_table(bootstrap_interval(table), "t", tmp_path)[".tex"])
+    assert r"lftr (min\_fidelity=90\%)" in rows
+    named = pd.DataFrame({"a_b": ["50%", "x & y"], "n": [1, 2]})
+    text = save_table(named, "own", tmp_path)[".tex"].read_text()
+    assert r"a\_b & n" in text and r"50\% & 1" in text and r"x \& y & 2" in text
+
+
+def test_the_same_bytes_each_time_with_how_they_were_made(sweep, tmp_path):
+    table = bootstrap_interval(sweep)
+    first = save_table(table, "t.tex", tmp_path, provenance={"model": "/root/models/toy", "seed": 0})
+    before = contents(tmp_path)
+    save_table(table, "t.csv", tmp_path, provenance={"model": "/root/models/toy", "seed": 0})
+    assert contents(tmp_path) == before and set(before) == {"t.tex", "t.csv"}
+    facts = json.loads(first[".tex"].read_text().splitlines()[0].removeprefix("% "))
+    assert facts["config"] == {"model": "toy", "seed": 0}
+    assert facts["data_sha256"] == hashlib.sha256(before["t.csv"]).hexdigest()
+
+
+def test_the_table_of_a_figure_is_not_overwritten(sweep, tmp_path):
+    save_figure(attach(Figure(), pd.DataFrame({"x": [1]})), "curves", tmp_path)
+    before = contents(tmp_path)
+    with pytest.raises(VTCError, match="curves.csv in .* is the table of the figure 'curves'; choose another name"):
+        save_table(bootstrap_interval(sweep), "curves", tmp_path)
+    assert contents(tmp_path) == before
+
+
+def test_a_full_disk_leaves_both_files_as_they_were(sweep, tmp_path):
+    resource = pytest.importorskip("resource")
+    table = bootstrap_interval(sweep)
+    path = save_table(table, "t", tmp_path)[".csv"]
+    before = contents(tmp_path)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size - 100, hard))
+    try:
+        with pytest.raises(VTCError, match="cannot write table 't' into .*: File too large"):
+            save_table(table, "t", tmp_path, best="min")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert contents(tmp_path) == before
+
+
+def test_a_failure_half_way_through_moving_puts_the_earlier_file_back(sweep, tmp_path):
+    table = bootstrap_interval(sweep)
+    locked = save_table(table, "t", tmp_path)[".csv"]  # the LaTeX is moved before it
+    before = contents(tmp_path)
+    if not shutil.which("chattr") or subprocess.run(["chattr", "+i", locked], capture_output=True).returncode:
+        pytest.skip("only root on some file systems can make a file immutable")
+    try:
+        with pytest.raises(VTCError, match="cannot write table 't' into .*: Operation not permitted"):
+            save_table(table, "t", tmp_path, best="min")
+    finally:
+        subprocess.run(["chattr", "-i", locked], check=True)
+    assert contents(tmp_path) == before
+
+
+def test_a_folder_in_the_files_place_leaves_the_other_file(sweep, tmp_path):
+    table = bootstrap_interval(sweep)
+    save_table(table, "t", tmp_path)[".csv"].unlink()
+    (tmp_path / "t.csv").mkdir()
+    before = (tmp_path / "t.tex").read_bytes()
+    with pytest.raises(VTCError, match="cannot write table 't' into .*: Is a directory"):
+        save_table(table, "t", tmp_path, best="min")
+    assert (tmp_path / "t.tex").read_bytes() == before and len(list(tmp_path.iterdir())) == 2
+
+
+@pytest.mark.skipif(os.name == "nt" or not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root writes anywhere")
+def test_a_read_only_folder_is_one_sentence(sweep, tmp_path):
+    tmp_path.chmod(0o500)
+    with pytest.raises(VTCError, match="cannot write table 't' into .*ermission"):
+        save_table(bootstrap_interval(sweep), "t", tmp_path)
+
+
+def test_a_file_in_the_folders_place_is_one_sentence(sweep, tmp_path):
+    (tmp_path / "taken").write_text("a file")
+    with pytest.raises(VTCError, match="cannot write table 't' into .*taken"):
+        save_table(bootstrap_interval(sweep), "t", tmp_path / "taken")
+
+
+@pytest.mark.parametrize(
+    ("table", "name", "best", "words"),
+    [
+        ([1], "t", "max", "a list cannot be saved"),
+        (pd.DataFrame(), "t", "max", "an empty table cannot be saved"),
+        (pd.DataFrame({"a": [1]}), "a/b", "max", "'a/b' cannot name a table"),
+        (pd.DataFrame({"a": [1]}), 7, "max", "7 cannot name a table"),
+        (pd.DataFrame({"a": [1]}), "t", "largest", "best is 'largest'; choose 'max', 'min' or None"),
+        (
+            pd.DataFrame({"label": "a", "ratio": 2, "mean": [0.1, 0.2], "low": 0.0, "high": np.nan}),
+            "t",
+            "max",
+            "more than one row for 'a' at ratio 2",
+        ),
+    ],
+)
+def test_bad_input_is_one_sentence(table, name, best, words, tmp_path):
+    with pytest.raises(VTCError, match=words) as caught:
+        save_table(table, name, tmp_path, best=best)
+    assert "\n" not in str(caught.value) and not contents(tmp_path)
