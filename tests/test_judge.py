@@ -1,0 +1,363 @@
+import json
+import sqlite3
+import threading
+import time
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import vtc_lab as vtc
+from vtc_lab.qa.endpoint import Unanswered, complete
+from vtc_lab.qa.judge import Judge, judge, judge_all, read_verdict
+
+KEY = "sk-SeCreT-0123456789"
+ASKED = ("what is rolled?", "dough", "The baker rolls some dough.")
+YES = '{"pred": "yes", "score": 4}'
+
+
+class Endpoint(BaseHTTPRequestHandler):
+    """Answers each request with the next step of the server's script: a text, a status, or a function of itself."""
+
+    def do_POST(self):
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.server.seen.append((self.path, self.headers, body))
+        steps = self.server.script
+        step = steps.pop(0) if len(steps) > 1 else steps[0]
+        if callable(step):
+            step(self)
+        elif isinstance(step, int):
+            self.send_error(step, f"no, {self.headers.get('Authorization')}")
+        else:
+            self.reply(json.dumps({"choices": [{"message": {"role": "assistant", "content": step}}]}))
+
+    def reply(self, text, status=200, **headers):
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name.replace("_", "-"), value)
+        self.send_header("Content-Length", str(len(text.encode())))
+        self.end_headers()
+        self.wfile.write(text.encode())
+
+    def do_GET(self):
+        self.server.seen.append((self.path, self.headers, None))
+        self.reply(YES)
+
+    def log_message(self, *_):
+        pass
+
+
+class Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, *_):
+        pass  # a client that went away
+
+
+@contextmanager
+def serving(*script):
+    server = Server(("127.0.0.1", 0), Endpoint)
+    server.script, server.seen = list(script), []
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+    server.url = f"http://127.0.0.1:{server.server_port}/v1"
+    try:
+        yield server
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+@pytest.fixture(autouse=True)
+def key(monkeypatch):
+    monkeypatch.setenv("JUDGE_KEY", KEY)
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def test_a_verdict_and_what_was_asked():
+    with serving(YES) as server:
+        verdict = judge(*ASKED, Judge(server.url, "tiny", key_env="JUDGE_KEY"))
+    assert (verdict.correct, verdict.score, verdict.problem, verdict.cached) == (True, 4.0, "", False)
+    ((path, headers, body),) = server.seen
+    assert path == "/v1/chat/completions" and headers["Authorization"] == f"Bearer {KEY}"
+    assert body["model"] == "tiny" and body["temperature"] == 0
+    system, user = (message["content"] for message in body["messages"])
+    assert list(json.loads(user).values()) == list(ASKED) and '"pred"' in system and '"score"' in system
+
+
+def test_without_a_key_none_is_sent_and_a_temperature_may_be_left_out():
+    with serving(YES) as server:
+        judge(*ASKED, Judge(server.url + "/chat/completions/", "tiny", temperature=None))
+    ((path, headers, body),) = server.seen
+    assert path == "/v1/chat/completions" and "Authorization" not in headers and "temperature" not in body
+
+
+def test_a_stored_verdict_is_not_asked_for_again(tmp_path):
+    cache = tmp_path / "verdicts.db"
+    with serving(YES, '{"pred": "no", "score": 0}') as server:
+        by = Judge(server.url, "tiny", cache=cache)
+        first, again = judge(*ASKED, by), judge(*ASKED, by)
+        assert not first.cached and again.cached and (again.correct, again.score) == (True, 4.0)
+        assert len(server.seen) == 1
+        # Everything that a verdict depends on is part of its key.
+        for other in (("why?", *ASKED[1:]), (ASKED[0], "bread", ASKED[2]), (*ASKED[:2], "bread")):
+            assert judge(*other, by).correct is False
+        assert judge(*ASKED, Judge(server.url, "large", cache=cache)).correct is False
+        assert len(server.seen) == 5
+    assert judge(*ASKED, by).cached  # with the server gone
+
+
+def test_a_changed_prompt_asks_again(tmp_path, monkeypatch):
+    with serving(YES) as server:
+        by = Judge(server.url, "tiny", cache=tmp_path / "verdicts.db")
+        judge(*ASKED, by)
+        monkeypatch.setattr("vtc_lab.qa.judge.PROMPT_VERSION", 2)
+        assert not judge(*ASKED, by).cached
+
+
+def test_a_reply_that_cannot_be_read_is_asked_for_once_more():
+    with serving("I'd say it is fine.", YES) as server:
+        verdict = judge(*ASKED, Judge(server.url, "tiny"))
+    assert verdict.correct and [len(body["messages"]) for _, _, body in server.seen] == [2, 4]
+    assert server.seen[1][2]["messages"][2] == {"role": "assistant", "content": "I'd say it is fine."}
+
+
+@pytest.mark.parametrize(
+    "nonsense",
+    ["maybe", '{"pred": "yes", "score": 7}', '{"pred": "yes"}', "", '{"pred": "yes"} {"pred": "no", "score": 1}'],
+)
+def test_what_stays_unreadable_is_unscored_recorded_and_asked_again_another_time(tmp_path, nonsense):
+    cache = tmp_path / "verdicts.db"
+    with serving(nonsense, nonsense, YES) as server:
+        by = Judge(server.url, "tiny", cache=cache)
+        verdict = judge(*ASKED, by)
+        assert (verdict.correct, verdict.score, verdict.problem) == (None, None, "the reply cannot be read")
+        assert len(server.seen) == 2
+        row = sqlite3.connect(cache).execute("SELECT correct, score, problem, reply FROM verdicts").fetchone()
+        assert row == (None, None, "the reply cannot be read", nonsense or "(nothing)")
+        assert judge(*ASKED, by).correct and judge(*ASKED, by).cached and len(server.seen) == 3
+
+
+@pytest.mark.parametrize(
+    "body", ["<html>busy</html>", "[]", '{"choices": []}', '{"choices": [{"message": {"content": 3}}]}']
+)
+def test_a_body_that_is_no_chat_is_unreadable_too(body):
+    with serving(lambda request: request.reply(body)) as server:
+        verdict = judge(*ASKED, Judge(server.url, "tiny"))
+    assert verdict.correct is None and verdict.problem == "the reply cannot be read" and len(server.seen) == 2
+
+
+@pytest.mark.parametrize("trouble", [429, 500, 503, lambda request: request.connection.close()])
+def test_passing_trouble_is_tried_again(trouble):
+    with serving(trouble, YES) as server:
+        started = time.monotonic()
+        assert judge(*ASKED, Judge(server.url, "tiny", deadline=10)).correct
+    assert len(server.seen) == 2 and 0.4 < time.monotonic() - started < 5
+
+
+def test_it_waits_as_long_as_it_is_told_to():
+    with serving(lambda request: request.reply("", 429, Retry_After="1"), YES) as server:
+        started = time.monotonic()
+        assert judge(*ASKED, Judge(server.url, "tiny", deadline=10)).correct
+        assert time.monotonic() - started > 1
+    with serving(lambda request: request.reply("", 429, Retry_After="3600"), YES) as server:
+        verdict = judge(*ASKED, Judge(server.url, "tiny", deadline=10))
+        assert verdict.correct is None and verdict.problem == "429 Too Many Requests, tried 1 times"
+
+
+def slow(request):
+    time.sleep(3)
+
+
+def drip(request):
+    """One byte of a header at a time, which no timeout of a socket minds."""
+    request.wfile.write(b"HTTP/1.0 200 OK\r\nX: ")
+    for _ in range(40):
+        request.wfile.write(b"x")
+        time.sleep(0.1)
+
+
+def flood(request):
+    request.send_response(200)
+    request.end_headers()
+    for _ in range(40):
+        request.wfile.write(b"x" * 65536)
+
+
+@pytest.mark.parametrize(
+    "trouble, words",
+    [
+        (429, "429 Too Many Requests"),
+        (500, "500 Internal Server Error"),
+        (422, "422 Unprocessable Entity"),
+        (599, "599"),
+        (slow, "in time"),
+        (drip, "in time"),
+        (flood, "longer than"),
+    ],
+)
+def test_trouble_that_stays_ends_at_the_deadline_without_a_verdict_and_is_not_stored(tmp_path, trouble, words):
+    cache = tmp_path / "verdicts.db"
+    with serving(trouble) as server:
+        started = time.monotonic()
+        verdict = judge(*ASKED, Judge(server.url, "tiny", key_env="JUDGE_KEY", cache=cache, deadline=0.8))
+        assert time.monotonic() - started < 2
+    assert verdict.correct is None and verdict.score is None and words in verdict.problem
+    assert sqlite3.connect(cache).execute("SELECT count(*) FROM verdicts").fetchone() == (0,)
+    assert KEY not in verdict.problem
+
+
+def refused():
+    server = Server(("127.0.0.1", 0), Endpoint)
+    server.server_close()
+    return f"http://127.0.0.1:{server.server_port}/v1"
+
+
+def test_nobody_there():
+    verdict = judge(*ASKED, Judge(refused(), "tiny", deadline=0.8))
+    assert verdict.correct is None and "refused" in verdict.problem
+
+
+@pytest.mark.parametrize("status", [401, 403, 404])
+def test_what_every_question_would_meet_is_an_error(status):
+    with serving(status) as server, pytest.raises(vtc.VTCError, match=f"refuses with {status}") as error:
+        judge(*ASKED, Judge(server.url + "?key=" + KEY, "tiny", key_env="JUDGE_KEY"))
+    assert len(server.seen) == 1 and KEY not in str(error.value)
+
+
+def test_a_redirection_does_not_take_the_key_along():
+    with serving(YES) as elsewhere:
+        for status in (301, 302, 307, 308):
+            leading = serving(lambda request, code=status: request.reply("", code, Location=elsewhere.url))
+            with leading as server, pytest.raises(vtc.VTCError, match=f"refuses with {status}"):
+                judge(*ASKED, Judge(server.url, "tiny", key_env="JUDGE_KEY"))
+        assert not elsewhere.seen
+
+
+def test_the_key_is_nowhere(tmp_path, capfd, caplog):
+    cache = tmp_path / "verdicts.db"
+    telling = json.dumps({"pred": "yes", "score": 4, "you sent": KEY})
+    with serving(telling, f"{KEY}?", f"{KEY}!", YES) as server:
+        by = Judge(server.url, "tiny", key_env="JUDGE_KEY", cache=cache)
+        verdicts = [judge(*ASKED, by), judge(ASKED[0], "bread", "dough", by)]
+    assert [verdict.correct for verdict in verdicts] == [True, None]
+    assert KEY.encode() not in cache.read_bytes()
+    assert all(KEY not in verdict.reply for verdict in verdicts) and KEY not in repr((by, verdicts))
+    assert KEY not in caplog.text and not any(capfd.readouterr())
+    assert server.seen[2][2]["messages"][2]["content"] == "[key]?"
+
+
+@pytest.mark.parametrize("value", ["", "  ", "two words", "line\nbreak", "ümlaut", f"{KEY}\x7f"])
+def test_a_key_that_cannot_be_sent_is_not_shown(monkeypatch, value):
+    monkeypatch.setenv("JUDGE_KEY", value)
+    with pytest.raises(vtc.VTCError, match="the environment variable JUDGE_KEY") as error:
+        judge(*ASKED, Judge("http://127.0.0.1:9/v1", "tiny", key_env="JUDGE_KEY"))
+    assert not value.strip() or value.strip() not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        ({"url": "localhost:8000"}, "'localhost:8000'; give one such as"),
+        ({"url": "file:///etc/passwd"}, "give one such as"),
+        ({"url": "http://[::1"}, "give one such as"),
+        ({"url": None}, "url is None"),
+        ({"url": f"https://me:{KEY}@example.org/v1"}, "holds a user or a password"),
+        ({"key_env": KEY}, "key_env is no name such as"),
+        ({"model": ""}, "model is ''"),
+        ({"deadline": 0}, "deadline is 0"),
+        ({"deadline": float("inf")}, "deadline is inf"),
+    ],
+)
+def test_a_judge_that_cannot_be(arguments, words):
+    with pytest.raises(vtc.VTCError, match=words) as error:
+        judge(*ASKED, Judge(**({"url": "http://127.0.0.1:9/v1", "model": "tiny"} | arguments)))
+    assert KEY not in str(error.value)
+
+
+def test_a_cache_that_cannot_be(tmp_path):
+    (tmp_path / "text.db").write_text("no database at all, but long enough to be looked at " * 40)
+    for path in (tmp_path / "text.db", tmp_path / "no/such/folder.db"):
+        with pytest.raises(vtc.VTCError, match="cannot hold verdicts"):
+            judge(*ASKED, Judge("http://127.0.0.1:9/v1", "tiny", cache=path))
+
+
+def test_a_verdict_that_cannot_be_stored_is_not_lost(tmp_path):
+    cache = tmp_path / "verdicts.db"
+    with serving(YES) as server:
+        by = Judge(server.url, "tiny", cache=cache)
+        judge("another question", "a", "b", by)
+        with sqlite3.connect(cache) as connection:
+            connection.execute(
+                "CREATE TRIGGER full BEFORE INSERT ON verdicts BEGIN SELECT RAISE(ABORT, 'no room'); END"
+            )
+        verdict = judge(*ASKED, by)
+    assert verdict.correct and verdict.problem == "not stored (no room)"
+
+
+def test_many_are_judged_and_a_run_that_broke_off_goes_on(tmp_path):
+    samples = [{"id": str(n), "kind": "what", "question": f"{n}?", "answer": "dough"} for n in range(5)]
+    samples[4] |= {"stem": "and five?"}
+    replies = [YES, '{"pred": "no", "score": 1}', "what?", "what?", 503]
+    with serving(*replies) as server:
+        by = Judge(server.url, "tiny", cache=tmp_path / "verdicts.db", deadline=0.3)
+        table = judge_all(samples, ["dough"] * 5, by)
+        assert table.correct.tolist()[:2] == [True, False] and table.correct.isna().tolist() == [False] * 2 + [True] * 3
+        assert table.correct.mean() == 0.5 and table.score.mean() == 2.5 and table.id.tolist() == list("01234")
+        assert json.loads(server.seen[-1][2]["messages"][1]["content"])["question"] == "and five?"
+        with pytest.raises(vtc.VTCError, match="3 questions in a row got no answer .503 .*the 2 before are stored"):
+            judge_all(samples, ["dough"] * 5, by)
+        server.script[:] = [YES]
+        table = judge_all(samples, ["dough"] * 5, by)
+        assert table.cached.tolist() == [True, True, False, False, False] and table.correct.notna().all()
+    with pytest.raises(vtc.VTCError, match="one answer for each sample"):
+        judge_all(samples, ["dough"] * 4, by)
+
+
+def test_the_deadline_is_for_all_tries_together():
+    with serving(500) as server:
+        started = time.monotonic()
+        with pytest.raises(Unanswered):
+            complete(server.url, {}, "", time.monotonic() + 1.2)
+        assert time.monotonic() - started < 1.5 and len(server.seen) == 2
+
+
+@pytest.mark.parametrize(
+    "reply, expected",
+    [
+        (YES, (True, 4.0)),
+        ("{'pred': 'yes', 'score': 4.8}", (True, 4.8)),
+        ('```json\n{"pred": "No", "score": "0"}\n```', (False, 0.0)),
+        ('The student is right. {"pred": "yes", "score": 5}.', (True, 5.0)),
+        ('{"score": 3, "pred": "yes",}', (True, 3.0)),
+        ("pred: no, score: 2", (False, 2.0)),
+        ('{"pred": "yes", "score": 5}\n{"pred": "yes", "score": 5}', (True, 5.0)),
+        ('{"pred": "yes", "score": 5}\n{"pred": "yes", "score": 4}', None),
+        ('{"pred": "yes", "score": -1}', None),
+        ('{"pred": "yes", "score": 5.5}', None),
+        ('{"pred": "yes", "score": NaN}', None),
+        ('{"pred": "yesterday", "score": 5}', None),
+        ('{"pred": true, "score": 5}', None),
+        ("yes", None),
+        ("", None),
+    ],
+)
+def test_verdicts_are_read(reply, expected):
+    assert read_verdict(reply) == expected
+
+
+@given(st.booleans(), st.integers(0, 5), st.booleans(), st.text(), st.integers(0, 4))
+def test_every_verdict_in_json_is_read_whatever_stands_beside_it(correct, score, swap, note, indent):
+    fields = {"pred": "yes" if correct else "no", "score": score}
+    fields = dict(reversed(fields.items())) if swap else fields
+    if any(word in note.lower() for word in ("pred", "score")):
+        return
+    assert read_verdict(json.dumps(fields | {"note": note}, indent=indent)) == (correct, score)
+
+
+@given(st.text())
+def test_any_reply_is_a_verdict_or_none(reply):
+    found = read_verdict(reply)
+    assert found is None or (isinstance(found[0], bool) and 0 <= found[1] <= 5)

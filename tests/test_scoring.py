@@ -1,0 +1,224 @@
+import math
+from types import SimpleNamespace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import vtc_lab as vtc
+from vtc_lab.qa.scoring import accuracy, letter_of, normalise, score
+
+OPTIONS = ["a blue cube", "the red ball", "nothing", "two dogs, one cat", "it's raining"]
+SAMPLE = {"id": "q", "answer": "B", "options": OPTIONS, "candidates": list("ABCDE"), "rule": "letter"}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "B",
+        "b",
+        " B\n",
+        "(B)",
+        "(b)",
+        "[B]",
+        "B.",
+        "B)",
+        "**B**",
+        "**B.** the red ball",
+        "`B`",
+        '"B"',
+        "<answer>B</answer>",
+        "Answer: B.",
+        "Answer: (B) the red ball.",
+        "The answer is B",
+        "The correct answer is: B",
+        "Best option: (B)",
+        "Option B",
+        "So the final answer is option B.",
+        "B. the red ball",
+        "B.the red ball",
+        "b. The red ball.",
+        "B, the red ball",
+        "B: The RED ball!",
+        "B - the red ball",
+        "B\nBecause it is red.",
+        "B) because it is red",
+        "(B) A man throws it.",
+        "the red ball",
+        "Red ball.",
+        "The answer is the red ball.",
+        "I think it is B.",
+        "I would go with (B), the one that rolls",
+        "My choice would be B because a cube cannot roll.",
+    ],
+)
+def test_texts_that_mean_the_second_option(text):
+    assert letter_of(text, OPTIONS) == "B"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "...",
+        "A or B",
+        "A and B",
+        "A, B",
+        "A/B",
+        "B. nothing",
+        "B. (C)",
+        "(A) is wrong, (B) is right",
+        "The answer is not B",
+        "It isn't B",
+        "F",
+        "(Z)",
+        "A man is running",
+        "A",
+        "Dogs",
+        "Because it bounces",
+        "it is not the red ball",
+        "I see the red ball and a blue cube",
+        "e.g. the ball",
+        "U.S. flag",
+        "second",
+    ],
+)
+def test_texts_that_are_wrong_where_the_second_is_right(text):
+    assert letter_of(text, OPTIONS) != "B"
+    assert letter_of(text, OPTIONS) is None or text == "A"
+
+
+def test_options_that_look_like_letters_or_like_each_other():
+    assert letter_of("A", ["C", "A", "B"]) == "A"  # a letter was asked for
+    assert letter_of("B. A", ["C", "A", "B"]) == "B"
+    assert letter_of("the ball", ["the ball", "a ball"]) is None
+    assert letter_of("answer the phone", ["Answer the phone.", "hang up"]) == "A"
+    assert letter_of("D. A man walks", ["w", "x", "y", "A man walks a dog"]) == "D"
+    assert letter_of("I", [f"option {n}" for n in range(10)]) == "I"
+    assert letter_of("I think so", [f"option {n}" for n in range(10)]) is None
+
+
+WORDS = st.lists(st.text("bcdefghjklmnopqrstuvwxyz", min_size=2, max_size=6), min_size=1, max_size=4).map(" ".join)
+LISTS = st.lists(WORDS, min_size=2, max_size=8, unique_by=normalise).filter(lambda texts: all(map(normalise, texts)))
+FORMS = (
+    "{0}",
+    "({0})",
+    "{0}.",
+    "Answer: {0}.",
+    "The answer is ({0}).",
+    "{0}. {1}",
+    "({0}) {1}",
+    "**{0}** {1}",
+    "{1}",
+    "{1}.",
+)
+
+
+@given(LISTS, st.data())
+def test_every_form_of_every_option_is_read(options, data):
+    number = data.draw(st.integers(0, len(options) - 1))
+    form = data.draw(st.sampled_from(FORMS))
+    if any(word in options[number] for word in ("not", "option", "choice", "answer", "neither", "letter")):
+        return
+    assert letter_of(form.format("ABCDEFGH"[number], options[number]), options) == "ABCDEFGH"[number]
+
+
+@given(st.text(), st.lists(st.text(), min_size=2, max_size=26))
+def test_any_text_means_one_letter_or_none(text, options):
+    assert letter_of(text, options) in (*"ABCDEFGHIJKLMNOPQRSTUVWXYZ"[: len(options)], None)
+
+
+@given(LISTS, st.data())
+def test_two_letters_are_ambiguous(options, data):
+    one, other = data.draw(st.permutations(list("ABCDEFGH"[: len(options)])))[:2]
+    joint = data.draw(st.sampled_from([" or ", ", ", " and ", "/", " ", "\n"]))
+    assert letter_of(f"{one}{joint}{other}", options) is None
+    assert letter_of(f"It could be {one}{joint}{other}.", options) is None
+
+
+@pytest.mark.parametrize(
+    "one, other",
+    [("Yes.", "yes"), ("the dog", "dog"), ("2", "two"), ("Ten!", "10"), ("T-shirt", "t shirt"), ("ﬁre", "fire")]
+    + [("don’t", "don't"), ("1,000", "1000"), ("a", "A."), ("CAFÉ", "cafe\u0301"), ("at 3.5 m", "at 3.5 m.")],
+)
+def test_what_counts_as_the_same(one, other):
+    assert normalise(one) == normalise(other)
+
+
+@pytest.mark.parametrize("one, other", [("dog", "dogs"), ("1.5", "15"), ("no", "not"), ("3.5", "3 5"), ("a", "the")])
+def test_what_does_not(one, other):
+    assert normalise(one) != normalise(other)
+
+
+@given(st.text())
+def test_to_normalise_twice_changes_nothing(text):
+    assert normalise(normalise(text)) == normalise(text)
+
+
+@given(st.text(), st.text(" .,!?;:()\"'", max_size=5))
+def test_case_and_punctuation_around_an_answer_do_not_matter(text, marks):
+    assert normalise(f"{marks}{text.casefold()} {marks}") == normalise(text)
+
+
+def test_score_by_each_rule():
+    answer = SimpleNamespace(text="I think (B)", scores={"A": 0.5, "B": 0.3, "C": 0.1, "D": 0.05, "E": 0.05})
+    assert score(SAMPLE, answer) == 1.0 and score(SAMPLE, answer, "likelihood") == 0.0
+    assert score(SAMPLE, answer, "exact") == 0.0 and score(SAMPLE, "B", "exact") == 1.0
+    assert score({"answer": "with a key", "also": ["using a key"]}, "Using the key.") == 1.0
+    assert score({"answer": "red"}, "red") == 1.0  # the bundled samples have no rule
+    assert score(SAMPLE | {"options": None}, "(b)") == 1.0
+    for unknown in (score(SAMPLE | {"answer": None}, "B"), score(SAMPLE, None), score(SAMPLE, None, "likelihood")):
+        assert math.isnan(unknown)
+
+
+@given(st.lists(st.floats(0, 1), min_size=2, max_size=6), st.data())
+def test_likelihood_wants_the_single_highest(values, data):
+    letters = list("ABCDEF"[: len(values)])
+    scores = dict(zip(letters, values, strict=True))
+    right = data.draw(st.sampled_from(letters))
+    others = [value for letter, value in scores.items() if letter != right]
+    sample = {"answer": right, "candidates": letters}
+    assert score(sample, scores, "likelihood") == float(scores[right] > max(others))
+    assert sum(score(sample | {"answer": letter}, scores, "likelihood") for letter in letters) <= 1
+
+
+@pytest.mark.parametrize(
+    "sample, answer, rule, words",
+    [
+        (SAMPLE, "B", "leter", "no rule 'leter'; did you mean 'letter'"),
+        (SAMPLE, {"A": 1.0}, "likelihood", "needs one for each of"),
+        (SAMPLE, "B", "likelihood", "the answer has the scores None"),
+        ({"answer": "red"}, {"red": 1.0}, "likelihood", "for each of None"),
+        (SAMPLE, {"B": 1.0}, None, "rule 'letter' needs its text"),
+        ({"answer": "red", "candidates": ["red", "blue"]}, "red", "letter", "'red' is no letter of 2 options"),
+        ({"answer": "red"}, "red", "letter", "'red' is no letter of 0 options"),
+    ],
+)
+def test_what_cannot_be_scored_is_said(sample, answer, rule, words):
+    with pytest.raises(vtc.VTCError, match=words):
+        score(sample, answer, rule)
+
+
+def test_accuracy_by_kind_leaves_out_what_cannot_be_scored():
+    samples = [SAMPLE | {"kind": kind} for kind in "xxyyy"] + [SAMPLE | {"kind": "z", "answer": None}]
+    table = accuracy(samples, ["B", "A", "(B)", "the red ball", None, "B"]).set_index("kind")
+    assert table.n.to_dict() == {"x": 2, "y": 2, "z": 0, "all": 4}
+    assert table.unscored.to_dict() == {"x": 0, "y": 1, "z": 1, "all": 2}
+    assert table.accuracy["x"] == 0.5 and table.accuracy["y"] == 1.0 and table.accuracy["all"] == 0.75
+    assert math.isnan(table.accuracy["z"])
+    for few, many in ((samples[:2], ["B"] * 3), (samples[:3], ["B"] * 2)):
+        with pytest.raises(vtc.VTCError, match="there are 2 .* but more .*; give one answer for each sample"):
+            accuracy(iter(few), iter(many))
+    assert accuracy([], []).values.tolist() == []
+
+
+def test_the_bundled_models_answers_are_scored_as_the_sweep_scores_them():
+    model, samples = vtc.load_model(), vtc.read_samples()[:6]
+    clip = vtc.read_clip(samples[0]["clip"])
+    samples = [sample for sample in samples if sample["clip"] == samples[0]["clip"]]
+    answers = model.ask([s["question"] for s in samples], clip, candidates=[s["candidates"] for s in samples])
+    for sample, answer in zip(samples, answers, strict=True):
+        assert score(sample, answer) == float(answer.text == sample["answer"])
+        assert score(sample, answer, "likelihood") == float(
+            max(answer.scores, key=answer.scores.get) == sample["answer"]
+        )

@@ -1,0 +1,224 @@
+"""Where the clips of samples lie, which are missing, and reading them with their range and their subtitles."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import cache
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from vtc_lab.qa.records import records
+from vtc_lab.tokens import Clip, VTCError
+from vtc_lab.video import read_clip
+
+SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".gif", ".MP4")
+_PICTURES = (".jpg", ".jpeg", ".png")
+
+
+def clip_finder(root: Path) -> Callable[..., dict[str, object]]:
+    """A function that looks for clips under a folder, for each name once; a video's questions can stand far apart.
+
+    Parameters
+    ----------
+    root : the folder.
+
+    Returns
+    -------
+    Function of the names that a clip may have and the places below the folder where it may lie. It gives a dict with
+    `clip`, the first path that is there. If none is, that is the first that was looked for, and `tried` has them all.
+
+    Examples
+    --------
+    >>> clip_finder(Path("data"))(["bikes"], ["videos", "clips"])
+    {'clip': 'data/clips/bikes.mp4'}
+    """
+
+    @cache
+    def look(names: tuple[str, ...], places: tuple[str, ...], suffixes: tuple[str, ...]) -> dict[str, object]:
+        tried = list(dict.fromkeys(str(root / p / name) for p, name in product(places, _spellings(names, suffixes))))
+        there = next((path for path in tried if Path(path).exists()), None)
+        return {"clip": there} if there else {"clip": tried[0], "tried": tried}
+
+    return lambda names, places, suffixes=SUFFIXES: look(tuple(names), tuple(places), tuple(suffixes))
+
+
+def read_sample_clip(sample: Mapping[str, object], frames: int | None = None, fps: float | None = None) -> Clip:
+    """Read the part of a video that a sample is about.
+
+    Parameters
+    ----------
+    sample : with `clip`, and `start` and `end` where its benchmark gives a range. A clip may also be a folder of
+        numbered pictures with `picture_rate` of them a second (TVQA's in MVBench): picture n shows (n - 1) / rate
+        seconds. That is our reading; MVBench's notebook takes n / rate.
+    frames, fps : as for `read_clip`.
+
+    Returns
+    -------
+    Clip. A range that ends after the video does ends with the video, as in MVBench's notebook. A Clip is given back
+    as it is.
+
+    Raises
+    ------
+    VTCError
+        If the clip is missing (it names every file that was looked for), or cannot be read.
+
+    Examples
+    --------
+    >>> sample = {"clip": "data/clips/bikes.mp4", "start": 4, "end": 5}
+    >>> read_sample_clip(sample, fps=5).times.tolist()
+    [4.0, 4.2, 4.4, 4.6, 4.8, 5.0]
+    """
+    clip = sample["clip"]
+    if isinstance(clip, Clip):
+        return clip
+    tried = sample.get("tried", [clip])
+    path = next((path for path in tried if Path(path).exists()), None)
+    if path is None and "tried" in sample:
+        raise VTCError(f"there is no clip {clip}; put it there, or where else it was looked for: {_listing(tried)}")
+    start, end = sample.get("start"), sample.get("end")
+    if path and Path(path).is_dir():
+        return _read_pictures(Path(path), sample.get("picture_rate"), frames, fps, start, end)
+    path = clip if path is None else path
+    try:
+        return read_clip(path, frames, fps, start, end)
+    except VTCError:
+        if end is None:
+            raise
+        whole = read_clip(path, frames, fps, start)
+        if whole.times[-1] >= end:  # it was not the end that was wrong
+            raise
+        return whole
+
+
+def check_clips(samples: Iterable[Mapping[str, object]]) -> pd.DataFrame:
+    """Which clips of some samples are missing, before a model is loaded.
+
+    Parameters
+    ----------
+    samples : from `read_benchmark` or `read_samples`.
+
+    Returns
+    -------
+    DataFrame with a row for each missing clip: clip (the path it should have), questions (how many need it) and looked
+    (every file that was looked for).
+
+    Examples
+    --------
+    >>> check_clips([{"clip": "data/clips/bikes.mp4"}, {"clip": "/no/such.mp4"}])["clip"].tolist()
+    ['/no/such.mp4']
+    """
+    there: dict[str, bool] = {}
+    missing: dict[str, dict[str, object]] = {}
+    for sample in samples:
+        clip = sample["clip"]
+        if isinstance(clip, Clip):
+            continue
+        tried = sample.get("tried", [clip])
+        if clip not in there:
+            there[clip] = any(Path(path).exists() for path in tried)
+        if not there[clip]:
+            row = missing.setdefault(clip, {"clip": clip, "questions": 0, "looked": _listing(tried)})
+            row["questions"] += 1
+    return pd.DataFrame(missing.values(), columns=["clip", "questions", "looked"])
+
+
+def read_subtitles(sample: Mapping[str, object]) -> list[tuple[float, float, str]]:
+    """The subtitles of a LongVideoBench sample, in seconds of its clip.
+
+    Parameters
+    ----------
+    sample : from `read_benchmark("longvideobench", ...)`. Its file has the subtitles of the whole source video, of
+        which the clip is a part, in one of the benchmark's two formats: {timestamp, text} or {start, end, line}.
+
+    Returns
+    -------
+    List of (start, end, text) that overlap the clip. One without an end lasts to the end of the clip.
+
+    Raises
+    ------
+    VTCError
+        If the sample has no subtitles, or their file is missing or not as above.
+
+    Examples
+    --------
+    >>> read_subtitles({"id": "q1"})
+    Traceback (most recent call last):
+    ...
+    vtc_lab.tokens.VTCError: sample 'q1' has no subtitles; give one of longvideobench
+    """
+    if "subtitles" not in sample:
+        raise VTCError(f"sample {sample.get('id')!r} has no subtitles; give one of longvideobench")
+    path = Path(sample["subtitles"])
+    if not path.is_file():
+        raise VTCError(f"there are no subtitles {path}; extract subtitles.tar next to the annotations")
+    length, offset, lines = sample["duration"], sample["subtitles_from"], []
+    for record in records(path):
+        short = "timestamp" in record.fields
+        try:
+            start, end = record.need("timestamp") if short else (record.need("start"), record.fields.get("end"))
+            start, end = (None if time is None else _seconds(time) - offset for time in (start, end))
+        except (ValueError, TypeError) as error:
+            if isinstance(error, VTCError):
+                raise
+            raise VTCError(f"{record.place} has no times ({error}); give seconds or h:mm:ss") from error
+        end = length if end is None else end
+        if start < length and end > 0:
+            lines.append((start, end, str(record.need("text" if short else "line"))))
+    return lines
+
+
+def _seconds(time: object) -> float:
+    """Seconds of a number or of "h:mm:ss.sss"."""
+    seconds = 0.0
+    for part in str(time).split(":"):
+        seconds = seconds * 60 + float(part)
+    return seconds
+
+
+def _spellings(names: Iterable[str], suffixes: tuple[str, ...]) -> Iterator[str]:
+    """Names with each suffix; one that already has a suffix first as it is."""
+    for name in names:
+        stem, dot, ending = name.rpartition(".")
+        if dot and f".{ending}" in suffixes:
+            yield name
+            name = stem
+        yield from (name + suffix for suffix in suffixes)
+
+
+def _listing(paths: Iterable[str]) -> str:
+    """Paths with those that differ in their suffix alone taken together."""
+    stems: dict[str, list[str]] = {}
+    for path in map(Path, paths):
+        suffix = path.suffix if path.suffix in SUFFIXES else ""
+        stems.setdefault(str(path)[: len(str(path)) - len(suffix)], []).append(suffix)
+    return ", ".join(stem + "|".join(suffixes) for stem, suffixes in stems.items())
+
+
+def _read_pictures(
+    folder: Path, rate: float | None, frames: int | None, fps: float | None, start: float | None, end: float | None
+) -> Clip:
+    # The video readers' own choice of frames; importing it loads PyAV, which videos get in a process of their own.
+    from vtc_lab._decode import Index, Refused, choose
+
+    pictures = sorted((int(path.stem), path) for path in folder.iterdir() if _is_picture(path))
+    if not rate or not pictures:
+        what = "has no pictures named by a number" if rate else "is a folder and not a video"
+        raise VTCError(f"{folder} {what}; give a video, or pictures such as 00001.jpg and their picture_rate")
+    times = np.array([(number - 1) / rate for number, _ in pictures])
+    index = Index([], times, [], 0, float(times[-1]) + 1 / rate, cut=False, exact=True)
+    try:
+        wanted = choose(folder.name, index, frames, fps, start, None if end is None else min(end, index.end))
+        images = [np.asarray(Image.open(pictures[n][1]).convert("RGB")) for n in wanted]
+    except (Refused, OSError) as error:
+        raise VTCError(str(error)) from error
+    if len({image.shape for image in images}) > 1:
+        raise VTCError(f"the pictures in {folder} are not of one size; give those of one video")
+    return Clip(np.stack(images), times[wanted], str(folder), "pictures")
+
+
+def _is_picture(path: Path) -> bool:
+    return path.suffix.lower() in _PICTURES and path.stem.isdecimal()

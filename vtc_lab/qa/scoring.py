@@ -1,0 +1,232 @@
+"""Whether an answer is right, by the rule of its benchmark; pure functions of texts and probabilities."""
+
+from __future__ import annotations
+
+import math
+import re
+import unicodedata
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import zip_longest
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from vtc_lab.qa.layouts import LETTERS
+from vtc_lab.tokens import VTCError, suggest
+
+if TYPE_CHECKING:  # importing the model imports transformers, which takes seconds
+    from vtc_lab.models.video_model import Answer
+
+RULES = ("exact", "letter", "likelihood")
+_ARTICLES = {"a", "an", "the"}
+_NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+_LEAD = re.compile(
+    r"(?:(?:so|thus|therefore|hence)\b,?\s*)?(?:(?:the|my)\s+)?(?:(?:final|best|correct|right)\s+)?"
+    r"(?:answer|option|choice)\b(?:\s+is)?\s*:?\s*(?:(?:option|choice|letter)\s+)?",
+    re.IGNORECASE,
+)
+_ALONE = re.compile(r"[(\[]?\s*([A-Za-z])[\s)\].:,;!]*")
+_FIRST = re.compile(r"[(\[]?\s*([A-Za-z])\s*([)\].:,]|\s[-\u2013]\s|\n)(\s*)(.*)", re.DOTALL)
+_CAPITAL = re.compile(
+    r"(?<![\w'\u2019])([A-Z])(?![\w'\u2019])"
+    r"(?!(?<=[AI])\s+(?!(?:or|and|but|is|because|since)\b)\w\w)"  # the words "A" and "I" are no letters
+)
+_NEGATED = re.compile(r"\bnot\b|n['\u2019]t\b|\bneither\b", re.IGNORECASE)
+
+
+def score(
+    sample: Mapping[str, object], answer: Answer | str | Mapping[str, float] | None, rule: str | None = None
+) -> float:
+    """Whether an answer to a sample is right.
+
+    Parameters
+    ----------
+    sample : from `read_benchmark` or `read_samples`.
+    answer : what `model.ask` gave, or its text; for "likelihood" it may be the probability of each candidate. None
+        where there is no answer.
+    rule : by default the sample's own, "exact" if it has none:
+
+        - "exact": the text is the answer, or one of `also`, after `normalise`. The benchmarks compare with no
+          normalisation, which suits classifiers alone. NExT-OE's own rule is WUPS, which needs WordNet.
+        - "letter": `letter_of` the text is the answer. Video-MME's script takes the first capital from A to D wherever
+          it stands, so "Dogs" counts as D, and leaves answers without one out of the mean; LongVideoBench's takes a
+          random option there; here they are wrong.
+        - "likelihood": of all candidates the answer has the highest probability, alone.
+
+    Returns
+    -------
+    1.0 for right, 0.0 for wrong, NaN where the benchmark keeps the answer to itself or there is none to score.
+
+    Raises
+    ------
+    VTCError
+        For an unknown rule, or an answer that the rule cannot score.
+
+    Examples
+    --------
+    >>> score({"answer": "two"}, "2."), score({"answer": "B", "options": ["red", "blue"], "rule": "letter"}, "(B) blue")
+    (1.0, 1.0)
+    >>> score({"answer": "B", "candidates": ["A", "B"]}, {"A": 0.3, "B": 0.7}, "likelihood")
+    1.0
+    """
+    rule = sample.get("rule", "exact") if rule is None else rule
+    if rule not in RULES:
+        raise VTCError(f"there is no rule {rule!r}; {suggest(rule, RULES)}")
+    right = sample.get("answer")
+    if right is None or answer is None:
+        return math.nan
+    if rule == "likelihood":
+        return float(_likeliest(answer, sample.get("candidates")) == right)
+    text = getattr(answer, "text", answer)
+    if not isinstance(text, str):
+        raise VTCError(f"the answer is {text!r:.60}; rule {rule!r} needs its text")
+    if rule == "exact":
+        return float(normalise(text) in {normalise(str(known)) for known in (right, *sample.get("also", ()))})
+    options = sample.get("options") or sample.get("candidates") or ()
+    if right not in tuple(LETTERS[: len(options)]):
+        raise VTCError(f"the right answer {right!r:.60} is no letter of {len(options)} options; choose rule 'exact'")
+    return float(letter_of(text, options) == right)
+
+
+def accuracy(
+    samples: Iterable[Mapping[str, object]],
+    answers: Iterable[Answer | str | Mapping[str, float] | None],
+    rule: str | None = None,
+) -> pd.DataFrame:
+    """The share of right answers for each kind of question, and for all.
+
+    Parameters
+    ----------
+    samples, answers : one answer for each sample, in the same order.
+    rule : as for `score`.
+
+    Returns
+    -------
+    DataFrame with the columns kind, n (scored answers), unscored and accuracy (of those scored, NaN if there are none);
+    the last row, "all", is the mean over questions and not over kinds.
+
+    Raises
+    ------
+    VTCError
+        If there are more of one than of the other, and as `score`.
+
+    Examples
+    --------
+    >>> accuracy([{"answer": "yes", "kind": "a"}, {"answer": "no", "kind": "b"}], ["Yes.", "yes"]).values.tolist()
+    [['a', 1, 0, 1.0], ['b', 1, 0, 0.0], ['all', 2, 0, 0.5]]
+    """
+    rows = [(str(sample.get("kind", "")), score(sample, answer, rule)) for sample, answer in paired(samples, answers)]
+    table = pd.DataFrame(rows, columns=["kind", "right"]).astype({"kind": object, "right": float})
+    table = pd.concat([table, table.assign(kind="all")])
+    groups = table.groupby("kind", sort=False)["right"]
+    result = pd.DataFrame({"n": groups.count(), "unscored": groups.size() - groups.count(), "accuracy": groups.mean()})
+    return result.reset_index()
+
+
+def paired(samples: Iterable, answers: Iterable) -> Iterator[tuple]:
+    """Samples with their answers.
+
+    Raises
+    ------
+    VTCError
+        If there are more of one than of the other.
+
+    Examples
+    --------
+    >>> list(paired("ab", [1, 2]))
+    [('a', 1), ('b', 2)]
+    """
+    nothing = object()
+    for number, (sample, answer) in enumerate(zip_longest(samples, answers, fillvalue=nothing)):
+        if sample is nothing or answer is nothing:
+            few, many = ("samples", "answers") if sample is nothing else ("answers", "samples")
+            raise VTCError(f"there are {number} {few} but more {many}; give one answer for each sample")
+        yield sample, answer
+
+
+def normalise(text: str) -> str:
+    """A short answer without what does not matter: case, punctuation, articles, and whether numbers are words.
+
+    After the evaluation of VQA (Antol et al. 2015), simplified: Unicode is brought to NFKC and case folded; apostrophes
+    and the commas of thousands go; all else that is no letter, digit, accent or decimal point separates words; a, an
+    and the go unless nothing else is there; zero to ten become digits.
+
+    >>> normalise("The two dogs!"), normalise("don't"), normalise("1,000.5"), normalise("A")
+    ('2 dogs', 'dont', '1000.5', 'a')
+    """
+    text = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
+    text = re.sub(r"['\u2019]|(?<=\d),(?=\d{3})", "", text)
+    text = "".join(char if unicodedata.category(char)[0] in "LNM" or char == "." else " " for char in text)
+    words = re.sub(r"(?<!\d)\.|\.(?!\d)", " ", text).split()
+    words = [str(_NUMBERS.index(word)) if word in _NUMBERS else word for word in words]
+    return " ".join([word for word in words if word not in _ARTICLES] or words)
+
+
+def letter_of(text: str, options: Sequence[str]) -> str | None:
+    """The option that an answer in free text means, or None if it means none or it is not clear which.
+
+    After a lead such as "The correct answer is", the first of these that applies:
+
+    1. a letter alone: "B", "b", "(B)", "**B.**";
+    2. a letter and a sign before anything else: "B. the red ball", "B) because ...". None if what follows is the text
+       of another option, or has the letter of another;
+    3. the text of one option, as `normalise` compares;
+    4. one capital alone in a sentence: "I think it is (B)." None if there are several, or a "not". The words "A" and
+       "I" do not count.
+
+    What is ambiguous is None, hence wrong: "A or B", "B. nothing" where nothing is C, "the first". The text of an
+    option within a sentence does not count, because "it is not a dog" has one too. This is our definition; the
+    benchmarks' own scripts guess where they do not know.
+
+    Parameters
+    ----------
+    text : what the model said.
+    options : the texts of the options, in the order of their letters.
+
+    Returns
+    -------
+    A letter, or None.
+
+    Examples
+    --------
+    >>> options = ["a blue cube", "the red ball", "nothing"]
+    >>> [letter_of(text, options) for text in ("Answer: B.", "b", "the red ball", "I think (B)", "A man", "A or B")]
+    ['B', 'B', 'B', 'B', None, None]
+    """
+    letters, texts = LETTERS[: len(options)], [normalise(option) for option in options]
+    text = re.sub(r"[*_`\"\u201c\u201d]|</?\w+>", " ", text).strip()
+    lead = _LEAD.match(text)
+    said = text[lead.end() :] if lead else text
+    if alone := _ALONE.fullmatch(said):
+        return alone[1].upper() if alone[1].upper() in letters else None
+    first = _FIRST.match(said)
+    if first and first[1].upper() in letters:
+        letter, named = first[1].upper(), normalise(first[4])
+        if named == texts[letters.index(letter)]:
+            return letter
+        # "e.g. a dog" does not begin with option E, nor "D.C. at night" with D.
+        spaced = bool(first[3]) or first[2][-1].isspace()
+        if first[2] in (")", "]") or (spaced and first[1].isupper()):
+            return None if named in texts or _capitals(first[4], letters) - {letter} else letter
+    meant = {
+        letter for letter, option in zip(letters, texts, strict=True) if option in (normalise(text), normalise(said))
+    }
+    found = meant or (set() if _NEGATED.search(text) else _capitals(said, letters))
+    return found.pop() if len(found) == 1 else None
+
+
+def _capitals(text: str, letters: str) -> set[str]:
+    """The options' letters that stand alone in a text."""
+    return {letter for letter in _CAPITAL.findall(text) if letter in letters}
+
+
+def _likeliest(answer: Answer | Mapping[str, float], candidates: Sequence[str] | None) -> str | None:
+    """The candidate with the highest probability, None if it shares it."""
+    scores = answer if isinstance(answer, Mapping) else getattr(answer, "scores", None)
+    if not candidates or not isinstance(scores, Mapping) or not set(candidates) <= set(scores):
+        raise VTCError(
+            f"the answer has the scores {scores!r:.80}; 'likelihood' needs one for each of {candidates!r:.80}"
+        )
+    best = max(scores[name] for name in candidates)
+    likeliest = [name for name in candidates if scores[name] == best]
+    return likeliest[0] if len(likeliest) == 1 else None
