@@ -1,5 +1,7 @@
 """An interactive workbench for learning-free visual token compression of video language models."""
 
+from importlib import import_module
+
 from vtc_lab.curves import plot_curves, plot_pareto
 from vtc_lab.explorer import explore
 from vtc_lab.export import save_figure
@@ -12,8 +14,11 @@ from vtc_lab.panels import plot_flips, plot_kinds
 from vtc_lab.pixels import pixel_fidelity, rebuild
 from vtc_lab.plan import variants
 from vtc_lab.plots import show
+from vtc_lab.qa.clips import check_clips, read_sample_clip
 from vtc_lab.qa.questions import make_clip
+from vtc_lab.qa.readers import benchmarks, read_benchmark
 from vtc_lab.qa.samples import read_samples
+from vtc_lab.qa.scoring import accuracy, score
 from vtc_lab.reduce import method, methods, reduce
 from vtc_lab.reduce.ops import merge, prune
 from vtc_lab.stats import area_under_curve, bootstrap_interval, compare
@@ -26,14 +31,20 @@ from vtc_lab.video import find_clips, read_clip
 
 __all__ = [
     "Clip",
+    "Family",
     "Reduction",
     "VTCError",
     "VideoTokens",
+    "accuracy",
     "answer_fidelity",
     "area_under_curve",
+    "benchmarks",
     "bootstrap_interval",
+    "check_clips",
     "compare",
     "compare_kept",
+    "compress",
+    "engaged",
     "explore",
     "fidelity",
     "fidelity_sweep",
@@ -55,13 +66,17 @@ __all__ = [
     "plot_overlap",
     "plot_pareto",
     "prune",
+    "read_benchmark",
     "read_clip",
     "read_results",
+    "read_sample_clip",
     "read_samples",
     "rebuild",
     "reduce",
+    "register_family",
     "save_figure",
     "save_table",
+    "score",
     "show",
     "summary",
     "sweep",
@@ -69,10 +84,17 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> object:
-    # transformers takes seconds to import, and who only looks at tokens does not need it.
-    if name == "load_model":
-        from vtc_lab.models.video_model import load_model
+# transformers takes seconds to import, and who only looks at tokens does not need it.
+_LATER = {
+    "Family": "vtc_lab.models.families",
+    "compress": "vtc_lab.models.compress",
+    "engaged": "vtc_lab.models.compress",
+    "load_model": "vtc_lab.models.video_model",
+    "register_family": "vtc_lab.models.families",
+}
 
-        return load_model
+
+def __getattr__(name: str) -> object:
+    if name in _LATER:
+        return getattr(import_module(_LATER[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

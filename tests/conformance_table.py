@@ -1,0 +1,440 @@
+"""What holds for which family of models, measured: prints the table, or writes it into the README with --write.
+
+Each check runs the checkpoint's own code twice, with reduced inputs and in some plain way, and compares.
+"""
+
+from __future__ import annotations
+
+import atexit
+import copy
+import shutil
+import string
+import sys
+import tempfile
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+import torch
+from tiny_checkpoints import SIDE, frames, prompt, write
+
+import vtc_lab as vtc
+from vtc_lab.models.compress import CompressedInputs, compress, engaged
+from vtc_lab.models.families import FAMILIES
+from vtc_lab.models.prompt_clips import encode_prompt
+from vtc_lab.video import ROOT
+
+# isort: off
+import vtc_lab.models.torchvision_ops  # noqa: F401  (before transformers)
+from transformers import AutoModelForImageTextToText, AutoProcessor
+# isort: on
+
+BEGIN, END = "<!-- families:begin -->", "<!-- families:end -->"
+CLOSE = 1e-4  # largest difference of two logits, which are of the order of 1, that is rounding
+FOLDER = Path(tempfile.mkdtemp(prefix="tiny-checkpoints-"))
+atexit.register(shutil.rmtree, FOLDER, ignore_errors=True)
+
+STATEFUL = ["qwen3_5"]  # no mask keeps a token quite out of DeltaNet's state
+PICTURES = [family for family, entry in FAMILIES.items() if entry.modality == "image"]
+
+
+class Cannot(Exception):
+    """The property does not hold for this family, for the reason given."""
+
+
+@cache
+def load(family: str) -> tuple[torch.nn.Module, object]:
+    """A family's checkpoint, written to disk and read back."""
+    folder = write(family, FOLDER)
+    return AutoModelForImageTextToText.from_pretrained(folder).eval(), AutoProcessor.from_pretrained(folder)
+
+
+def clips_of(family: str, *lengths: int, skip: int = 0) -> dict:
+    """The argument that tells clips among pictures, where a family needs it."""
+    if family not in PICTURES:
+        return {}
+    ends = [skip + sum(lengths[: n + 1]) for n in range(len(lengths))]
+    return {"clips": [slice(end - length, end) for end, length in zip(ends, lengths, strict=True)]}
+
+
+@torch.no_grad()
+def logits(model: torch.nn.Module, inputs: dict) -> torch.Tensor:
+    return model(**inputs).logits
+
+
+def unsaid(model: torch.nn.Module) -> list[int]:
+    """What `generate` below does not say: the end, and what stands for a clip or a picture."""
+    return [2, *(getattr(model.config, f"{m}_token_id", 0) for m in ("image", "video"))]
+
+
+@torch.no_grad()
+def generate(model: torch.nn.Module, inputs: dict, **options: object) -> object:
+    """6 new tokens, with the logits of each."""
+    lengths = {"max_new_tokens": 6, "min_new_tokens": 6}
+    options = {"do_sample": False, "suppress_tokens": unsaid(model), **lengths} | options
+    return model.generate(**inputs, **options, return_dict_in_generate=True, output_logits=True)
+
+
+def new_tokens(inputs: dict, output: object) -> torch.Tensor:
+    return output.sequences[:, inputs["input_ids"].shape[1] :]
+
+
+def apart(one: torch.Tensor, other: torch.Tensor) -> float:
+    assert one.shape == other.shape
+    return float((one - other).abs().max())
+
+
+def same(one: torch.Tensor, other: torch.Tensor) -> None:
+    assert apart(one, other) <= CLOSE, f"logits are {apart(one, other):.1e} apart"
+
+
+def stays(model: torch.nn.Module, inputs: dict, reduced: CompressedInputs, where: list) -> torch.Tensor:
+    """(N,) which tokens of one full prompt are in the reduced one."""
+    ids, kept = inputs["input_ids"][0], torch.ones(inputs["input_ids"].shape[1], dtype=torch.bool)
+    places = (ids == getattr(model.config, f"{FAMILIES[model.config.model_type].modality}_token_id")).nonzero()[:, 0]
+    for index, reduction in zip(where, reduced.reductions, strict=True):
+        kept[places[index.flatten()]] = False
+        kept[places[index.flatten()[reduction.anchor]]] = True
+    return kept
+
+
+def full_positions(model: torch.nn.Module, inputs: dict) -> torch.Tensor:
+    """The positions of one full prompt by the model's own rule."""
+    plain = torch.arange(inputs["input_ids"].shape[1])[None]
+    if not hasattr(model.model, "get_rope_index"):
+        return plain
+    names = ("input_ids", "mm_token_type_ids", "video_grid_thw", "image_grid_thw", "second_per_grid_ts")
+    axes = model.model.get_rope_index(**{name: inputs[name] for name in names if name in inputs})[0]
+    return torch.cat([plain[None], axes])
+
+
+@torch.no_grad()
+def masked(model: torch.nn.Module, inputs: dict, kept: torch.Tensor, said: torch.Tensor) -> tuple[torch.Tensor, list]:
+    """Logits of the full prompt, its other tokens masked, and of each token then said, one at a time."""
+    place, mask = full_positions(model, inputs), kept.long()[None]
+    output = model(**{**inputs, "attention_mask": mask, "position_ids": place}, use_cache=True)
+    prefill, steps = output.logits, [output.logits[:, -1]]
+    for token in said[0, :-1]:
+        place, mask = place[..., -1:] + 1, torch.cat([mask, mask.new_ones(1, 1)], 1)
+        output = model(
+            input_ids=token.view(1, 1),
+            attention_mask=mask,
+            position_ids=place,
+            past_key_values=output.past_key_values,
+            use_cache=True,
+        )
+        steps.append(output.logits[:, -1])
+    return prefill[:, kept], steps
+
+
+def compare_with_masked(family: str, inputs: dict, method: str = "random", ratio: float = 4, **clips: object) -> None:
+    model, _ = load(family)
+    reduced = compress(model, inputs, method, ratio, **clips)
+    kept = stays(model, inputs, reduced, encode_prompt(model, inputs, **clips).where)
+    with engaged(model, reduced):
+        output = generate(model, reduced)
+    prefill, steps = masked(model, dict(inputs), kept, new_tokens(reduced, output))
+    same(logits(model, reduced), prefill)
+    same(torch.stack(output.logits), torch.stack(steps))
+
+
+# --- the checks --------------------------------------------------------------------------------------------------
+
+
+def identity(family: str) -> None:
+    """ratio=1 changes no bit of any logit, nor a greedy answer"""
+    model, processor = load(family)
+    inputs = prompt(family, processor, ("what moves", frames(1), "where ?"))
+    whole = compress(model, inputs, "lftr", ratio=1)
+    assert torch.equal(logits(model, whole), logits(model, inputs))
+    assert torch.equal(generate(model, whole).sequences, generate(model, inputs).sequences)
+
+
+def place(family: str) -> None:
+    """what changes in one corner of one moment changes the token there most"""
+    model, processor = load(family)
+    before, after = frames(1), frames(1)
+    after[4:, SIDE // 2 :, : SIDE // 2] = 255 - after[4:, SIDE // 2 :, : SIDE // 2]
+    one, other = (
+        encode_prompt(model, prompt(family, processor, ("what", clip))).tokens[0].values for clip in (before, after)
+    )
+    change = (one - other).norm(dim=-1)
+    t, h, w = change.shape
+    inside = change[4 * t // 6 :, (h + 1) // 2 :, : w // 2]
+    assert inside.mean() > 1.2 * change.mean() and change.argmax() // w % h >= h // 2 and change.argmax() % w <= w // 2
+    assert int(change.argmax()) // (h * w) >= 4 * t // 6
+
+
+def as_masked(family: str) -> None:
+    """reduced = the full prompt with the same tokens masked, at prefill and at each of 6 decoded tokens"""
+    try:
+        compare_with_masked(family, prompt(family, load(family)[1], ("what moves", frames(1), "where ?")))
+    except AssertionError as difference:
+        if family not in STATEFUL:
+            raise
+        raise Cannot("some of its layers carry a state past masked tokens, which decays there") from difference
+    assert family not in STATEFUL
+
+
+def batch(family: str) -> None:
+    """a left-padded batch with different keeps = the prompts one by one, greedily"""
+    model, processor = load(family)
+    rows = [
+        ("what moves", frames(1), "where ?"),
+        ("is the circle red ?", frames(2, still=6), "what moves first , then ?", frames(3), "?"),
+        ("what is red ?",),
+    ]
+    inputs = prompt(family, processor, *rows)
+    reduced = compress(model, inputs, "lftr", min_fidelity=0.9, **clips_of(family, 6, 6, 6))
+    assert len({len(each) for each in reduced.reductions}) > 1
+    with engaged(model, reduced):
+        together = generate(model, reduced)
+    for n, (row, lengths) in enumerate(zip(rows, [(6,), (6, 6), ()], strict=True)):
+        alone = compress(model, prompt(family, processor, row), "lftr", min_fidelity=0.9, **clips_of(family, *lengths))
+        output = generate(model, alone)
+        assert torch.equal(new_tokens(alone, output)[0], new_tokens(reduced, together)[n])
+        same(torch.stack(output.logits)[:, 0], torch.stack(together.logits)[:, n])
+
+
+def several(family: str) -> None:
+    """several clips in one prompt are each reduced as if alone, and = masked (not compared where that does not hold)"""
+    model, processor = load(family)
+    inputs = prompt(family, processor, ("what", frames(1), "then", frames(2), "?"))
+    clips = clips_of(family, 6, 6)
+    reduced = compress(model, inputs, "lftr", 4, **clips)
+    for n, reduction in enumerate(reduced.reductions):
+        alone = compress(model, prompt(family, processor, ("what", frames(n + 1))), "lftr", 4).reductions[0]
+        assert torch.equal(alone.anchor, reduction.anchor)
+        same(alone.tokens, reduction.tokens)
+    if family not in STATEFUL:
+        compare_with_masked(family, inputs, **clips)
+
+
+def text_only(family: str) -> None:
+    """a prompt without a clip comes back as it is and runs"""
+    model, processor = load(family)
+    inputs = prompt(family, processor, ("what is red ?",))
+    reduced = compress(model, inputs, "lftr", 4)
+    assert reduced.reductions == () and reduced.keys() == inputs.keys()
+    assert all(reduced[name] is inputs[name] for name in inputs)
+    with engaged(model, reduced):
+        assert torch.equal(generate(model, reduced).sequences, generate(model, inputs).sequences)
+
+
+def picture(family: str) -> None:
+    """a picture beside the clip stays whole: ratio=1 changes no bit, reduced = masked (as under clips)"""
+    model, processor = load(family)
+    # SmolVLM's processor takes a video or pictures, not both; so there the frames are pictures.
+    clip = list(frames(1)) if family == "smolvlm" else [frames(1)]
+    inputs = prompt(family, processor, ("is", frames(5)[0], "in", *clip, "?"))
+    skip = len(inputs["pixel_values"]) - 6 if family == "internvl" else 1  # it cuts a picture into tiles
+    clips = clips_of(family, 6, skip=skip)
+    assert torch.equal(logits(model, compress(model, inputs, "lftr", 1, **clips)), logits(model, inputs))
+    if family not in STATEFUL:
+        compare_with_masked(family, inputs, **clips)
+
+
+@torch.no_grad()
+def greedy(family: str) -> None:
+    """`generate` says greedily what step-by-step argmax over the model's own forward does"""
+    model, processor = load(family)
+    inputs = prompt(family, processor, ("what moves", frames(1), "where ?"))
+    reduced = compress(model, inputs, "lftr", 4)
+    with engaged(model, reduced):
+        said = new_tokens(reduced, generate(model, reduced))[0]
+    output, place = model(**reduced, use_cache=True), reduced["position_ids"]
+    for token in said:
+        scores = output.logits[0, -1].index_fill(0, torch.tensor(unsaid(model)), -torch.inf)
+        assert int(scores.argmax()) == int(token)
+        place = place[..., -1:] + 1
+        past = output.past_key_values
+        output = model(input_ids=token.view(1, 1), position_ids=place, past_key_values=past, use_cache=True)
+
+
+def sampling(family: str) -> None:
+    """seeded sampling runs, and says the same again from the same inputs"""
+    model, processor = load(family)
+    reduced = compress(model, prompt(family, processor, ("what moves", frames(1), "where ?")), "lftr", 4)
+    said = []
+    for _ in range(2):
+        torch.manual_seed(0)
+        with engaged(model, reduced):
+            said.append(generate(model, reduced, do_sample=True, num_return_sequences=2).sequences)
+    assert torch.equal(*said) and not torch.equal(*said[0])
+
+
+def beams(family: str) -> None:
+    """beam search over a batch = over each prompt by itself, also a second time from the same inputs"""
+    model, processor = load(family)
+    rows = [("what moves", frames(1), "where ?"), ("is it red ?", frames(2), "?")]
+    reduced = compress(model, prompt(family, processor, *rows), "random", 4)
+    for _ in range(2):
+        with engaged(model, reduced):
+            together = generate(model, reduced, num_beams=3)
+        for n, row in enumerate(rows):
+            alone = compress(model, prompt(family, processor, row), "random", 4)
+            output = generate(model, alone, num_beams=3)
+            assert torch.equal(new_tokens(alone, output)[0], new_tokens(reduced, together)[n])
+
+
+def is_engaged(family: str) -> None:
+    """that just the reduced tokens arrive is checked, and a run in which they do not is caught"""
+    model, processor = load(family)
+    inputs = prompt(family, processor, ("what moves", frames(1), "where ?"))
+    reduced, other = compress(model, inputs, "random", 4), compress(model, inputs, "random", 4, seed=1)
+    with engaged(model, reduced):
+        generate(model, reduced)
+    for wrong in (inputs, other):
+        try:
+            with engaged(model, reduced):
+                logits(model, wrong)
+        except vtc.VTCError as error:
+            assert "did not engage" in str(error)
+        else:
+            raise AssertionError("another run passed")
+
+
+def merging(family: str) -> None:
+    """methods that merge run: lftr, pool, tome; what arrives are the merged tokens"""
+    model, processor = load(family)
+    inputs = prompt(family, processor, ("what moves", frames(1), "where ?"))
+    encoded = encode_prompt(model, inputs)
+    for method in ("lftr", "pool", "tome"):
+        reduced, reduction = compress(model, inputs, method, 3), vtc.reduce(encoded.tokens[0], method, 3)
+        index = encoded.where[0].flatten()
+        kept = torch.ones(len(encoded.features), dtype=torch.bool)
+        kept[index] = False
+        kept[index[reduction.anchor]] = True
+        entering = reduced["mm_encoder_outputs"][FAMILIES[family].modality].pooler_output
+        entering = torch.cat([part.reshape(-1, reduction.tokens.shape[1]) for part in entering])
+        assert torch.equal(entering[(kept.cumsum(0) - 1)[index[reduction.anchor]]], reduction.tokens)
+        assert torch.equal(reduced.reductions[0].tokens, reduction.tokens)
+        with engaged(model, reduced):
+            generate(model, reduced)
+
+
+def saliency(family: str) -> None:
+    """methods that need the encoder's attention get that of the vision tower, each clip its own"""
+    model, processor = load(family)
+    inputs = prompt(family, processor, ("what", frames(1), "then", frames(2), "?"))
+    clips = clips_of(family, 6, 6)
+    try:
+        prompts = encode_prompt(model, inputs, saliency=True, **clips)
+    except vtc.VTCError as error:
+        assert "no saliency is known" in str(error)
+        raise Cannot("no saliency is known for its vision tower; methods that need it say so") from error
+    plain = encode_prompt(model, inputs, **clips)
+    for n, (with_it, without) in enumerate(zip(prompts.tokens, plain.tokens, strict=True)):
+        same(with_it.values, without.values)
+        alone = encode_prompt(model, prompt(family, processor, ("what", frames(n + 1))), saliency=True).tokens[0]
+        torch.testing.assert_close(alone.saliency, with_it.saliency)
+        assert len(with_it.saliency.unique()) > 1 and "attention" in with_it.saliency_source
+    reduced = compress(model, inputs, "visionzip", 3, **clips)
+    assert "saliency: " in reduced.reductions[0].notes[-1]
+    with engaged(model, reduced):
+        generate(model, reduced)
+
+
+def deepstack(family: str) -> str | None:
+    """features of deeper layers are merged with the same groups and weights"""
+    model, processor = load(family)
+    inputs = prompt(family, processor, ("what moves", frames(1), "then", frames(2), "?"))
+    clips = clips_of(family, 6, 6)
+    given = encode_prompt(model, inputs, **clips).outputs[FAMILIES[family].modality].deepstack_features
+    if not given:
+        return "none"
+    reduced = compress(model, inputs, "lftr", 4, dropped="merge", **clips)
+    kept = reduced["mm_encoder_outputs"]["video"].deepstack_features
+    assert len(kept) == len(given)
+    for layer, after in zip(given, kept, strict=True):
+        for source, merged, reduction in zip(layer, after, reduced.reductions, strict=True):
+            expected = torch.zeros(len(reduction), source.shape[1], dtype=torch.double)
+            for row, home, weight in zip(source, reduction.assign, reduction.weight, strict=True):
+                if home >= 0:
+                    expected[home] += weight.double() * row.double()
+            torch.testing.assert_close(merged.double(), expected, atol=1e-6, rtol=1e-6)
+
+
+def compact(family: str) -> None:
+    """positions="compact" runs, and numbers what stays without gaps"""
+    model, processor = load(family)
+    inputs = prompt(family, processor, ("what moves", frames(1), "where ?"))
+    reduced = compress(model, inputs, "random", 4, positions="compact")
+    number = torch.arange(reduced["input_ids"].shape[1])
+    assert (reduced["position_ids"] == number).all()
+    with engaged(model, reduced):
+        said = generate(model, reduced, use_cache=False)
+    assert torch.equal(said.sequences, generate(model, reduced).sequences)
+
+
+def half(family: str) -> None:
+    """a model in bfloat16 takes what the processor made in float32"""
+    model, processor = load(family)
+    model, inputs = copy.deepcopy(model).bfloat16(), prompt(family, processor, ("what moves", frames(1), "where ?"))
+    reduced = compress(model, inputs, "lftr", 4)
+    assert reduced.reductions[0].tokens.dtype == torch.bfloat16
+    with engaged(model, reduced):
+        assert generate(model, reduced).logits[0].isfinite().all()
+
+
+CHECKS: dict[str, Callable[[str], str | None]] = {
+    "identity": identity,
+    "place": place,
+    "= masked": as_masked,
+    "batch": batch,
+    "clips": several,
+    "text": text_only,
+    "picture": picture,
+    "greedy": greedy,
+    "sampling": sampling,
+    "beams": beams,
+    "engaged": is_engaged,
+    "merging": merging,
+    "saliency": saliency,
+    "deepstack": deepstack,
+    "compact": compact,
+    "bfloat16": half,
+}
+
+
+@cache
+def measure(family: str, check: str) -> str:
+    """ "yes", or why not; an AssertionError if what should hold does not."""
+    try:
+        CHECKS[check](family)
+    except Cannot as reason:
+        return str(reason)
+    return "yes"
+
+
+def table() -> str:
+    """The families and the checks as Markdown, with the reasons under it."""
+    reasons: list[str] = []
+    lines = [f"| family | kept beside patches | {' | '.join(CHECKS)} |", "|---" * (len(CHECKS) + 2) + "|"]
+    for family, entry in FAMILIES.items():
+        kept = ["class token of each frame"] * entry.cls + ["newline of each clip"] * entry.newline
+        cells = [entry.name, ", ".join(kept) or "nothing"]
+        for found in (measure(family, check) for check in CHECKS):
+            if found in ("yes", "none"):
+                cells.append(found)
+                continue
+            if found not in reasons:
+                reasons.append(found)
+            cells.append(f"no ({string.ascii_lowercase[reasons.index(found)]})")
+        lines.append(f"| {' | '.join(cells)} |")
+    lines += ["", *(f"({letter}) {reason}." for letter, reason in zip(string.ascii_lowercase, reasons, strict=False))]
+    return "\n".join([*lines, "", *(f"- **{name}**: {check.__doc__}" for name, check in CHECKS.items())])
+
+
+def inserted(readme: str) -> str:
+    """A README with the table as measured between its two markers."""
+    head, tail = readme.split(BEGIN)[0], readme.split(END)[1]
+    return f"{head}{BEGIN}\n\n{table()}\n\n{END}{tail}"
+
+
+if __name__ == "__main__":
+    if "--write" in sys.argv:
+        README = ROOT / "README.md"
+        README.write_text(inserted(README.read_text()))
+    else:
+        print(table())

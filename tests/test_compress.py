@@ -1,0 +1,377 @@
+"""`compress` on checkpoints of every family, and its errors. What holds for which family stands in the README."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import conformance_table
+import numpy as np
+import pytest
+import tiny_checkpoints
+import torch
+from conformance_table import CHECKS, apart, generate, load, logits, measure, new_tokens, same
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tiny_checkpoints import QWEN_MARKS, SIDE, Tiny, frames, prompt
+
+import vtc_lab as vtc
+from vtc_lab.models.compress import compress, engaged, put_back
+from vtc_lab.models.families import FAMILIES, Family, register_family
+from vtc_lab.models.prompt_clips import encode_prompt
+from vtc_lab.video import ROOT
+
+# isort: off
+import vtc_lab.models.torchvision_ops  # noqa: F401  (before transformers)
+import transformers as hf
+# isort: on
+
+SUPPORTED = list(FAMILIES)
+ROW = ("what moves", frames(1), "where ?")
+
+
+@pytest.fixture(autouse=True)
+def families_as_before():
+    """A family that a test registers is gone after it."""
+    before = dict(FAMILIES)
+    yield
+    FAMILIES.clear()
+    FAMILIES.update(before)
+
+
+def assert_sentence(caught: pytest.ExceptionInfo, *words: str) -> None:
+    message = str(caught.value)
+    assert all(word in message for word in words), message
+    assert "\n" not in message and ". " not in message and not message.endswith("."), message
+
+
+# --- every family ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("family", SUPPORTED)
+@pytest.mark.parametrize("check", CHECKS)
+def test_family(family, check) -> None:
+    found = measure(family, check)
+    if found not in ("yes", "none"):
+        pytest.skip(found)
+
+
+def test_the_readme_has_the_table_as_measured() -> None:
+    readme = (ROOT / "README.md").read_text()
+    if conformance_table.BEGIN not in readme:
+        pytest.skip(f"the README has no {conformance_table.BEGIN}")
+    assert conformance_table.inserted(readme) == readme, "run python tests/conformance_table.py --write"
+
+
+def test_there_is_a_checkpoint_of_every_family() -> None:
+    assert list(tiny_checkpoints.TINY) == SUPPORTED
+
+
+@pytest.mark.parametrize("family", ["qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_5", "video_llama_3", "gemma4"])
+def test_frames_that_are_wider_than_high(family) -> None:
+    model, processor = load(family)
+    before = np.concatenate([frames(1), frames(2)], 2)
+    after = before.copy()
+    after[4:, SIDE // 2 :, SIDE:] = 255 - after[4:, SIDE // 2 :, SIDE:]
+    one, other = (
+        encode_prompt(model, prompt(family, processor, ("what", clip))).tokens[0].values for clip in (before, after)
+    )
+    change = (one - other).norm(dim=-1)
+    t, h, w = change.shape
+    assert h < w
+    assert change[4 * t // 6 :, (h + 1) // 2 :, (w + 1) // 2 :].mean() > 1.2 * change.mean()
+    assert int(change.argmax()) % (h * w) // w >= h // 2 and int(change.argmax()) % w >= w // 2
+
+
+def test_the_newline_and_the_class_tokens_stay() -> None:
+    for family, shape, first in (("llava_onevision", (25,), False), ("video_llava", (6, 17), True)):
+        model, processor = load(family)
+        inputs = prompt(family, processor, ROW)
+        with torch.no_grad():
+            given = model.model.get_video_features(inputs["pixel_values_videos"]).pooler_output.view(*shape, -1)
+        extra, patches = (given[:, 0], given[:, 1:]) if first else (given[-1:], given[:-1])
+        values = encode_prompt(model, inputs).tokens[0].values
+        assert torch.equal(values.flatten(0, 2), patches.reshape(-1, 32))
+        entering = compress(model, inputs, "lftr", ratio=8)["mm_encoder_outputs"]["video"].pooler_output[:, 0]
+        assert all((entering == token).all(1).any() for token in extra)
+        assert len(entering) == len(extra) + values.flatten(0, 2).shape[0] // 8
+
+
+# --- a script of somebody else's ---------------------------------------------------------------------------------
+
+SCRIPT = """import numpy as np
+import vtc_lab as vtc
+import vtc_lab.models.torchvision_ops  # only beside a CPU torch
+from transformers import AutoModelForImageTextToText, AutoProcessor
+
+model, processor = AutoModelForImageTextToText.from_pretrained({0!r}), AutoProcessor.from_pretrained({0!r})
+inputs = processor(text="<video> what moves ?", videos=[np.load({1!r})], return_tensors="pt")
+inputs = vtc.compress(model, inputs, "lftr", ratio=8)
+print(inputs.reductions[0].ledger)
+print(model.generate(**inputs, max_new_tokens=4, do_sample=False).shape)
+"""
+
+
+def test_five_lines_anywhere(tmp_path) -> None:
+    np.save(tmp_path / "clip.npy", frames(1))
+    folder = tiny_checkpoints.write("llava_onevision", tmp_path)
+    (tmp_path / "mine.py").write_text(SCRIPT.format(str(folder), str(tmp_path / "clip.npy")))
+    assert len(SCRIPT.split("\n\n")[1].splitlines()) == 5
+    run = subprocess.run([sys.executable, "mine.py"], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert run.returncode == 0, run.stderr
+    # 3 of 24 tokens, the newline and the 3 words; and 4 new ones
+    assert run.stdout.splitlines()[0].startswith("kept 3 of 24 tokens, 8.0x")
+    assert run.stdout.splitlines()[1] == "torch.Size([1, 11])"
+
+
+# --- one more family ---------------------------------------------------------------------------------------------
+
+
+def qwen3_vl_moe():
+    vision = {"hidden_size": 16, "intermediate_size": 24, "out_hidden_size": 32, "num_position_embeddings": 64}
+    vision["deepstack_visual_indexes"] = [0]
+    classes = (hf.Qwen3VLMoeForConditionalGeneration, hf.Qwen3VLMoeConfig, hf.Qwen3VLMoeTextConfig)
+    experts = {"moe_intermediate_size": 16, "num_experts": 2, "num_experts_per_tok": 1, "head_dim": 8}
+    processors = (hf.Qwen3VLProcessor, hf.Qwen3VLVideoProcessor)
+    return tiny_checkpoints.qwen(*classes, vision, *processors, rope_parameters=tiny_checkpoints.ROPE, **experts)
+
+
+def exaone4_5():
+    vision = {"hidden_size": 16, "intermediate_size": 24, "out_hidden_size": 32, "window_size": 16}
+    vision |= {"fullatt_block_indexes": [1], "num_key_value_heads": 1}
+    classes = (hf.Exaone4_5_ForConditionalGeneration, hf.Exaone4_5_Config, hf.Exaone4Config)
+    layers = {"layer_types": ["sliding_attention", "full_attention"], "sliding_window": 512}
+    return tiny_checkpoints.qwen(*classes, vision, hf.Exaone4_5_Processor, hf.Qwen2VLVideoProcessor, **layers)
+
+
+@pytest.fixture
+def more(monkeypatch):
+    """Two families that are not among the supported ones, as somebody's checkpoints."""
+    for make in (qwen3_vl_moe, exaone4_5):
+        monkeypatch.setitem(tiny_checkpoints.TINY, make.__name__, Tiny(make, **QWEN_MARKS))
+
+
+def grids(core, inputs, count):
+    return [(t, height // 2, width // 2) for t, height, width in inputs["video_grid_thw"].tolist()]
+
+
+def test_a_family_that_is_not_there_can_be_added(more) -> None:
+    model, processor = load("qwen3_vl_moe")
+    with pytest.raises(vtc.VTCError) as caught:
+        compress(model, prompt("qwen3_vl_moe", processor, ROW), "lftr", ratio=4)
+    assert_sentence(caught, "'qwen3_vl_moe'", "register_family('qwen3_vl_moe', Family(name, grids))")
+    register_family("qwen3_vl_moe", Family("Qwen3-VL-MoE", grids, tower="visual"))
+    for name, check in CHECKS.items():
+        if name != "saliency":
+            check("qwen3_vl_moe")
+
+
+def test_positions_that_a_model_throws_away_are_noticed(more) -> None:
+    """EXAONE 4.5 in transformers 5.23: its forward takes positions, its generate drops them."""
+    model, processor = load("exaone4_5")
+    register_family("exaone4_5", Family("EXAONE 4.5", grids, tower="visual"))
+    inputs = prompt("exaone4_5", processor, ROW)
+    reduced = compress(model, inputs, "random", ratio=4)
+    with engaged(model, reduced):
+        logits(model, reduced)
+    with pytest.raises(vtc.VTCError) as caught, engaged(model, reduced):
+        generate(model, reduced)
+    assert_sentence(caught, "Exaone4_5_ForConditionalGeneration", "positions of its own", "compact")
+    reduced = compress(model, inputs, "random", ratio=4, positions="compact")
+    with engaged(model, reduced):
+        generate(model, reduced)
+
+
+def test_grids_that_do_not_fit_are_told(more) -> None:
+    model, processor = load("exaone4_5")
+    register_family("exaone4_5", Family("EXAONE 4.5", lambda core, inputs, count: [(2, 4, 4)], tower="visual"))
+    with pytest.raises(vtc.VTCError) as caught:
+        compress(model, prompt("exaone4_5", processor, ROW), "lftr", ratio=4)
+    assert_sentence(caught, "EXAONE 4.5", "[(2, 4, 4)]", "32 features", "48")
+
+
+def test_a_model_without_the_door_is_told() -> None:
+    model = hf.LlamaForCausalLM(hf.LlamaConfig(hidden_size=32, num_hidden_layers=1, vocab_size=9))
+    register_family("llama", Family("Llama", lambda core, inputs, count: []))
+    with pytest.raises(vtc.VTCError) as caught:
+        compress(model, {"input_ids": torch.ones(1, 3)}, "lftr", ratio=4)
+    assert_sentence(caught, "LlamaForCausalLM", "mm_encoder_outputs", "5.18")
+
+
+# --- what comes in and goes out ----------------------------------------------------------------------------------
+
+
+def test_inputs_stay_as_they_were() -> None:
+    model, processor = load("qwen3_vl")
+    inputs = prompt("qwen3_vl", processor, ROW, ("is it", frames(2), "red ?"))
+    before = {name: value.clone() for name, value in inputs.items()}
+    reduced = compress(model, inputs, "lftr", ratio=4)
+    assert inputs.keys() == before.keys() and all(torch.equal(inputs[name], before[name]) for name in before)
+    assert set(reduced) == {"input_ids", "attention_mask", "mm_token_type_ids", "position_ids", "mm_encoder_outputs"}
+    assert reduced["position_ids"].shape == (4, *reduced["input_ids"].shape)
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(st.data())
+def test_what_stays_is_what_a_plain_loop_leaves(data) -> None:
+    """Row by row: ids, kinds, labels and positions of all tokens but the removed ones, padded on the side they were."""
+    model, processor = load("llava_onevision")
+    side = data.draw(st.sampled_from(["left", "right"]))
+    kinds = {
+        "text": ("what is red ?",),
+        "one": ("is it", frames(1)),
+        "two": ("what", frames(2), "then", frames(3), "?"),
+    }
+    chosen = data.draw(
+        st.lists(st.sampled_from(list(kinds)), min_size=1, max_size=3).filter(lambda c: set(c) != {"text"})
+    )
+    inputs = prompt("llava_onevision", processor, *(kinds[kind] for kind in chosen), padding_side=side)
+    inputs["labels"] = inputs["input_ids"].clone()
+    encoded = encode_prompt(model, inputs)
+    reductions = [
+        vtc.prune(tokens, data.draw(st.lists(st.integers(0, 23), min_size=1, unique=True))) for tokens in encoded.tokens
+    ]
+    reduced = put_back(model, encoded, reductions)
+    keep = iter([bool(kept) for each in reductions for kept in [*each.kept.flatten().tolist(), True]])
+    place, rows = model.config.video_token_id, []
+    for ids, mask in zip(inputs["input_ids"].tolist(), inputs["attention_mask"].tolist(), strict=True):
+        real = [token for token, alive in zip(ids, mask, strict=True) if alive]
+        rows.append([(token, n) for n, token in enumerate(real) if token != place or next(keep)])
+    assert next(keep, None) is None
+    width, side = max(map(len, rows)), "left" if inputs["attention_mask"].all() else side
+    for n, row in enumerate(rows):
+        pad = [None] * (width - len(row))
+        expected = [*pad, *row] if side == "left" else [*row, *pad]
+        assert reduced["input_ids"][n].tolist() == [each[0] if each else 0 for each in expected]
+        assert reduced["labels"][n].tolist() == [each[0] if each else -100 for each in expected]
+        assert reduced["position_ids"][n].tolist() == [each[1] if each else 0 for each in expected]
+        assert reduced["attention_mask"][n].tolist() == [int(each is not None) for each in expected]
+    with engaged(model, reduced):
+        logits(model, {name: value for name, value in reduced.items() if name != "labels"})
+
+
+def test_a_right_padded_batch_is_as_the_prompts_alone() -> None:
+    model, processor = load("qwen2_5_vl")
+    rows = [ROW, ("is the first one red ?", frames(2, still=6), "?")]
+    reduced = compress(model, prompt("qwen2_5_vl", processor, *rows, padding_side="right"), "lftr", min_fidelity=0.8)
+    together = logits(model, reduced)
+    for n, row in enumerate(rows):
+        alone = logits(model, compress(model, prompt("qwen2_5_vl", processor, row), "lftr", min_fidelity=0.8))
+        same(together[n : n + 1, : alone.shape[1]], alone)
+
+
+def test_inputs_without_mask_or_kinds() -> None:
+    model, processor = load("qwen3_vl")
+    inputs = prompt("qwen3_vl", processor, ROW)
+    bare = {name: value for name, value in inputs.items() if name not in ("attention_mask", "mm_token_type_ids")}
+    one, other = compress(model, inputs, "lftr", ratio=4), compress(model, bare, "lftr", ratio=4)
+    assert torch.equal(logits(model, one), logits(model, other))
+
+
+def test_options_reach_the_method_and_notes_come_back() -> None:
+    model, processor = load("llava_onevision")
+    reduced = compress(
+        model, prompt("llava_onevision", processor, ROW), "lftr", temporal_ratio=2, significance="attention"
+    )
+    reduction = reduced.reductions[0]
+    assert reduction.options["temporal_ratio"] == 2 and len(reduction) == 12
+    assert any("attention received" in note for note in reduction.notes)
+
+
+@pytest.mark.parametrize("family", ["llava_onevision", "qwen3_vl"])
+@pytest.mark.parametrize("way", [{"cache_implementation": "static"}, {"prefill_chunk_size": 7}])
+def test_other_ways_to_generate(family, way) -> None:
+    model, processor = load(family)
+    reduced = compress(model, prompt(family, processor, ROW), "random", ratio=4)
+    plain = generate(model, reduced)
+    with engaged(model, reduced):
+        other = generate(model, reduced, **way)
+    assert torch.equal(new_tokens(reduced, plain), new_tokens(reduced, other))
+    same(torch.stack(plain.logits), torch.stack(other.logits))
+
+
+def test_gaps_without_cache_are_noticed() -> None:
+    model, processor = load("llava")
+    reduced = compress(model, prompt("llava", processor, ROW), "random", ratio=4)
+    with pytest.raises(vtc.VTCError) as caught, engaged(model, reduced):
+        broken = generate(model, reduced, use_cache=False)
+    assert_sentence(caught, "use_cache", "compact")
+    # That is, there is something to notice:
+    assert apart(torch.stack(broken.logits), torch.stack(generate(model, reduced).logits)) > 0.01
+
+
+def test_a_run_that_did_not_happen_did_not_engage() -> None:
+    model, processor = load("llava")
+    reduced = compress(model, prompt("llava", processor, ROW), "random", ratio=4)
+    with pytest.raises(vtc.VTCError) as caught, engaged(model, reduced):
+        pass
+    assert_sentence(caught, "0 of 24", "did not engage")
+
+
+# --- errors ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changes", "options", "words"),
+    [
+        ({}, {"positions": "keep"}, ["'keep'", "'preserve'", "'compact'"]),
+        ({}, {"method": "lfrt"}, ["'lfrt'", "'lftr'"]),
+        ({}, {"ratio": 25}, ["25", "24"]),
+        ({}, {"ratio": None}, ["budget"]),
+        ({}, {"clips": [slice(0, 6)]}, ["LLaVA-OneVision", "clips"]),
+        ({"input_ids": None}, {}, ["processor", "unchanged"]),
+        ({"attention_mask": torch.ones(1, 3)}, {}, ["processor", "unchanged"]),
+        ({"mm_encoder_outputs": {}}, {}, ["mm_encoder_outputs", "unchanged"]),
+        ({"input_ids": torch.ones(1, 27, dtype=torch.long)}, {}, ["0 places", "25 features", "video"]),
+    ],
+)
+def test_errors(changes, options, words) -> None:
+    model, processor = load("llava_onevision")
+    inputs = {**prompt("llava_onevision", processor, ("what", frames(1), "?")), **changes}
+    with pytest.raises(vtc.VTCError) as caught:
+        compress(model, inputs, **{"method": "lftr", "ratio": 4, **options})
+    assert_sentence(caught, *words)
+
+
+def test_a_picture_whose_pixels_are_missing_is_told() -> None:
+    model, processor = load("qwen3_vl")
+    inputs = prompt("qwen3_vl", processor, ("is", frames(5)[0], "in", frames(1), "?"))
+    one = prompt("qwen3_vl", processor, ("is", frames(5)[0], "?"))
+    more = {
+        **inputs,
+        "pixel_values": torch.cat([one["pixel_values"]] * 2),
+        "image_grid_thw": one["image_grid_thw"].repeat(2, 1),
+    }
+    with pytest.raises(vtc.VTCError) as caught:
+        compress(model, more, "lftr", ratio=4)
+    assert_sentence(caught, "Qwen3-VL", "image", "unchanged")
+
+
+@pytest.mark.parametrize("clips", [[slice(0, 4), slice(3, 6)], [slice(9, 12)], [slice(0, 0)], [slice(4, 8)]])
+def test_clips_that_cannot_be(clips) -> None:
+    model, processor = load("internvl")
+    inputs = prompt("internvl", processor, ROW, ROW)
+    with pytest.raises(vtc.VTCError) as caught:
+        compress(model, inputs, "lftr", ratio=4, clips=clips if clips[0].start != 9 else [slice(12, 13)])
+    assert_sentence(caught, "clips", "12 pictures")
+
+
+def test_no_clips_among_pictures_changes_nothing() -> None:
+    model, processor = load("llava")
+    inputs = prompt("llava", processor, ROW)
+    assert compress(model, inputs, "lftr", ratio=4, clips=[])["pixel_values"] is inputs["pixel_values"]
+
+
+def test_pictures_of_a_prompt_are_its_clip_by_default() -> None:
+    model, processor = load("smolvlm")
+    reduced = compress(model, prompt("smolvlm", processor, ROW, ("is it red ?",), ROW), "lftr", ratio=4)
+    assert [reduction.grid for reduction in reduced.reductions] == [(6, 2, 2), (6, 2, 2)]
+
+
+def test_a_processor_that_has_removed_tokens_itself_is_told() -> None:
+    model, processor = load("video_llama_3")
+    still = frames(1, still=6)
+    inputs = processor(text="<|video_pad|> what", videos=[still], use_token_compression=True, return_tensors="pt")
+    with pytest.raises(vtc.VTCError) as caught:
+        compress(model, inputs, "lftr", ratio=4)
+    assert_sentence(caught, "VideoLLaMA3", "use_token_compression=False")

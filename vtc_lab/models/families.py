@@ -1,0 +1,176 @@
+"""Where the visual tokens of each Hugging Face family lie: one short entry per family, no code of a model.
+
+A model puts its visual features, one after the other, where the placeholders are in the prompt. An entry says which of
+them are the patches of which clip; what is left over is kept as it is: the class token of each of Video-LLaVA's frames,
+LLaVA-OneVision's newline at a clip's end, pictures beside the clip. Timestamps and frame marks (Qwen3-VL, Qwen3.5,
+InternVL, SmolVLM, VideoLLaMA3, Gemma 4) are text, and text always stays, also that of a frame of which no patch does.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor, nn
+from torch.nn import functional
+
+from vtc_lab.tokens import VTCError, suggest
+
+Grid = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Family:
+    """How to find the clips in what a family's vision encoder puts out.
+
+    Parameters
+    ----------
+    name : as its papers write it.
+    grids : given (core, inputs, count) - the model without its head, what the processor made, and how many features
+        there are - the (T, h, w) of each clip, or (1, h, w) of each picture where `modality` is "image".
+    modality : "video", or "image" where frames are given as pictures.
+    pixels : the processor's name for their pixels.
+    stills : where `modality` is "video", the processor's name for those of pictures beside clips.
+    encoder : the method of the core that encodes clips. Its first argument is the pixels.
+    cls : features before the patches of each frame that are none, kept as they are.
+    newline : features after the patches of each clip that are none, kept as they are.
+    tower : the core's vision tower, for methods that need saliency.
+    pool : given (core, (frames, N, 1) saliency of the tower's tokens), that of the visual tokens made of them; None if
+        the tower's are the visual tokens.
+    unused : other things that the processor makes and that a reduced prompt must not carry.
+
+    Examples
+    --------
+    >>> FAMILIES["video_llava"].cls, FAMILIES["llava_onevision"].newline
+    (1, 1)
+    """
+
+    name: str
+    grids: Callable[[nn.Module, Mapping[str, Tensor], int], list[Grid]]
+    modality: Literal["video", "image"] = "video"
+    pixels: str = "pixel_values_videos"
+    stills: str = "pixel_values"
+    encoder: str = "get_video_features"
+    cls: int = 0
+    newline: int = 0
+    tower: str = "vision_tower"
+    pool: Callable[[nn.Module, Tensor], Tensor] | None = None
+    unused: tuple[str, ...] = ()
+
+
+def square_frames(core: nn.Module, inputs: Mapping[str, Tensor], count: int) -> list[Grid]:
+    """The grids of (B, T, 3, H, W) pixels whose frames all become the same square of patches."""
+    family, (clips, frames) = FAMILIES[core.config.model_type], inputs["pixel_values_videos"].shape[:2]
+    side = math.isqrt((count // clips - family.newline) // frames - family.cls)
+    return [(frames, side, side)] * clips
+
+
+def square_pictures(core: nn.Module, inputs: Mapping[str, Tensor], count: int) -> list[Grid]:
+    """The grids of (n, 3, H, W) pixels of pictures which all become the same square of patches."""
+    pictures = len(inputs["pixel_values"])
+    side = math.isqrt(count // pictures)
+    return [(1, side, side)] * pictures
+
+
+def merged_patches(core: nn.Module, inputs: Mapping[str, Tensor], count: int) -> list[Grid]:
+    """The grids of Qwen's packed patches, after merging those of each group into one."""
+    side = core.visual.spatial_merge_size
+    return [(t, h // side, w // side) for t, h, w in inputs["video_grid_thw"].tolist()]
+
+
+def _smolvlm(core: nn.Module, inputs: Mapping[str, Tensor], count: int) -> list[Grid]:
+    # Its processor fills up batches with black pictures, which the model leaves out.
+    side = math.isqrt(core.image_seq_len)
+    return [(1, side, side)] * (count // core.image_seq_len)
+
+
+def _videollama3(core: nn.Module, inputs: Mapping[str, Tensor], count: int) -> list[Grid]:
+    mask = inputs.get("video_compression_mask")
+    if mask is not None and not bool(mask.all()):
+        raise VTCError(
+            f"VideoLLaMA3's processor has itself removed {int((~mask).sum())} of {mask.numel()} visual tokens from "
+            "this prompt; call it with use_token_compression=False"
+        )
+    sides = inputs["video_merge_sizes"].tolist()
+    return [(t, h // n, w // n) for (t, h, w), n in zip(inputs["video_grid_thw"].tolist(), sides, strict=True)]
+
+
+def _average(core: nn.Module, scores: Tensor) -> Tensor:
+    """The mean saliency of each square of tokens that becomes one, whatever way their features are pooled."""
+    side = math.isqrt(scores.shape[1])
+    return functional.avg_pool2d(scores.view(-1, side, side), core.config.spatial_pool_stride)
+
+
+def _gemma4(core: nn.Module, inputs: Mapping[str, Tensor], count: int) -> list[Grid]:
+    frames, side = inputs["num_frames_per_video"].tolist(), core.config.vision_config.pooling_kernel_size
+    clips = inputs["video_position_ids"].split(frames)  # (T, patches, 2) x and y, -1 for padding
+    sizes = [(clip.amax((0, 1)) + 1).tolist() for clip in clips]
+    return [(t, height // side, width // side) for t, (width, height) in zip(frames, sizes, strict=True)]
+
+
+_QWEN = {"grids": merged_patches, "tower": "visual"}
+_PICTURES = {"modality": "image", "pixels": "pixel_values", "encoder": "get_image_features"}
+
+FAMILIES: dict[str, Family] = {
+    "llava_onevision": Family(
+        "LLaVA-OneVision", square_frames, newline=1, pool=lambda core, scores: core.apply_pooling(scores)
+    ),
+    "llava_next_video": Family("LLaVA-NeXT-Video", square_frames, pool=_average),
+    "video_llava": Family("Video-LLaVA", square_frames, stills="pixel_values_images", cls=1, tower="video_tower"),
+    "qwen2_vl": Family("Qwen2-VL", **_QWEN),
+    "qwen2_5_vl": Family("Qwen2.5-VL", **_QWEN),
+    "qwen3_vl": Family("Qwen3-VL", **_QWEN),
+    "qwen3_5": Family("Qwen3.5", **_QWEN),
+    "internvl": Family("InternVL", square_pictures, **_PICTURES),
+    "smolvlm": Family("SmolVLM", _smolvlm, tower="vision_model", **_PICTURES),
+    "video_llama_3": Family("VideoLLaMA3", _videollama3, tower="vision_model", unused=("video_compression_mask",)),
+    "perception_lm": Family("PerceptionLM", square_frames, encoder="get_image_features"),
+    "gemma4": Family("Gemma 4", _gemma4),
+    "llava": Family("LLaVA", square_pictures, **_PICTURES),
+}
+
+
+def register_family(model_type: str, family: Family) -> None:
+    """Let `compress` take models of one more family.
+
+    Parameters
+    ----------
+    model_type : what its configuration calls itself.
+    family : where its clips are. Registering a family again replaces it.
+
+    Examples
+    --------
+    >>> register_family("llava", FAMILIES["llava"])
+    """
+    FAMILIES[model_type] = family
+
+
+def family_of(model: nn.Module) -> Family:
+    """The entry of a model.
+
+    Raises
+    ------
+    VTCError
+        If there is none, or the model takes no pre-encoded vision.
+
+    Examples
+    --------
+    >>> import vtc_lab as vtc
+    >>> family_of(vtc.load_model().network).name
+    'LLaVA-OneVision'
+    """
+    kind = getattr(getattr(model, "config", None), "model_type", type(model).__name__)
+    if kind not in FAMILIES:
+        raise VTCError(
+            f"nothing says where {kind!r} models have their clips ({suggest(kind, FAMILIES)}); "
+            f"add it with register_family({kind!r}, Family(name, grids)), where grids gives (T, h, w) of each clip"
+        )
+    if "mm_encoder_outputs" not in inspect.signature(model.forward).parameters:
+        raise VTCError(
+            f"{type(model).__name__} takes no mm_encoder_outputs, by which reduced tokens enter; "
+            "use its class that generates, and transformers 5.18 or newer"
+        )
+    return FAMILIES[kind]

@@ -1,0 +1,199 @@
+"""The clips of a prompt that a processor made: encoded by the model itself, each on its (T, h, w) grid."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+# isort: off
+import vtc_lab.models.torchvision_ops  # noqa: F401  (before transformers)
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+# isort: on
+
+from vtc_lab.models.families import Family, family_of
+from vtc_lab.models.saliency import watch_saliency
+from vtc_lab.tokens import VideoTokens, VTCError
+
+
+@dataclass
+class Encoded(BaseModelOutputWithPooling):
+    """What an encoder gave, as far as a language model takes it: features, and those of deeper layers (deepstack)."""
+
+    deepstack_features: list | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class EncodedPrompt:
+    """The clips of a prompt, encoded and not yet reduced.
+
+    Parameters
+    ----------
+    tokens : the clips, in the order of the prompts.
+    where : for each clip (T, h, w) long, which of the features its patches are.
+    features : (R, D) all features of the clips' modality, in the order of their placeholders.
+    places : (B, N) bool, the placeholders.
+    sizes : how many of the features belong to each clip, or to each picture where frames are given as pictures.
+    outputs : what the encoders gave, by modality.
+    inputs : what the processor made, on the model's device.
+    """
+
+    tokens: list[VideoTokens]
+    where: list[Tensor]
+    features: Tensor
+    places: Tensor
+    sizes: list[int]
+    outputs: dict[str, Encoded]
+    inputs: dict[str, object]
+
+
+@torch.no_grad()
+def encode_prompt(
+    model: nn.Module, inputs: Mapping[str, object], *, saliency: bool = False, clips: Sequence[slice] | None = None
+) -> EncodedPrompt | None:
+    """Encode the clips of a prompt, or of a padded batch of them.
+
+    Parameters
+    ----------
+    model, inputs, clips : as for `vtc_lab.models.compress.compress`.
+    saliency : also tell how much attention each token gets in the vision tower.
+
+    Returns
+    -------
+    EncodedPrompt, or None if there is no clip.
+
+    Raises
+    ------
+    VTCError
+        If the family is not supported, or the inputs are not what its processor made; if saliency is asked for and the
+        vision tower is of a family whose attention is not known.
+
+    Examples
+    --------
+    >>> import vtc_lab as vtc
+    >>> bundled, (clip, _) = vtc.load_model(), vtc.make_clip(7)
+    >>> inputs = bundled.processor(text="<video> what moves ?", videos=[clip.frames[:4]], return_tensors="pt")
+    >>> encode_prompt(bundled.network, inputs).tokens[0].grid
+    (4, 8, 8)
+    """
+    family, core = family_of(model), model.base_model
+    ids, mask = inputs.get("input_ids"), inputs.get("attention_mask")
+    if ids is None or "mm_encoder_outputs" in inputs or (mask is not None and mask.shape != ids.shape):
+        raise VTCError(f"the inputs hold {', '.join(inputs) or 'nothing'}; give what the processor made, unchanged")
+    if clips is not None and family.modality == "video":
+        raise VTCError(f"{family.name}'s processor marks clips itself; leave out clips={clips!r:.60}")
+    if inputs.get(family.pixels) is None:
+        return None
+    here = {key: value.to(core.device) if isinstance(value, Tensor) else value for key, value in inputs.items()}
+    output, scores, source = _encode(core, family, here, saliency)
+    outputs = {family.modality: output}
+    if family.modality == "video" and here.get(family.stills) is not None:
+        outputs["image"] = _call(core, "get_image_features", family.stills, here)
+    features, places = rows(output.pooler_output).to(core.device), _places(model, family.modality, here)
+    grids = family.grids(core, here, len(features))
+    for modality, each in outputs.items():
+        _demand_as_many(family, modality, len(rows(each.pooler_output)), _places(model, modality, here).sum())
+    sizes = [t * (family.cls + h * w) + family.newline for t, h, w in grids]
+    _demand_as_many(family, f"{grids!r:.60}", sum(sizes), len(features))
+    where = [
+        own[: len(own) - family.newline].view(t, -1)[:, family.cls :].reshape(t, h, w)
+        for own, (t, h, w) in zip(torch.arange(len(features), device=core.device).split(sizes), grids, strict=True)
+    ]
+    salient = None
+    if saliency:
+        salient = torch.zeros(len(features), device=core.device)
+        salient[torch.cat([index.flatten() for index in where])] = scores.to(core.device)
+    if family.modality == "image":
+        where = _joined(where, places.nonzero()[:, 0].tolist(), clips)
+    name = str(getattr(model, "name_or_path", "")) or family.name
+    tokens = [
+        VideoTokens(features[index], None if salient is None else salient[index], name, saliency_source=source)
+        for index in where
+    ]
+    return EncodedPrompt(tokens, where, features, places, sizes, outputs, here) if where else None
+
+
+def rows(features: Tensor | Sequence[Tensor]) -> Tensor:
+    """(R, D) features from whatever container they are in.
+
+    >>> rows([torch.zeros(2, 3), torch.zeros(1, 4, 3)]).shape
+    torch.Size([6, 3])
+    """
+    features = [features] if isinstance(features, Tensor) else features
+    return torch.cat([part.reshape(-1, part.shape[-1]) for part in features])
+
+
+def arguments(core: nn.Module, name: str) -> list[str]:
+    """The names of a method's arguments; none if there is no such method.
+
+    >>> arguments(nn.ReLU(), "forward"), arguments(nn.ReLU(), "get_rope_index")
+    (['input'], [])
+    """
+    return [key for key in inspect.signature(getattr(core, name, lambda: None)).parameters if key != "kwargs"]
+
+
+def _encode(core: nn.Module, family: Family, inputs: dict, saliency: bool) -> tuple[Encoded, Tensor | None, str]:
+    """What the encoder gives; if asked for, the saliency of every patch, and in words what it is."""
+    if not saliency:
+        return _call(core, family.encoder, family.pixels, inputs), None, ""
+    tower, grid = getattr(core, family.tower), inputs.get("video_grid_thw")
+    layer, parts, outputs, scores = getattr(core.config, "vision_feature_layer", -1), [inputs], [], []
+    if grid is not None:
+        # A tower of packed patches is watched one clip at a time.
+        pixels = inputs[family.pixels].split(grid.prod(1).tolist())
+        parts = [inputs | {family.pixels: p, "video_grid_thw": g[None]} for p, g in zip(pixels, grid, strict=True)]
+    for part in parts:
+        with watch_saliency(tower, grid_thw=part.get("video_grid_thw"), feature_layer=layer) as measure:
+            outputs.append(_call(core, family.encoder, family.pixels, part))
+        found, source = measure()
+        scores.append((family.pool(core, found[..., None]) if family.pool else found).flatten())
+    if len(outputs) == 1:
+        return outputs[0], scores[0], source
+    deeper = None
+    if outputs[0].deepstack_features:
+        layers = zip(*(each.deepstack_features for each in outputs), strict=True)
+        deeper = [[clip for each in layer for clip in each] for layer in layers]
+    features = [clip for each in outputs for clip in each.pooler_output]
+    return Encoded(pooler_output=features, deepstack_features=deeper), torch.cat(scores), source
+
+
+def _call(core: nn.Module, name: str, pixels: str, inputs: dict) -> Encoded:
+    """What an encoder makes of these pixels; of its other arguments it gets those that the processor made."""
+    given = {key: inputs[key] for key in arguments(core, name)[1:] if key in inputs and key != pixels}
+    output = getattr(core, name)(inputs[pixels].to(core.dtype), **given, return_dict=True)
+    deeper = getattr(output, "deepstack_features", None)
+    # Without the hidden states, which can be many times as large.
+    return Encoded(pooler_output=output.pooler_output, deepstack_features=deeper)
+
+
+def _places(model: nn.Module, modality: str, inputs: dict) -> Tensor:
+    """(B, N) bool, where the placeholders of clips or pictures are."""
+    return inputs["input_ids"] == getattr(model.config, f"{modality}_token_id")
+
+
+def _demand_as_many(family: Family, what: str, count: int, places: int) -> None:
+    if count != places:
+        raise VTCError(
+            f"{family.name} has {int(places)} places in the prompt for {count} features ({what}); give what its "
+            "processor made, unchanged"
+        )
+
+
+def _joined(pictures: list[Tensor], prompts: list[int], clips: Sequence[slice] | None) -> list[Tensor]:
+    """Pictures joined into clips, by default all those of a prompt; `prompts` says in which one each feature is."""
+    owner = [prompts[int(index[0, 0, 0])] for index in pictures]
+    if clips is None:
+        groups = [[n for n, one in enumerate(owner) if one == prompt] for prompt in sorted(set(owner))]
+    else:
+        groups = [list(range(*clip.indices(len(pictures)))) for clip in clips]
+    taken = [n for group in groups for n in group]
+    alike = [len({(owner[n], pictures[n].shape) for n in group}) == 1 for group in groups]
+    if len(set(taken)) < len(taken) or not all(alike):
+        raise VTCError(
+            f"clips {clips!r:.60} of {len(pictures)} pictures: each must be pictures of one prompt and of one size, at "
+            "least one of them, and no picture can be in two"
+        )
+    return [torch.cat([pictures[n] for n in group]) for group in groups]
