@@ -99,9 +99,9 @@ def test_what_latex_would_read_as_a_command_is_escaped(tmp_path):
 
 def test_the_same_bytes_each_time_with_how_they_were_made(sweep, tmp_path):
     table = bootstrap_interval(sweep)
-    first = save_table(table, "t.tex", tmp_path, provenance={"model": "/root/models/toy", "seed": 0})
+    first = save_table(table, "t.tex", tmp_path, provenance={"model": "/srv/models/toy", "seed": 0})
     before = contents(tmp_path)
-    save_table(table, "t.csv", tmp_path, provenance={"model": "/root/models/toy", "seed": 0})
+    save_table(table, "t.csv", tmp_path, provenance={"model": "/srv/models/toy", "seed": 0})
     assert contents(tmp_path) == before and set(before) == {"t.tex", "t.csv"}
     facts = json.loads(first[".tex"].read_text().splitlines()[0].removeprefix("% "))
     assert facts["config"] == {"model": "toy", "seed": 0}

@@ -164,29 +164,6 @@ def test_errors_are_sentences(model, case, tmp_path):
     shutil.rmtree(pickled)
 
 
-def test_sweep_has_a_row_for_each_sample_method_and_ratio(model):
-    samples = vtc.read_samples()[:12]
-    done = []
-    table = vtc.sweep(model, samples, ["lftr", "uniform"], [1, 8], progress=lambda i, n: done.append((i, n)))
-    assert len(table) == 12 * 2 * 2
-    whole = table[table.ratio == 1]
-    assert (whole.kept == whole.total).all() and not whole.flipped.any() and (whole.kl < 1e-9).all()
-    rest = table[table.ratio == 8]
-    assert (rest.kept == (rest.total / 8).round()).all() and (rest.kl > 0).all()
-    assert done[-1][0] == done[-1][1] == len({sample["clip"] for sample in samples})
-    one = table[(table.method == "lftr") & (table.ratio == 8)].iloc[3]
-    clip = vtc.read_clip(one["clip"])
-    answer = model.ask(one.question, clip, vtc.reduce(model.encode(clip), "lftr", ratio=8))
-    assert answer.text == one.said and one.right == (one.said == one.answer)
-
-
-def test_sweep_takes_clips_made_in_memory(model):
-    made = [vtc.make_clip(seed) for seed in (7, 8)]
-    samples = [sample | {"clip": clip} for clip, asked in made for sample in asked]
-    table = vtc.sweep(model, samples, ["uniform"], [2])
-    assert table["clip"].tolist() == [sample["clip"] for _, asked in made for sample in asked]
-
-
 def test_samples_are_read_and_a_bad_line_is_named(tmp_path):
     samples = vtc.read_samples()
     assert len(samples) >= 1500 and all({"clip", "question", "answer", "kind"} <= set(sample) for sample in samples)

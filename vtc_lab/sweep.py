@@ -1,95 +1,180 @@
-"""Ask many questions under many reductions: one row for each sample, method and ratio."""
+"""Ask many questions under many reductions: one row for each sample and setting, and no work done twice."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from itertools import groupby
+import math
+import os
+import time
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor
+from contextlib import closing, nullcontext
+from dataclasses import dataclass
+from threading import Event
 from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from vtc_lab.fidelity import divergence
-from vtc_lab.reduce import reduce
-from vtc_lab.tokens import Clip
-from vtc_lab.video import read_clip
+from vtc_lab.jobs import Finished, Job, work
+from vtc_lab.plan import make_plan, settings_of
+from vtc_lab.store import UNSAVED, Store
+from vtc_lab.workers import work_elsewhere
 
 if TYPE_CHECKING:  # importing the model imports transformers, which takes seconds
-    from vtc_lab.models.video_model import Answer, VideoModel
+    from vtc_lab.models.video_model import VideoModel
 
 STAGES = ("read", "encode", "reduce", "prefill", "decode")
 
 
+@dataclass(frozen=True)
+class Progress:
+    """How far a sweep is: settings of clips done and in total, seconds left (NaN at first), and its table so far."""
+
+    done: int
+    total: int
+    seconds_left: float
+    table: Callable[[], pd.DataFrame]
+
+
 def sweep(
     model: VideoModel,
-    samples: Iterable[dict[str, object]],
-    methods: Sequence[str] = ("lftr", "uniform", "random"),
-    ratios: Sequence[float] = (1, 2, 4, 8, 16),
-    options: Mapping[str, object] | None = None,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    samples: Iterable[Mapping[str, object]],
+    methods: Sequence[str | tuple[str, Mapping[str, object]]] = ("lftr", "uniform", "random"),
+    ratios: Sequence[float | None] = (1, 2, 4, 8, 16),
+    *,
+    seeds: Sequence[int] = (0,),
+    results: str | os.PathLike | None = None,
+    executor: Executor | None = None,
+    progress: Callable[[Progress], None] | None = None,
+    stop: Callable[[], bool] | Event | None = None,
 ) -> pd.DataFrame:
-    """Answer every sample under every method and ratio; each clip is read and encoded once.
+    """Answer every sample under every method, seed and ratio, and say of each row what came of it.
+
+    A clip is read and encoded once, a reduction is prefilled once for all questions on its clip, and reductions to the
+    same number of tokens are prefilled together. Nothing that fails ends the sweep: its rows say so.
 
     Parameters
     ----------
     model : from `load_model`.
-    samples : dicts as `read_samples` gives them, those of one clip next to each other. `clip` is a path, or a Clip.
-    methods : registered names.
-    ratios : each from 1 to the clip's number of tokens.
-    options : given to every method, for an ablation; all of them must know each.
-    progress : called with the number of clips done and their total.
+    samples : dicts with clip (a path, or a Clip), question and answer; kind and candidates if there are any.
+    methods : registered names, or pairs of a name and its options; `variants` makes such pairs.
+    ratios : each 1 or more; None leaves the budget to the options (lftr: `temporal_ratio`, `spatial_ratio`).
+    seeds : each is given to the methods that have a seed; the others run once.
+    results : an SQLite file on a local disk. What is in it is not computed again, and each result is written once it
+        is there, so a sweep that was stopped or killed goes on where it was. A result counts as the same if its
+        sample, the clip's bytes, the model's files, device and dtype, method, options, ratio, seed, the code and the
+        versions of torch, transformers and the video readers are. Crashes and unread clips are tried again. Several
+        sweeps at once may share the file.
+    executor : where to work: None for here, or any Executor, such as `ProcessPoolExecutor()` or, for the workers of a
+        cluster, `dask.distributed.Client(...).get_executor()`. Each worker loads the model once, on the kind of device
+        and in the dtype of `model`, and does whole clips. What a broken process pool leaves is done here.
+    progress : called with a `Progress` at the start and whenever something is done.
+    stop : a function or Event that is asked between the steps; once it is true, what is done is returned.
 
     Returns
     -------
-    DataFrame with clip, kind, question, answer, method, ratio, kept, total, said, right, likelihood (probability of
-    the right answer among the candidates, if there are any), kl (nats, from everything to what was kept), flipped, and
-    seconds of each stage. Reading and encoding are counted on every row, as if each were evaluated on its own.
+    DataFrame, in the order of samples, methods, seeds and ratios. All columns are there even without rows:
+
+    - sample (a name of its content), model, clip, kind, question, answer;
+    - method, options (JSON of those that are not default, "" for none), label, seed (0 where there is none), ratio;
+    - kept and total tokens, of which `kept` enter the language model, and layer_mean, their mean over its layers: the
+      same, because the reduction is before the first;
+    - said, right, likelihood (probability of the right answer among the candidates, if there are any), kl and tv
+      (from everything to what was kept, see `answer_fidelity`), flipped (the text is not that with everything);
+    - read_s, encode_s, reduce_s, prefill_s, decode_s: seconds. Reading, encoding and reducing count in full on every
+      row; prefill and decoding are the batch's divided by its answers. Rows that keep everything share one run;
+    - engaged: as many visual tokens reached the language model as were kept; status: "ok", "floor" (the method cannot
+      go down to this budget) or "error"; error: in words. Rows that are not ok have no result, and NaN for it.
 
     Raises
     ------
     VTCError
-        From reading, reducing or asking.
+        Before anything is done: for an unknown method or option, an impossible ratio, something that is no sample, a
+        file that cannot hold results, a method or model that cannot be sent to the workers.
 
     Examples
     --------
     >>> import vtc_lab as vtc
     >>> clip, asked = vtc.make_clip(7)
     >>> table = sweep(vtc.load_model(), [sample | {"clip": clip} for sample in asked], ["uniform"], [1, 2])
-    >>> len(table) == 2 * len(asked), table.kept.unique().tolist()
-    (True, [896, 448])
+    >>> len(table) == 2 * len(asked), table.kept.unique().tolist(), set(table.status)
+    (True, [896, 448], {'ok'})
     """
-    groups = [(clip, list(group)) for clip, group in groupby(samples, key=lambda sample: sample["clip"])]
-    rows = []
-    for done, (source, group) in enumerate(groups):
-        clip, name = (source, source.path) if isinstance(source, Clip) else (read_clip(source), str(source))
-        tokens = model.encode(clip)
-        candidates = [sample.get("candidates") for sample in group]
-        questions = [sample["question"] for sample in group]
-        everything = model.ask(questions, clip, candidates=candidates)
-        for method in methods:
-            for ratio in ratios:
-                answers = model.ask(
-                    questions, clip, reduce(tokens, method, ratio=ratio, **(options or {})), candidates=candidates
-                )
-                rows += [
-                    _row(sample | {"clip": name}, method, ratio, answer, full)
-                    for sample, answer, full in zip(group, answers, everything, strict=True)
-                ]
-        progress(done + 1, len(groups))
-    return pd.DataFrame(rows)
+    plan = make_plan(model, samples, settings_of(methods, ratios, seeds))
+    halted = getattr(stop, "is_set", stop) or (lambda: False)
+    with nullcontext() if results is None else closing(Store(results)) as store:
+        found = store.known([key for keys in plan.keys for key in keys]) if store else {}
+        jobs, members = plan.jobs(found)
+        total, started = len(plan.clips) * len(plan.settings), time.perf_counter()
+        before = done = total - sum(bool(wanted) for job in jobs for wanted in job.wanted)
+
+        def tell() -> None:
+            left = (time.perf_counter() - started) / (done - before) * (total - done) if done > before else math.nan
+            if progress:
+                progress(Progress(done, total, left, lambda: plan.table(found)))
+
+        tell()
+        for number, finished in _work(model, executor, jobs, halted):
+            new = [(members[number][s], n, result) for s, n, result in finished]
+            found |= {plan.keys[i][n]: result for i, n, result in new}
+            if store:
+                store.add((plan.keys[i][n], plan.place(i, n), plan.row(i, n, result)) for i, n, result in new)
+            done += len({n for _, n, _ in new})
+            tell()
+        for key in store.waiting if store else ():
+            found[key] = found[key]._replace(error="; ".join(filter(None, (found[key].error, store.problem))))
+    return plan.table(found)
 
 
-def _row(sample: dict[str, object], method: str, ratio: float, answer: Answer, full: Answer) -> dict[str, object]:
-    facts = {key: sample.get(key) for key in ("clip", "kind", "question", "answer")}
-    return {
-        **facts,
-        "method": method,
-        "ratio": ratio,
-        "kept": answer.entered,
-        "total": answer.total,
-        "said": answer.text,
-        "right": answer.text == sample["answer"],
-        "likelihood": answer.scores.get(sample["answer"], float("nan")),
-        "kl": divergence(full.logits, answer.logits),
-        "flipped": answer.text != full.text,
-        **{f"{stage}_s": answer.seconds[stage] for stage in STAGES},
-    }
+def summary(table: pd.DataFrame) -> tuple[pd.DataFrame, str]:
+    """How many rows of a sweep have a result, and why the others have none.
+
+    Parameters
+    ----------
+    table : from `sweep` or `read_results`.
+
+    Returns
+    -------
+    DataFrame with the columns ok, floor, error and unsaved (computed, but the results file could not take them), a row
+    for each label and "all" as the last; and a sentence.
+
+    Examples
+    --------
+    >>> import vtc_lab as vtc
+    >>> clip, asked = vtc.make_clip(7)
+    >>> table = sweep(vtc.load_model(), [asked[0] | {"clip": clip}, asked[0] | {"clip": "gone.mp4"}], ["pool"], [2])
+    >>> counts, sentence = summary(table)
+    >>> counts.loc["all"].tolist(), sentence.split(";")[0]
+    ([1, 0, 1, 0], '2 results: 1 ok, 0 below a floor, 1 failed')
+    """
+    counts = pd.DataFrame({status: table.status == status for status in ("ok", "floor", "error")})
+    counts["unsaved"] = table.error.str.contains(UNSAVED, regex=False)
+    counts = counts.groupby(table.label, sort=False).sum().astype(int)
+    counts.loc["all"] = counts.sum()
+    ok, floor, failed, unsaved = counts.loc["all"]
+    words = [f"{len(table)} results: {ok} ok, {floor} below a floor, {failed} failed"]
+    if failed:
+        reasons = table.error[table.status == "error"].value_counts()
+        words.append(f"most often ({reasons.iloc[0]} times): {reasons.index[0]}")
+    if unsaved:
+        words.append(f"{unsaved} could not be saved")
+    return counts, "; ".join(words)
+
+
+def _work(
+    model: VideoModel, executor: Executor | None, jobs: Sequence[Job], halted: Callable[[], bool]
+) -> Iterator[tuple[int, list[Finished]]]:
+    """The number of a job and what is finished of it, until all are done or `halted`."""
+    left = range(len(jobs)) if executor is None else []
+    if executor is not None:
+        left = yield from work_elsewhere(model, executor, jobs, halted)
+        if left and not halted():
+            words = f"the workers broke off; {len(left)} of {len(jobs)} clips are done in this process"
+            warnings.warn(words, RuntimeWarning, stacklevel=4)
+    for number in left:
+        if halted():
+            return
+        for finished in work(model, jobs[number]):
+            yield number, finished
+            if halted():
+                return

@@ -9,7 +9,8 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -23,6 +24,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor,
 # isort: on
 
 from vtc_lab.models.prompts import build_inputs, share_prefix
+from vtc_lab.models.saliency import watch_saliency
 from vtc_lab.tokens import Clip, Reduction, VideoTokens, VTCError, demand_clip
 from vtc_lab.video import ROOT
 
@@ -54,24 +56,31 @@ class Answer:
 
 
 class VideoModel:
-    """A model and its processor, made by `load_model`."""
+    """A model and its processor, made by `load_model`; `spec` is how another process can load the same."""
 
-    def __init__(self, network: torch.nn.Module, processor: object, name: str) -> None:
-        self.network, self.processor, self.name = network, processor, name
-        self._last: tuple[object, VideoTokens] | None = None
+    def __init__(self, network: torch.nn.Module, processor: object, name: str, spec: dict | None = None) -> None:
+        self.network, self.processor, self.name, self.spec = network, processor, name, spec
+        self._last: tuple[object, dict[bool, VideoTokens]] = (None, {})  # frames; tokens without, with saliency
 
     @torch.no_grad()
-    def encode(self, clip: Clip) -> VideoTokens:
+    def encode(self, clip: Clip, *, saliency: bool = False) -> VideoTokens:
         """The clip's visual tokens as the language model would get them.
 
         Parameters
         ----------
         clip : T frames of any size; the model's own processor resizes them.
+        saliency : also tell how much attention each token gets in the vision tower, for methods that need it.
 
         Returns
         -------
         VideoTokens (T, h, w, D) in the model's dtype, on its device. The last clip's tokens are remembered, so that
-        several calls on one clip encode it once.
+        several calls on one clip encode it once. The saliency is (T, h, w) float32, pooled as the tokens are;
+        `saliency_source` says what it is (see `vtc_lab.models.saliency`), and `seconds` includes it.
+
+        Raises
+        ------
+        VTCError
+            If saliency is asked for and the vision tower is of a family whose attention is not known.
 
         Examples
         --------
@@ -81,18 +90,28 @@ class VideoModel:
         torch.Size([8, 8, 192])
         """
         demand_clip(clip)
-        if self._last is not None and self._last[0] is clip.frames:
-            return self._last[1]
+        frames, made = self._last
+        made = made if frames is clip.frames else {}
+        if saliency in made:
+            return made[saliency]
+        model, layer = self.network.model, self.network.config.vision_feature_layer
         start = time.perf_counter()
         pixels = self.processor.video_processor([clip.frames], return_tensors="pt")
         pixels = pixels["pixel_values_videos"].to(self.network.device, self.network.dtype)
-        features = self.network.model.get_video_features(pixels, return_dict=True).pooler_output
+        with watch_saliency(model.vision_tower, feature_layer=layer) if saliency else nullcontext() as measure:
+            features = model.get_video_features(pixels, return_dict=True).pooler_output
         side = math.isqrt((features.shape[1] - 1) // len(clip))  # one newline after the last frame
         values = features[0, : len(clip) * side * side].view(len(clip), side, side, -1)
         _settle(values)
-        tokens = VideoTokens(values, encoder=self.name, seconds=time.perf_counter() - start)
-        self._last = (clip.frames, tokens)
-        return tokens
+        made = {False: VideoTokens(values, encoder=self.name, seconds=time.perf_counter() - start)} | made
+        if saliency:
+            scores, source = measure()
+            pooled = model.apply_pooling(scores[..., None]).view(len(clip), side, side)
+            _settle(pooled)
+            seconds = time.perf_counter() - start
+            made[True] = replace(made[False], saliency=pooled, saliency_source=source, seconds=seconds)
+        self._last = (clip.frames, made)
+        return made[saliency]
 
     @torch.no_grad()
     def ask(
@@ -136,31 +155,60 @@ class VideoModel:
         True
         """
         questions = list(question) if isinstance(question, Iterable) and not isinstance(question, str) else [question]
+        lists = _per_question(candidates, questions, question)
+        answers = self.ask_each(
+            questions, clip, [reduction], candidates=lists, positions=positions, max_new_tokens=max_new_tokens
+        )[0]
+        return answers[0] if isinstance(question, str) else answers
+
+    @torch.no_grad()
+    def ask_each(
+        self,
+        questions: list[str],
+        clip: Clip,
+        reductions: Sequence[Reduction | None],
+        *,
+        candidates: Sequence[Sequence[str] | None],
+        positions: Literal["preserve", "compact"] = "preserve",
+        max_new_tokens: int = 16,
+    ) -> list[list[Answer]]:
+        """Answer the same questions under each of several reductions of one clip to the same number of tokens.
+
+        Parameters
+        ----------
+        questions, clip, positions, max_new_tokens : as for `ask`.
+        reductions : R of this clip's tokens, all with K tokens; None stands for all of them.
+        candidates : one list, or None, for each question.
+
+        Returns
+        -------
+        For each reduction the list of its answers. Reductions whose tokens and anchors are the same are answered once.
+        The seconds of prefill and decoding are those of the whole batch divided by the number of its answers.
+
+        Raises
+        ------
+        VTCError
+            As `ask`.
+        """
         if not questions or not all(isinstance(q, str) and q.strip() for q in questions):
-            raise VTCError(f"{question!r} is no question; give text, or a list of texts")
+            raise VTCError(f"{questions!r} is no question; give text, or a list of texts")
         if positions not in ("preserve", "compact"):
             raise VTCError(f"positions is {positions!r}; choose 'preserve' or 'compact'")
         if type(max_new_tokens) is not int or max_new_tokens < 1:
             raise VTCError(f"max_new_tokens is {max_new_tokens!r}; it must be a whole number, at least 1")
         tokens = self.encode(clip)
-        if reduction is None:
-            features, anchor = tokens.values.flatten(0, 2), torch.arange(tokens.total)
-        elif reduction.grid != tokens.grid:
-            raise VTCError(
-                f"the reduction is of a {reduction.grid} grid but this clip has {tokens.grid}; reduce its own tokens"
-            )
-        elif reduction.encoder not in ("", tokens.encoder) or reduction.tokens.shape[1:] != tokens.values.shape[3:]:
-            raise VTCError(
-                f"the reduction is of {reduction.tokens.shape[1]}-channel tokens by {reduction.encoder!r}, but this is "
-                f"{tokens.encoder!r} with {tokens.values.shape[3]} channels; reduce what model.encode gives"
-            )
-        else:
-            features, anchor = reduction.tokens, reduction.anchor.cpu()
+        chosen = [_entering(reduction, tokens) for reduction in reductions]
+        lengths = sorted({len(anchor) for _, anchor in chosen})
+        if len(lengths) != 1:
+            raise VTCError(f"reductions to {lengths} tokens cannot be asked together; give those of one length")
+        twin = [next(m for m, other in enumerate(chosen) if _same(one, other)) for one in chosen]
+        different = sorted(set(twin))
+        features, anchor = (torch.stack([chosen[n][part] for n in different]) for part in (0, 1))
         inputs = build_inputs(self.network, self.processor, questions, features, anchor, tokens.total, positions)
+        rows, kept = inputs["input_ids"].shape[0], anchor.shape[1]
         clock = _Clock()
         start = time.perf_counter()
-        if len(questions) > 1:
-            inputs = share_prefix(self.network, inputs)
+        inputs = share_prefix(self.network, inputs, len(questions))
         output = self.network.generate(
             **inputs,
             max_new_tokens=max_new_tokens,
@@ -175,21 +223,21 @@ class VideoModel:
         reached, expected = output.past_key_values.get_seq_length(), width + steps - 1
         if reached != expected:
             raise VTCError(f"{reached} tokens reached the language model, not {expected}; the reduction did not engage")
-        made = {
-            "read": clip.seconds,
-            "encode": tokens.seconds,
-            "reduce": 0.0 if reduction is None else reduction.seconds,
-            "prefill": (clock.first - start) / len(questions),
-            "decode": (end - clock.first) / len(questions),
-        }
+        shared = {"prefill": (clock.first - start) / rows, "decode": (end - clock.first) / rows}
         texts = self.processor.tokenizer.batch_decode(output.sequences[:, width:], skip_special_tokens=True)
-        lists = _per_question(candidates, questions, question)
         first = output.logits[0].float().cpu()
-        answers = [
-            Answer(text.strip(), self._scores(logits, given), logits, len(anchor), tokens.total, made)
-            for text, logits, given in zip(texts, first, lists, strict=True)
-        ]
-        return answers[0] if isinstance(question, str) else answers
+        answers = []
+        for reduction, same in zip(reductions, twin, strict=True):
+            reducing = 0.0 if reduction is None else reduction.seconds
+            made = {"read": clip.seconds, "encode": tokens.seconds, "reduce": reducing, **shared}
+            begin = different.index(same) * len(questions)
+            answers.append(
+                [
+                    Answer(texts[n].strip(), self._scores(first[n], given), first[n], kept, tokens.total, made)
+                    for n, given in enumerate(candidates, begin)
+                ]
+            )
+        return answers
 
     def _scores(self, logits: Tensor, candidates: Sequence[str] | None) -> dict[str, float]:
         tokenizer = self.processor.tokenizer
@@ -203,6 +251,26 @@ class VideoModel:
                 f"candidates {list(candidates)} do not differ in their first token; make them single words or letters"
             )
         return dict(zip(candidates, logits[first].softmax(-1).tolist(), strict=True))
+
+
+def _entering(reduction: Reduction | None, tokens: VideoTokens) -> tuple[Tensor, Tensor]:
+    """(K, D) features and (K,) positions of what enters, if the reduction is one of these tokens."""
+    if reduction is None:
+        return tokens.values.flatten(0, 2), torch.arange(tokens.total)
+    if reduction.grid != tokens.grid:
+        raise VTCError(
+            f"the reduction is of a {reduction.grid} grid but this clip has {tokens.grid}; reduce its own tokens"
+        )
+    if reduction.encoder not in ("", tokens.encoder) or reduction.tokens.shape[1:] != tokens.values.shape[3:]:
+        raise VTCError(
+            f"the reduction is of {reduction.tokens.shape[1]}-channel tokens by {reduction.encoder!r}, but this is "
+            f"{tokens.encoder!r} with {tokens.values.shape[3]} channels; reduce what model.encode gives"
+        )
+    return reduction.tokens, reduction.anchor.cpu()
+
+
+def _same(one: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor]) -> bool:
+    return torch.equal(one[1], other[1]) and torch.equal(one[0], other[0])
 
 
 def _settle(result: Tensor) -> None:
@@ -277,8 +345,11 @@ def load_model(
     except (OSError, ValueError, SafetensorError) as error:
         reason = str(error).split("\n")[0]
         raise VTCError(f"no model could be loaded from {source}: {reason}") from error
-    label = Path(source).name if Path(source).exists() else source
-    return VideoModel(network.to(device).eval(), processor, label)
+    local = Path(source).exists()
+    label, place = (Path(source).name, str(Path(source).resolve())) if local else (source, source)
+    spec = {"name": place, "device": device, "dtype": dtype}
+    spec |= {"trust_remote_code": trust_remote_code, "safetensors_only": safetensors_only}
+    return VideoModel(network.to(device).eval(), processor, label, spec)
 
 
 def _per_question(candidates: Sequence | None, questions: list[str], asked: str | Sequence[str]) -> list:

@@ -1,0 +1,259 @@
+"""The results file of a sweep: nothing in it is done twice, nothing stale is taken from it, nothing breaks it."""
+
+import os
+import pickle
+import resource
+import shutil
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import traceback
+from contextlib import closing
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+
+import vtc_lab as vtc
+from vtc_lab.models.video_model import BUNDLED
+from vtc_lab.store import COLUMNS, UNSAVED, Store, read_results
+from vtc_lab.sweep import summary
+
+ROOT = Path(__file__).resolve().parent.parent
+OFFSET = 0
+
+
+@pytest.fixture(scope="module")
+def model():
+    return vtc.load_model()
+
+
+@pytest.fixture(scope="module")
+def made():
+    """Samples on two short clips."""
+    pairs = [vtc.make_clip(seed, frames=8) for seed in (3, 4)]
+    return [sample | {"clip": clip} for clip, asked in pairs for sample in asked]
+
+
+@pytest.fixture
+def calls(tmp_path):
+    """The budgets that a method was called with; in a file, as what a method uses is a part of what it is."""
+    log = str(tmp_path / "calls")
+
+    @vtc.method(name="counted")
+    def run(tokens, budget, *, seed: int = 0, share: float = 0.5):
+        with open(log, "a") as file:
+            file.write(f"{budget}\n")
+        return vtc.prune(tokens, torch.arange(budget) + OFFSET)
+
+    return lambda: Path(log).read_text().split()
+
+
+def timeless(table):
+    return table.drop(columns=[name for name in table if name.endswith("_s")])
+
+
+def times_computed(path):
+    with closing(sqlite3.connect(path)) as connection:
+        return [count for (count,) in connection.execute("SELECT computed FROM results")]
+
+
+def in_child(function):
+    """What a function returns in a forked process, which may limit or change itself; or its error."""
+    with tempfile.TemporaryFile() as file:
+        child = os.fork()
+        if not child:
+            try:
+                file.write(pickle.dumps(function()))
+                file.flush()
+            except BaseException:
+                traceback.print_exc()
+            os._exit(0)
+        os.waitpid(child, 0)
+        file.seek(0)
+        return pickle.loads(file.read())
+
+
+def test_a_second_run_computes_nothing_and_returns_the_same(model, made, calls, tmp_path):
+    path = tmp_path / "results.db"
+    first = vtc.sweep(model, made, ["counted", "lftr"], [2, 4], seeds=(0, 1), results=path)
+    done = len(calls())
+    states = []
+    second = vtc.sweep(model, made, ["counted", "lftr"], [2, 4], seeds=(0, 1), results=path, progress=states.append)
+    pd.testing.assert_frame_equal(first, second)  # the times too
+    assert len(calls()) == done == 2 * 2 * 2 and [(s.done, s.total) for s in states] == [(12, 12)]
+    assert not path.with_name("results.db-wal").exists() and set(times_computed(path)) == {1}
+    in_memory = vtc.sweep(model, made, ["counted", "lftr"], [2, 4], seeds=(0, 1))
+    pd.testing.assert_frame_equal(timeless(first), timeless(in_memory))
+    order = ["model", "clip", "question", "sample", "method", "options", "seed", "ratio"]
+    stored = read_results(path)
+    pd.testing.assert_frame_equal(stored, first.sort_values(order, kind="stable", ignore_index=True))
+    assert list(stored.columns) == list(COLUMNS)
+
+
+def test_only_what_is_new_is_computed(model, made, calls, tmp_path):
+    path = tmp_path / "results.db"
+    vtc.sweep(model, made[:3], ["counted"], [2], results=path)
+    vtc.sweep(model, [*made, made[0]], ["counted", ("counted", {"share": 0.25})], [2, 4], results=path)
+    assert len(calls()) == 1 + 4 + 4  # the first clip at ratio 2 is reduced again for its other questions
+    assert set(times_computed(path)) == {1} and len(times_computed(path)) == len(made) * 4
+    table = vtc.sweep(model, [made[0], made[0]], ["counted"], [2], results=path)
+    assert len(table) == 2 and table.iloc[0].equals(table.iloc[1])
+
+
+def test_what_has_changed_is_computed_again(model, made, calls, tmp_path, monkeypatch):
+    """Method, default, a constant that it uses, clip, candidates, weights: each makes another result."""
+    path, clip = tmp_path / "results.db", tmp_path / "clip.mp4"
+    shutil.copy(vtc.read_samples()[0]["clip"], clip)
+    samples = [vtc.read_samples()[0] | {"clip": clip}]
+
+    def sweep(chosen=model, samples=samples):
+        table = vtc.sweep(chosen, samples, ["counted"], [4], results=path)
+        assert (table.status == "ok").all()
+        return len(times_computed(path))
+
+    assert sweep() == 1 and sweep() == 1
+    monkeypatch.setitem(globals(), "OFFSET", 1)
+    assert sweep() == 2
+    monkeypatch.setitem(globals(), "OFFSET", 0)
+    assert sweep() == 2  # as before
+
+    @vtc.method(name="counted")
+    def again(tokens, budget, *, seed: int = 0, share: float = 0.75):
+        return vtc.prune(tokens, torch.arange(budget))
+
+    assert sweep() == 3
+    clip.write_bytes(Path(vtc.read_samples()[10]["clip"]).read_bytes())
+    assert sweep() == 4
+    assert sweep(samples=[samples[0] | {"candidates": [*samples[0]["candidates"], "mauve"]}]) == 5
+    folder = tmp_path / BUNDLED.name
+    shutil.copytree(BUNDLED, folder)
+    other = vtc.load_model(folder)
+    assert sweep(other) == 5  # the same weights, from another place
+    with torch.no_grad():
+        other.network.get_output_embeddings().weight.mul_(1.5)
+    other.network.save_pretrained(folder)
+    assert sweep(vtc.load_model(folder)) == 6
+    assert sweep(vtc.load_model(dtype=torch.bfloat16)) == 7
+    # Of each place the last one, and both clips and lists of candidates are such places.
+    assert len(read_results(path)) == 2
+
+
+def test_failures_that_may_be_gone_are_tried_again(model, made, tmp_path):
+    path, clip = tmp_path / "results.db", tmp_path / "clip.mp4"
+    calm, strictly = str(tmp_path / "calm"), str(tmp_path / "strictly")
+
+    @vtc.method(name="moody")
+    def moody(tokens, budget):
+        if not os.path.exists(calm):
+            raise OSError("busy")
+        return vtc.prune(tokens, torch.arange(budget))
+
+    @vtc.method(name="strict")
+    def strict(tokens, budget):
+        with open(strictly, "a") as file:
+            file.write("called ")
+        raise vtc.VTCError("never")
+
+    samples = [made[0], vtc.read_samples()[0] | {"clip": clip}]
+    table = vtc.sweep(model, samples, ["moody", "strict"], [4], results=path)
+    assert table.error.str.split(" ").str[0].tolist() == ["OSError:", "never", "there", "there"]
+    assert set(read_results(path).error) == set(table.error)
+    Path(calm).touch()
+    shutil.copy(vtc.read_samples()[0]["clip"], clip)
+    table = vtc.sweep(model, samples, ["moody", "strict"], [4], results=path)
+    assert table.status.tolist() == ["ok", "error"] * 2
+    assert Path(strictly).read_text().split() == ["called"] * 2  # once for each clip
+    assert summary(read_results(path))[0].loc["all"].tolist() == [2, 0, 2, 0]
+
+
+def test_a_full_disk_loses_nothing(model, made, tmp_path):
+    """The system refuses to let the file grow, in a process that may write some kilobytes only."""
+    path = tmp_path / "results.db"
+    expected = vtc.sweep(model, made, ["lftr", "random"], [2, 4])
+
+    def limited():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, resource.RLIM_INFINITY))
+        return vtc.sweep(model, made, ["lftr", "random"], [2, 4], results=path)
+
+    table = in_child(limited)
+    full = table.error != ""
+    assert 0 < full.sum() <= len(table) and (table.status == "ok").all()
+    assert table.error[full].str.match(rf"^{UNSAVED}.*results.db \([^\n]+\); make room there").all()
+    assert summary(table)[0].loc["all", "unsaved"] == full.sum() and "could not be saved" in summary(table)[1]
+    pd.testing.assert_frame_equal(timeless(table.assign(error="")), timeless(expected))
+    again = vtc.sweep(model, made, ["lftr", "random"], [2, 4], results=path)
+    pd.testing.assert_frame_equal(timeless(again), timeless(expected))
+    assert set(times_computed(path)) == {1}
+
+
+def test_a_read_only_file_is_read_and_the_rest_is_in_memory(model, made):
+    folder = Path(tempfile.mkdtemp())  # tmp_path is closed to other users
+    path = folder / "results.db"
+    first = vtc.sweep(model, made, ["lftr"], [2, 4], results=path)
+    path.chmod(0o444)
+    folder.chmod(0o555)
+
+    def as_another_user():
+        if os.geteuid() == 0:  # who may write whatever the permissions say
+            os.setuid(65534)
+        return vtc.sweep(model, made, ["lftr", "random"], [2, 4], results=path), read_results(path)
+
+    try:
+        table, stored = in_child(as_another_user)
+    finally:
+        folder.chmod(0o755)
+        shutil.rmtree(folder)
+    old = table.method == "lftr"
+    pd.testing.assert_frame_equal(table[old].reset_index(drop=True), first)
+    assert table.error[~old].str.startswith(UNSAVED).all() and table.right[~old].notna().all()
+    assert len(stored) == len(first)
+
+
+def test_files_that_hold_no_results_are_sentences(model, made, tmp_path):
+    text, other, folder = tmp_path / "notes.txt", tmp_path / "other.db", tmp_path / "folder"
+    text.write_text("not a database, and long enough to be taken for the header of one\n" * 20)
+    folder.mkdir()
+    with closing(sqlite3.connect(other)) as connection:
+        connection.execute("CREATE TABLE results (name TEXT)")
+    for path, words in (
+        (text, "not a database"),
+        (other, "another version"),
+        (folder, "folder"),
+        (tmp_path / "no" / "a", "no/a"),
+    ):
+        for call in (
+            lambda path=path: vtc.sweep(model, made, ["lftr"], [2], results=path),
+            lambda path=path: read_results(path),
+        ):
+            with pytest.raises(vtc.VTCError, match="^[^\n]+$") as error:
+                call()
+            assert words in str(error.value) or "there is no file" in str(error.value)
+    assert text.read_text().startswith("not a database") and os.listdir(folder) == []
+
+
+def test_a_held_file_is_waited_for_and_then_done_without(model, made, tmp_path, monkeypatch):
+    monkeypatch.setattr("vtc_lab.store._PATIENCE", 0.2)
+    path = tmp_path / "results.db"
+    Store(path).close()
+    with closing(sqlite3.connect(path, isolation_level=None)) as holder:
+        holder.execute("BEGIN IMMEDIATE")
+
+        def progress(state):
+            if state.done == state.total - 1:
+                holder.execute("ROLLBACK")  # what was waiting is written with the last one
+
+        table = vtc.sweep(model, made, ["lftr"], [2, 4], results=path, progress=progress)
+    assert (table.error == "").all() and len(read_results(path)) == len(table)
+
+
+def test_killed_at_random_and_two_at_once_it_is_the_same_table():
+    """The long form is `python benchmarks/sweep_kills.py`."""
+    script = [sys.executable, str(ROOT / "benchmarks" / "sweep_kills.py")]
+    done = subprocess.run(
+        [*script, "--kills", "5", "--clips", "4", "--together"], capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("killed ") == 5 and done.stdout.endswith("the same tables\n")

@@ -1,0 +1,202 @@
+"""What a sweep has to do: samples by settings, each pair named by all that its result depends on."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from numbers import Real
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from vtc_lab.jobs import Job, Result, Setting
+from vtc_lab.keys import code_hash, digest, file_hash, portable, revision
+from vtc_lab.reduce.registry import Method, _check_option, get_method
+from vtc_lab.store import to_frame
+from vtc_lab.tokens import Clip, VTCError
+from vtc_lab.video import resolve
+from vtc_lab.workers import environment
+
+if TYPE_CHECKING:
+    from vtc_lab.models.video_model import VideoModel
+
+
+def variants(method: str, **options: Sequence[object]) -> list[tuple[str, dict[str, object]]]:
+    """Every combination of some options of a method, as `sweep` takes them.
+
+    Parameters
+    ----------
+    method : registered name.
+    options : for each a list of values, its default among them if that is to be compared.
+
+    Returns
+    -------
+    List of pairs (method, options), the last option changing fastest.
+
+    Raises
+    ------
+    VTCError
+        For an unknown method or option, or a value that the option cannot have.
+
+    Examples
+    --------
+    >>> variants("lftr", temporal=["merge", "select"])
+    [('lftr', {'temporal': 'merge'}), ('lftr', {'temporal': 'select'})]
+    >>> len(variants("lftr", temporal=["merge", "select"], segments=["greedy", "optimal"]))
+    4
+    """
+    for name, values in options.items():
+        if isinstance(values, str) or not isinstance(values, Sequence):
+            raise VTCError(f"{name} is {values!r}; give a list of the values to compare")
+        for value in values:
+            _check_option(get_method(method), name, value)
+    return [(method, dict(zip(options, values, strict=True))) for values in itertools.product(*options.values())]
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """A sample, and which clip of the plan it is about."""
+
+    clip: int
+    kind: str
+    question: str
+    answer: str
+    candidates: list[str] | None
+
+    @property
+    def facts(self) -> dict[str, object]:
+        """What a job has to know."""
+        return {"question": self.question, "answer": self.answer, "candidates": self.candidates}
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A setting with what its rows say of it; `plain` are all its options as JSON, `options` those not default."""
+
+    setting: Setting
+    plain: str
+    options: str
+    label: str
+    seed: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Samples by settings; `clips` are (name, what a job reads, hash), `keys[i][n]` names a result by its content."""
+
+    model: str
+    clips: list[tuple[str, str | Clip | None, str]]
+    samples: list[_Asked]
+    names: list[str]
+    settings: list[Choice]
+    keys: list[list[str]]
+
+    def row(self, i: int, n: int, result: Result) -> tuple:
+        """The values of a table's row, and whether it is to be tried again."""
+        sample, choice = self.samples[i], self.settings[n]
+        reached = result.total / result.kept if choice.setting.ratio is None else choice.setting.ratio
+        asked = (self.clips[sample.clip][0], sample.kind, sample.question, sample.answer)
+        how = (choice.setting.method, choice.options, choice.label, choice.seed, reached)
+        return (self.names[i][:12], self.model, *asked, *how, *result)
+
+    def place(self, i: int, n: int) -> str:
+        """What a result is of, whatever it is made with."""
+        sample, choice = self.samples[i], self.settings[n]
+        asked = (self.clips[sample.clip][0], sample.question, sample.answer, sample.candidates)
+        return digest(self.model, *asked, choice.setting.method, choice.options, choice.seed, choice.setting.ratio)
+
+    def jobs(self, found: Mapping[str, Result]) -> tuple[list[Job], list[list[int]]]:
+        """A job for each clip that has something to do, and the numbers of its samples in the plan."""
+        members: dict[int, list[int]] = {}
+        for i, sample in enumerate(self.samples):
+            members.setdefault(sample.clip, []).append(i)
+        settings, claimed, made = tuple(choice.setting for choice in self.settings), set(found), []
+        for clip, mine in members.items():
+            wanted: list[list[int]] = [[] for _ in settings]
+            for s, i in enumerate(mine):
+                for n, key in enumerate(self.keys[i]):
+                    if key not in claimed:
+                        claimed.add(key)
+                        wanted[n].append(s)
+            if any(wanted):
+                samples = tuple(self.samples[i].facts for i in mine)
+                made.append((Job(self.clips[clip][1], samples, settings, tuple(map(tuple, wanted))), mine))
+        return [job for job, _ in made], [mine for _, mine in made]
+
+    def table(self, found: Mapping[str, Result]) -> pd.DataFrame:
+        """The rows that are there."""
+        places = [(i, n, key) for i, keys in enumerate(self.keys) for n, key in enumerate(keys)]
+        return to_frame(self.row(i, n, found[key])[:-1] for i, n, key in places if key in found)
+
+
+def settings_of(
+    methods: Sequence[str | tuple[str, Mapping[str, object]]], ratios: Sequence[float | None], seeds: Sequence[int]
+) -> list[Choice]:
+    """Every method with its options under every seed that it takes, at every ratio; nothing twice."""
+    for name, values in {"methods": methods, "ratios": ratios, "seeds": seeds}.items():
+        if isinstance(values, str) or not isinstance(values, Iterable):
+            raise VTCError(f"{name} is {values!r}; give a list")
+    for ratio in ratios:
+        if ratio is not None and not (isinstance(ratio, Real) and ratio >= 1 and math.isfinite(ratio)):
+            raise VTCError(f"ratio is {ratio!r}; give numbers of at least 1, or None where the options make the budget")
+    chosen: dict[tuple, Choice] = {}
+    for entry in methods:
+        name, given = entry if isinstance(entry, tuple) and len(entry) == 2 else (entry, {})
+        method = get_method(name)
+        if not isinstance(given, Mapping):
+            raise VTCError(f"the options of {name!r} are {given!r}; give a dict")
+        for seed in seeds if "seed" in method.options and "seed" not in given else [given.get("seed", 0)]:
+            options = {**given, "seed": seed} if "seed" in method.options else {**given}
+            for choice in _choices(method, options, ratios):
+                chosen.setdefault((name, choice.plain, choice.setting.ratio), choice)
+    return list(chosen.values())
+
+
+def _choices(method: Method, given: dict[str, object], ratios: Sequence[float | None]) -> Iterator[Choice]:
+    for key, value in given.items():
+        _check_option(method, key, value)
+    defaults = {key: default for key, (_, default) in sorted(method.options.items())}
+    options = defaults | given
+    plain = {key: portable(value) for key, value in options.items()}
+    changed = {key: value for key, value in plain.items() if key != "seed" and value != portable(defaults[key])}
+    label = f"{method.name} ({', '.join(f'{key}={value}' for key, value in changed.items())})"
+    for ratio in ratios:
+        setting = Setting(method.name, options, None if ratio is None else float(ratio))
+        facts = (json.dumps(changed), label) if changed else ("", method.name)
+        yield Choice(setting, json.dumps(plain), *facts, int(options.get("seed") or 0))
+
+
+def make_plan(model: VideoModel, samples: Iterable[Mapping[str, object]], settings: list[Choice]) -> Plan:
+    """Samples by settings, with the key of every result."""
+    clips, asked = {}, []
+    for number, sample in enumerate(samples, 1):
+        if not isinstance(sample, Mapping) or sample.get("question") is None or sample.get("answer") is None:
+            raise VTCError(f"sample {number} is {sample!r:.80}; give a dict with clip, question and answer")
+        source = sample.get("clip")
+        clip = clips.setdefault(id(source) if isinstance(source, Clip) else str(source), (len(clips), source))[0]
+        texts = [str(sample.get(name) or "") for name in ("kind", "question", "answer")]
+        candidates = sample.get("candidates")
+        asked.append(_Asked(clip, *texts, None if candidates is None else list(map(str, candidates))))
+    read = [_source(clip) for _, clip in clips.values()]
+    names = [digest(read[s.clip][2] or read[s.clip][0], s.question, s.answer, s.candidates) for s in asked]
+    made = digest(revision(model), environment())
+    used = {choice.setting.method: get_method(choice.setting.method) for choice in settings}
+    codes = {name: digest(name, method.needs, code_hash(method.run, method.least)) for name, method in used.items()}
+    ways = [digest(made, codes[choice.setting.method], choice.plain, choice.setting.ratio) for choice in settings]
+    return Plan(model.name, read, asked, names, settings, [[digest(name, way) for way in ways] for name in names])
+
+
+def _source(clip: object) -> tuple[str, str | Clip | None, str]:
+    """A clip's name, what a job reads, and the hash of its bytes or, where it cannot be read, nothing."""
+    if isinstance(clip, Clip):
+        return clip.path or f"clip {clip.sha256[:8]}", clip, clip.sha256
+    if clip is None:
+        return "", None, ""
+    try:
+        path = str(resolve(clip))
+        return str(clip), path, file_hash(path)
+    except (VTCError, OSError):
+        return str(clip), str(clip), ""

@@ -1,0 +1,175 @@
+"""Results of sweeps in an SQLite file: each is written once it is there, and found again by what it depends on."""
+
+from __future__ import annotations
+
+import math
+import os
+import sqlite3
+import time
+from collections.abc import Iterable, Sequence
+from contextlib import closing
+from pathlib import Path
+
+import pandas as pd
+
+from vtc_lab.jobs import Result
+from vtc_lab.tokens import VTCError
+
+_FACTS = ("sample", "model", "clip", "kind", "question", "answer", "method", "options", "label", "seed", "ratio")
+COLUMNS = (*_FACTS, *Result._fields[:-1])
+_TYPES = dict.fromkeys(COLUMNS, "float64")
+_TYPES |= dict.fromkeys((*_FACTS[:-2], "said", "status", "error"), "str") | {"seed": "int64", "engaged": "bool"}
+_TYPES |= dict.fromkeys(("kept", "total"), "Int64") | dict.fromkeys(("right", "flipped"), "boolean")
+_AT_ONCE = 500  # keys of one query
+_PATIENCE = 10  # seconds to wait for another process that is writing
+_SCHEMA = f"""CREATE TABLE IF NOT EXISTS results (
+    key TEXT PRIMARY KEY, place TEXT, computed INTEGER DEFAULT 1, {", ".join(COLUMNS)}, again)"""
+_STORED = {"key", "place", "computed", *COLUMNS, "again"}
+UNSAVED = "computed but not saved in "
+
+
+def to_frame(rows: Iterable[Sequence[object]]) -> pd.DataFrame:
+    """Rows of COLUMNS as a DataFrame that has all columns and their types even where there is no row.
+
+    >>> to_frame([]).shape
+    (0, 28)
+    """
+    columns = dict(zip(COLUMNS, list(zip(*rows, strict=True)) or [()] * len(COLUMNS), strict=True))
+    for name in ("right", "flipped"):  # SQLite has numbers for them
+        columns[name] = [None if value is None or math.isnan(value) else bool(value) for value in columns[name]]
+    return pd.DataFrame({name: pd.Series(values, dtype=_TYPES[name]) for name, values in columns.items()})
+
+
+def read_results(path: str | os.PathLike) -> pd.DataFrame:
+    """The results that sweeps have left in a file.
+
+    Parameters
+    ----------
+    path : what was given to `sweep` as `results`; a sweep may be using it, and it may be read-only.
+
+    Returns
+    -------
+    DataFrame with the columns of `sweep`, sorted by model, clip, question and setting. Where results differ only in
+    what they were made with (other bytes of the same clip, other code, another version of a library) the one that was
+    written last.
+
+    Raises
+    ------
+    VTCError
+        If the file is missing, or holds no results.
+
+    Examples
+    --------
+    >>> read_results("no.db")
+    Traceback (most recent call last):
+    ...
+    vtc_lab.tokens.VTCError: there is no file no.db; give what a sweep had as results
+    """
+    if not Path(path).expanduser().is_file():
+        raise VTCError(f"there is no file {path}; give what a sweep had as results")
+    # SQLite defines max(): the other columns are those of the row that has it.
+    query = f"SELECT {', '.join(COLUMNS)}, max(rowid) FROM results GROUP BY place"
+    with closing(_connect(path, ("ro", "ro&immutable=1"))) as connection:
+        table = to_frame(row[:-1] for row in _fetch(connection, path, query))
+    order = ["model", "clip", "question", "sample", "method", "options", "seed", "ratio"]
+    return table.sort_values(order, kind="stable", ignore_index=True)
+
+
+class Store:
+    """The file of a sweep. What it cannot take waits in memory and is tried again with what comes next."""
+
+    def __init__(self, path: str | os.PathLike) -> None:
+        self.path, self.problem = path, ""
+        self._waiting: dict[str, tuple] = {}
+        self._connection = _connect(path, ("rwc", "ro&immutable=1"))
+
+    def known(self, keys: Sequence[str]) -> dict[str, Result]:
+        """The stored results of these keys, except failures that may be gone when they are tried again."""
+        found = {}
+        for start in range(0, len(keys), _AT_ONCE):
+            part = keys[start : start + _AT_ONCE]
+            query = f"SELECT key, {', '.join(Result._fields)} FROM results WHERE NOT again AND key IN "
+            for key, *values in _fetch(self._connection, self.path, f"{query}({', '.join('?' * len(part))})", part):
+                found[key] = Result(*values)
+        return found
+
+    def add(self, rows: Iterable[tuple[str, str, Sequence[object]]]) -> None:
+        """Write (key, place, values of COLUMNS and again) in one transaction, with what waits; `problem` says why not.
+
+        A place is what a result is of, whatever it was made with.
+        """
+        self._waiting |= {row[0]: row for row in rows}
+        columns = (*COLUMNS, "again")
+        marks = ", ".join("?" * (len(columns) + 2))
+        changes = ", ".join(f"{name} = excluded.{name}" for name in columns)
+        try:
+            with self._connection as connection:
+                # Who has waited in vain once does not wait again.
+                connection.execute(f"PRAGMA busy_timeout = {100 if self.problem else 1000 * _PATIENCE:.0f}")
+                connection.execute("BEGIN IMMEDIATE")
+                seen = [(key,) for key in self._waiting]
+                connection.executemany("UPDATE results SET computed = computed + 1 WHERE key = ?", seen)
+                # Of two runs that did the same, the result of the first stays.
+                connection.executemany(
+                    f"INSERT INTO results (key, place, {', '.join(columns)}) VALUES ({marks}) "
+                    f"ON CONFLICT (key) DO UPDATE SET {changes} WHERE results.again",
+                    [(key, place, *values) for key, place, values in self._waiting.values()],
+                )
+        except sqlite3.Error as error:
+            self.problem = f"{UNSAVED}{self.path} ({error}); make room there or allow writing, and run again"
+        else:
+            self._waiting, self.problem = {}, ""
+
+    @property
+    def waiting(self) -> set[str]:
+        """The keys of results that are in memory alone."""
+        return set(self._waiting)
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._connection.close()
+
+
+def _connect(path: str | os.PathLike, modes: Sequence[str]) -> sqlite3.Connection:
+    """A connection to a file that holds results, in the first mode that it allows."""
+    place, reason = Path(path).expanduser().absolute(), ""
+    for mode in modes:
+        if "immutable" in mode and Path(f"{place}-wal").exists():
+            continue  # this mode would not see what has not been moved from there into the file
+        try:
+            connection = sqlite3.connect(f"{place.as_uri()}?mode={mode}", _PATIENCE, isolation_level=None, uri=True)
+        except sqlite3.Error as error:
+            reason = reason or str(error)
+            continue
+        try:
+            if mode == "rwc":
+                _prepare(connection)
+            if {row[1] for row in connection.execute("PRAGMA table_info(results)")} == _STORED:
+                return connection
+            reason = "it holds no results, or those of another version"
+        except sqlite3.Error as error:
+            reason = reason or str(error)
+        connection.close()
+    raise VTCError(f"{path} cannot hold the results of a sweep ({reason}); give another file, or one that is not there")
+
+
+def _fetch(connection: sqlite3.Connection, path: str | os.PathLike, query: str, values: Sequence[str] = ()) -> list:
+    try:
+        return connection.execute(query, values).fetchall()
+    except sqlite3.Error as error:
+        raise VTCError(f"{path} cannot be read ({error}); give another file, or make it anew") from error
+
+
+def _prepare(connection: sqlite3.Connection) -> None:
+    """Make the table, and let others read while somebody writes."""
+    deadline = time.monotonic() + _PATIENCE
+    while connection.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
+        try:  # where another process does the same at this moment SQLite does not wait, whatever the timeout
+            if connection.execute("PRAGMA journal_mode = WAL").fetchone()[0] != "wal":
+                break  # a file system that does not know it
+        except sqlite3.OperationalError as error:
+            if not error.sqlite_errorname.startswith("SQLITE_BUSY") or time.monotonic() > deadline:
+                raise
+            time.sleep(0.05)
+    connection.execute("PRAGMA synchronous = NORMAL")  # survives a killed process; after a power cut the last may lack
+    connection.execute(_SCHEMA)
