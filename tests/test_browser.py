@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 from urllib.request import urlopen
 
+import nbformat
 import pytest
 from playwright.sync_api import Page, sync_playwright
 from pypdf import PdfReader
@@ -168,3 +169,72 @@ def test_a_sample_is_chosen_and_asked(page):
     assert page.locator(".vtc-error").count() == 0
     if "VTC_SCREENSHOT" in os.environ:
         page.screenshot(path=os.environ["VTC_SCREENSHOT"].replace(".png", "_ask.png"))
+
+
+def _progress(page: Page) -> tuple[int, int]:
+    """Settings of clips that are done, and all of them, as the ablation panel says it."""
+    found = re.search(r"(\d+) of (\d+) settings of clips", page.locator(".vtc-progress").inner_text())
+    return tuple(map(int, found.groups())) if found else (0, 0)
+
+
+def test_an_ablation_fills_in_stops_and_comes_back_at_once(lab, page):
+    home, address = lab
+    cell = "from vtc_lab.ablation import ablate\n\nablate(clips=40, results='data/results/browser.sqlite')"
+    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3 (ipykernel)", "language": "python"}}
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell)], metadata=kernel)
+    nbformat.write(notebook, home / "notebooks" / "ablation.ipynb")
+    page.goto(f"{address}lab/tree/notebooks/ablation.ipynb?reset")
+    page.get_by_text(re.compile(r"Python 3.*\| Idle")).wait_for()
+    page.get_by_role("menuitem", name="Run", exact=True).click()
+    page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
+    page.get_by_text("nothing of this has been run yet; press Run").wait_for()
+    run, stop = (page.locator(".widget-button", has_text=name) for name in ("Run", "Stop"))
+    picture = page.locator(".widget-image")
+    assert stop.is_disabled() and not picture.is_visible()
+
+    run.click()
+    picture.wait_for()
+    first, early = _fingerprint(page), _progress(page)
+    _until(lambda: early[0] < _progress(page)[0] < _progress(page)[1], "progress", 120)
+    _until(lambda: "left" in page.locator(".vtc-progress").inner_text(), "the time left")
+    _until(lambda: _fingerprint(page) != first, "curves that fill in", 120)
+    _until(lambda: _progress(page)[0] > 60, "the first three clips", 120)
+    _shoot(page, "_running")
+    measure = page.locator(".widget-dropdown", has_text="show").locator("select")
+    before = _fingerprint(page)
+    measure.select_option(label="answers flipped")
+    page.get_by_text("best answers flipped (%)").wait_for()
+    assert _fingerprint(page) != before and not stop.is_disabled(), "the run goes on while another measure is shown"
+    measure.select_option(label="accuracy")
+    page.get_by_text("best accuracy (%)").wait_for()
+
+    stop.click()
+    page.get_by_text("Run does the rest").wait_for()
+    done, total = _progress(page)
+    assert 60 < done < total == 800 and stop.is_disabled()
+    stopped = _fingerprint(page)
+
+    clips = page.locator(".widget-text", has_text="clips").locator("input")
+    clips.fill("2")
+    clips.press("Enter")
+    _until(lambda: _progress(page) == (40, 40), "the first two clips, which are done")
+    assert _fingerprint(page) != stopped
+    clips.fill("40")
+    clips.press("Enter")
+    _until(lambda: (_fingerprint(page), _progress(page)) == (stopped, (done, total)), "the earlier curves", 10)
+
+    order = page.locator(".widget-toggle-button", has_text="order")
+    order.click()
+    _until(lambda: _progress(page)[0] < done, "one kind of question only")
+    order.click()
+    _until(lambda: _fingerprint(page) == stopped, "all kinds again", 10)
+    page.get_by_role("button", name="Export").click()
+    page.get_by_text("wrote figures/my_ablation").wait_for()
+    assert (home / "figures" / "my_ablation_table.tex").read_text().count("\\\\") > 4
+    assert page.locator(".vtc-error").count() == 0
+    _shoot(page, "_ablation")
+
+
+def _shoot(page: Page, name: str) -> None:
+    if "VTC_SCREENSHOT" in os.environ:
+        page.screenshot(path=os.environ["VTC_SCREENSHOT"].replace(".png", f"{name}.png"))

@@ -1,183 +1,22 @@
-"""Every registered method meets the contract, on any grid and in any precision; a method of the user's own as well."""
+"""The floor that every comparison shows, the registry, methods of the user's own, and what is refused.
+
+What every method has in common is in test_conformance.py.
+"""
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import typing
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from test_conformance import assert_contract, make
 
 import vtc_lab as vtc
-from vtc_lab.reduce import get_method, registry
+from vtc_lab.reduce import registry
 
 METHODS = sorted(vtc.methods().index)
-ROUNDING = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 2e-2, torch.float64: 1e-6}
-
-
-def make(grid=(8, 4, 4), channels=16, dtype=torch.float32, seed=0, kind="noise") -> vtc.VideoTokens:
-    gen = torch.Generator().manual_seed(seed)
-    values = torch.randn(*grid, channels, generator=gen)
-    if kind == "constant":
-        values[:] = values[:1, :1, :1]
-    elif kind == "zero":
-        values[:] = 0
-    elif kind == "still":
-        values[:] = values[:1]
-    elif kind == "cuts":  # still between cuts
-        values = values[torch.arange(grid[0]) // 3 * 3]
-    return vtc.VideoTokens(values.to(dtype), torch.rand(grid, generator=gen))
-
-
-@st.composite
-def sources(draw, dtypes=(torch.float32, torch.float16, torch.bfloat16)) -> vtc.VideoTokens:
-    grid = draw(st.tuples(st.integers(1, 6), st.integers(1, 4), st.integers(1, 4)))
-    kind = draw(st.sampled_from(["noise", "noise", "constant", "zero", "still", "cuts"]))
-    return make(grid, draw(st.integers(1, 9)), draw(st.sampled_from(dtypes)), draw(st.integers(0, 9999)), kind)
-
-
-def choices(name: str) -> st.SearchStrategy[dict]:
-    """Some of a method's options, each with one of the values that it may take."""
-    drawn = {}
-    for option, (hint, _) in get_method(name).options.items():
-        if typing.get_origin(hint) is typing.Literal:
-            drawn[option] = st.sampled_from(typing.get_args(hint))
-        elif hint is int:
-            drawn[option] = st.integers()
-    return st.fixed_dictionaries({}, optional=drawn)
-
-
-def every_choice(name: str) -> list[dict]:
-    """The defaults, and each of a method's named choices by itself."""
-    found = [{}]
-    for option, (hint, _) in get_method(name).options.items():
-        found += [{option: choice} for choice in typing.get_args(hint) if typing.get_origin(hint) is typing.Literal]
-    return found
-
-
-def assert_contract(tokens: vtc.VideoTokens, reduced: vtc.Reduction, budget: int) -> None:
-    (frames, height, width), channels = tokens.grid, tokens.values.shape[-1]
-    total = frames * height * width
-    anchor, assign, weight = reduced.anchor, reduced.assign, reduced.weight
-    assert reduced.grid == tokens.grid
-    assert reduced.tokens.shape == (budget, channels) and reduced.tokens.dtype == tokens.values.dtype
-    assert anchor.shape == (budget,) and assign.shape == weight.shape == (total,)
-    assert anchor.dtype == assign.dtype == torch.long and weight.dtype == torch.float32
-    assert anchor.min() >= 0 and anchor.max() < total and (anchor.diff() > 0).all()
-    assert assign.min() >= -1 and assign.max() == budget - 1
-    assert assign[anchor].tolist() == list(range(budget))
-    assert (weight >= 0).all() and (weight[assign < 0] == 0).all()
-
-    source = tokens.values.double().view(total, channels)
-    sums, shares = torch.zeros(budget, channels, dtype=torch.double), torch.zeros(budget, dtype=torch.double)
-    for m in range(total):
-        if assign[m] >= 0:
-            sums[assign[m]] += weight[m].double() * source[m]
-            shares[assign[m]] += weight[m].double()
-    torch.testing.assert_close(shares, torch.ones_like(shares), atol=1e-5, rtol=0)
-    close = ROUNDING[tokens.values.dtype]
-    torch.testing.assert_close(reduced.tokens.double(), sums, atol=close, rtol=close)
-
-    kept = torch.zeros(total, dtype=torch.bool)
-    kept[anchor] = True
-    assert torch.equal(reduced.kept, kept.view(tokens.grid))
-    held = sum(bool(kept[t * height * width : (t + 1) * height * width].any()) for t in range(frames))
-    assert reduced.ledger == f"kept {budget} of {total} tokens, {total / budget:.1f}x, {held} of {frames} frames"
-    assert reduced.reconstruct().shape == tokens.values.shape
-
-
-@pytest.mark.parametrize("name", METHODS)
-@settings(max_examples=40, deadline=None, derandomize=True)
-@given(data=st.data())
-def test_the_contract_holds(name, data) -> None:
-    tokens = data.draw(sources())
-    exact = st.integers(1, tokens.total).map(lambda budget: tokens.total / budget)
-    ratio = data.draw(st.one_of(exact, st.floats(1, tokens.total)))
-    options = data.draw(choices(name))
-    before, saliency = tokens.values.clone(), tokens.saliency.clone()
-    reduced = vtc.reduce(tokens, name, ratio=ratio, **options)
-    assert_contract(tokens, reduced, max(1, round(tokens.total / ratio)))
-    assert torch.equal(tokens.values, before) and torch.equal(tokens.saliency, saliency)
-    assert reduced.method == name
-    assert reduced.options == {"ratio": ratio, **vtc.reduce(tokens, name, ratio=ratio).options, **options}
-
-    again = vtc.reduce(tokens, name, ratio=ratio, **options)
-    for part in ("tokens", "anchor", "assign", "weight"):
-        assert torch.equal(getattr(again, part), getattr(reduced, part))
-    assert again.notes == reduced.notes
-
-
-@pytest.mark.parametrize("name", METHODS)
-@pytest.mark.parametrize("dtype", ROUNDING)
-def test_ratio_1_is_the_identity_bit_for_bit(name, dtype) -> None:
-    tokens = make((5, 3, 4), dtype=dtype)
-    for options in every_choice(name):
-        reduced = vtc.reduce(tokens, name, ratio=1, **options)
-        assert torch.equal(reduced.tokens, tokens.values.view(60, -1)), options
-        assert torch.equal(reduced.reconstruct(), tokens.values), options
-        assert reduced.assign.tolist() == reduced.anchor.tolist() == list(range(60)), options
-        assert reduced.weight.eq(1).all() and reduced.kept.all(), options
-        assert vtc.fidelity(tokens, reduced)["coverage"] == pytest.approx(1, abs=1e-6)
-
-
-@pytest.mark.parametrize("name", METHODS)
-@pytest.mark.parametrize("kind", ["constant", "still", "zero"])
-def test_a_clip_without_differences_is_kept_whole_by_what_stays(name, kind) -> None:
-    tokens = make((6, 3, 3), kind=kind)
-    for options in every_choice(name):
-        for budget in (1, 7, 9, 30):
-            reduced = vtc.reduce(tokens, name, ratio=54 / budget, **options)
-            assert_contract(tokens, reduced, budget)
-            if kind != "still":
-                assert vtc.fidelity(tokens, reduced)["coverage_p5"] == pytest.approx(1, abs=1e-5), options
-
-
-@pytest.mark.parametrize("name", METHODS)
-@pytest.mark.parametrize("grid", [(1, 3, 3), (7, 1, 1), (1, 1, 1), (5, 1, 4), (5, 4, 1)])
-def test_grids_of_one_frame_one_patch_one_row(name, grid) -> None:
-    tokens = make(grid)
-    for options in every_choice(name):
-        for budget in range(1, tokens.total + 1):
-            assert_contract(tokens, vtc.reduce(tokens, name, ratio=tokens.total / budget, **options), budget)
-
-
-@pytest.mark.parametrize("name", METHODS)
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_half_precision_agrees_with_single(name, dtype) -> None:
-    half = make((8, 6, 6), 48, dtype)
-    single = vtc.VideoTokens(half.values.float(), half.saliency)
-    for options in every_choice(name):
-        got, want = (vtc.reduce(each, name, ratio=6, **options) for each in (half, single))
-        # Merged values are rounded before patches are ranked, so that a near tie may fall the other way.
-        both = np.intersect1d(got.anchor, want.anchor, return_indices=True)
-        assert len(both[0]) >= 0.9 * len(want), options
-        if torch.equal(got.assign, want.assign):
-            close = ROUNDING[dtype]
-            torch.testing.assert_close(got.tokens.float(), want.tokens, atol=close, rtol=close)
-        alike = [vtc.fidelity(single, each)["coverage"] for each in (replace(got, tokens=got.tokens.float()), want)]
-        assert alike[0] == pytest.approx(alike[1], abs=0.01), options
-
-
-def test_another_process_gives_the_same(tmp_path) -> None:
-    tokens = make((6, 4, 4))
-    torch.save(tokens.values, tmp_path / "values.pt")
-    script = (
-        "import sys, torch, vtc_lab as vtc\n"
-        "tokens = vtc.VideoTokens(torch.load(sys.argv[1]))\n"
-        "for name in sys.argv[2:]: print(*vtc.reduce(tokens, name, ratio=5).anchor.tolist())\n"
-    )
-    names = [name for name in METHODS if get_method(name).needs == "features"]
-    run = subprocess.run(
-        [sys.executable, "-c", script, tmp_path / "values.pt", *names], capture_output=True, text=True, check=True
-    )
-    bare = vtc.VideoTokens(tokens.values)
-    here = [" ".join(map(str, vtc.reduce(bare, name, ratio=5).anchor.tolist())) for name in names]
-    assert run.stdout.splitlines() == here
 
 
 # --- the floor ---------------------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ NAMES = [
     "01_what_gets_dropped",
     "02_ask_the_model",
     "03_fidelity_vs_ratio",
+    "04_video_qa_ablations",
     "05_compare_methods",
     "07_write_your_own_method",
 ]

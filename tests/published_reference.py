@@ -1,0 +1,601 @@
+"""The published methods written a second time, from their descriptions and not from their code.
+
+Loops over frames, tokens and pairs, slow on purpose, in float64, and sharing nothing with the package. Ties,
+everywhere: the earlier frame, the lower patch. Cosines are rounded to nine digits, so that equal ones tie.
+
+Every method takes x (T, N, D), the saliency (T, N) or None, the shape (h, w) of a frame, a budget or None, and its
+options. It returns its outputs, each a pair of the anchor (t, n) and the members {(t, n): weight}.
+"""
+
+from __future__ import annotations
+
+import math
+from fractions import Fraction
+
+import numpy as np
+from lftr_reference import cosine, describe
+
+Token = tuple[int, int]
+Outputs = list[tuple[Token, dict[Token, float]]]
+
+
+def reduce(name: str, values: np.ndarray, saliency: np.ndarray | None, budget: int | None, **options: object) -> dict:
+    """Tokens, anchor, assign and weight of (T, h, w, D) values reduced by a method."""
+    frames, height, width, channels = values.shape
+    x = values.astype(float).reshape(frames, height * width, channels)
+    attention = None if saliency is None else saliency.astype(float).reshape(frames, height * width)
+    return describe(x, METHODS[name](x, attention, (height, width), budget, **options))
+
+
+# --- what several methods need -----------------------------------------------------------------------------------
+
+
+def like(a: np.ndarray, b: np.ndarray) -> float:
+    return round(cosine(a, b), 9)
+
+
+def backwards(x: np.ndarray) -> dict[Token, float]:
+    """The cosine of each token, those of the first frame aside, to the same place one frame before."""
+    return {(t, n): like(x[t, n], x[t - 1, n]) for t in range(1, len(x)) for n in range(x.shape[1])}
+
+
+def shares(budget: int, parts: int) -> list[int]:
+    """Whole numbers that differ by at most one, the larger ones spread evenly."""
+    given, found = 0, []
+    for part in range(1, parts + 1):
+        found.append(part * budget // parts - given)
+        given += found[-1]
+    return found
+
+
+def exact_shares(quota: list, budget: int, most: list[int], least: int = 0) -> list[Fraction]:
+    """Shares of a budget in proportion to the quotas as far as least..most allow."""
+    quota = [Fraction(q) for q in quota]
+    full = [limit if q else least for q, limit in zip(quota, most, strict=True)]
+    if sum(full) < budget:  # those of no quota share what the others cannot take
+        none = [i for i, q in enumerate(quota) if not q]
+        rest = exact_shares([1] * len(none), budget - sum(full) + least * len(none), [most[i] for i in none], least)
+        shared = dict(zip(none, rest, strict=True))
+        return [shared.get(i, Fraction(count)) for i, count in enumerate(full)]
+
+    def at(scale: Fraction) -> list[Fraction]:
+        return [min(max(scale * q, Fraction(least)), Fraction(limit)) for q, limit in zip(quota, most, strict=True)]
+
+    low = high = Fraction(0)
+    for high in sorted({bound / q for q, limit in zip(quota, most, strict=True) if q for bound in (least, limit)}):
+        if sum(at(high)) >= budget:  # between two of these scales the sum grows evenly
+            break
+        low = high
+    below, above = sum(at(low)), sum(at(high))
+    return at(high if above == below else low + (high - low) * (budget - below) / (above - below))
+
+
+def apportion(quota: list, budget: int, most: list[int], least: int = 0) -> list[int]:
+    """Those shares in whole numbers: fractions go to the largest remainders, ties to the earlier."""
+    exact = exact_shares(quota, budget, most, least)
+    count = [math.floor(share) for share in exact]
+    open_ = [i for i in range(len(exact)) if count[i] < most[i]]
+    for i in sorted(open_, key=lambda i: count[i] - exact[i])[: budget - sum(count)]:
+        count[i] += 1
+    return count
+
+
+def salient(scores: np.ndarray, count: int) -> list[int]:
+    return sorted(range(len(scores)), key=lambda n: -scores[n])[:count]
+
+
+def scenes(x: np.ndarray, tau: float) -> list[list[int]]:
+    """Cut where the cosine of adjacent frame means is among the 7 lowest or below tau."""
+    mean = [frame.mean(0) for frame in x]
+    alike = {t: like(mean[t], mean[t - 1]) for t in range(1, len(x))}
+    cuts = set(sorted(alike, key=lambda t: alike[t])[:7]) | {t for t in alike if alike[t] < tau}
+    found = [[0]]
+    for t in range(1, len(x)):
+        if t in cuts:
+            found.append([])
+        found[-1].append(t)
+    return found
+
+
+def distance(a: np.ndarray, b: np.ndarray) -> float:
+    return round(math.sqrt(((a - b) ** 2).sum() / len(a)), 9)
+
+
+def peak_scores(rows: list[np.ndarray], neighbours: int) -> list[float]:
+    """log(density * delta) of each row."""
+    number = len(rows)
+    far = [[distance(a, b) for b in rows] for a in rows]
+    density = []
+    for i in range(number):
+        near = sorted(far[i][j] for j in range(number) if j != i)[:neighbours]
+        density.append(round(-sum(each**2 for each in near) / max(1, len(near)), 9))
+    scores = []
+    for i in range(number):
+        denser = [far[i][j] for j in range(number) if (-density[j], j) < (-density[i], i)]
+        delta = min(denser) if denser else max(far[i])
+        scores.append(density[i] + math.log(delta) if delta else -math.inf)
+    return scores
+
+
+def density_peaks(rows: list[np.ndarray], count: int, neighbours: int) -> list[int]:
+    scores = peak_scores(rows, neighbours)
+    return sorted(sorted(range(len(rows)), key=lambda i: -scores[i])[:count])
+
+
+def most_diverse(rows: np.ndarray, count: int) -> list[int]:
+    """Greedy max-min on cosine distance, in the order of picking; distances are rounded to 2^-20."""
+
+    every = range(len(rows))
+    far = [[round((1 - cosine(rows[i], rows[j])) * 2**20) / 2**20 for j in every] for i in every]
+    picked = [max(every, key=lambda i: min((far[i][j] for j in every if j != i), default=0))]
+    nearest = [far[i][picked[0]] for i in every]
+    while len(picked) < count:
+        picked.append(max((i for i in every if i not in picked), key=lambda i: nearest[i]))
+        nearest = [min(nearest[i], far[i][picked[-1]]) for i in every]
+    return picked
+
+
+def itself(token: Token) -> tuple[Token, dict[Token, float]]:
+    return token, {token: 1.0}
+
+
+def mean_of(anchor: Token, members: list[Token]) -> tuple[Token, dict[Token, float]]:
+    return anchor, {member: 1 / len(members) for member in members}
+
+
+# --- the methods -------------------------------------------------------------------------------------------------
+
+
+def tome(x, attention, shape, budget, scope="clip") -> Outputs:
+    frames, patches = x.shape[:2]
+    if scope == "clip":
+        return match(x, [(t, n) for t in range(frames) for n in range(patches)], budget)
+    outputs = []
+    for t, share in enumerate(shares(budget, frames)):
+        outputs += match(x, [(t, n) for n in range(patches)], share)
+    return outputs
+
+
+def match(x: np.ndarray, tokens: list[Token], budget: int) -> Outputs:
+    groups = [(token, [token]) for token in tokens]  # the anchor and the members
+    while len(groups) > budget:
+        means = [np.mean([x[member] for member in members], 0) for _, members in groups]
+        edges = []
+        for i in range(0, len(groups), 2):
+            alike = {j: like(means[i], means[j]) for j in range(1, len(groups), 2)}
+            partner = max(alike, key=lambda j, alike=alike: alike[j])
+            edges.append((-alike[partner], i, partner))
+        edges = sorted(edges)[: min(len(groups) - budget, len(groups) // 2)]
+        for _, i, partner in edges:
+            groups[partner][1].extend(groups[i][1])
+        gone = {i for _, i, _ in edges}
+        groups = [group for i, group in enumerate(groups) if i not in gone]
+    return [mean_of(anchor, members) for anchor, members in groups]
+
+
+def visionzip(x, attention, shape, budget) -> Outputs:
+    frames, patches = x.shape[:2]
+    outputs = []
+    for t, share in enumerate(shares(budget, frames)):
+        contextual = round(share * 10 / 64)
+        dominant = salient(attention[t], share - contextual)
+        outputs += [itself((t, n)) for n in dominant]
+        if not contextual:
+            continue
+        rest = [n for n in range(patches) if n not in dominant]
+        guests = {target: [] for target in rest[:: len(rest) // contextual][:contextual]}
+        for n in rest:
+            if n not in guests:
+                guests[max(guests, key=lambda target, n=n, t=t: like(x[t, n], x[t, target]))].append(n)
+        for target, came in guests.items():  # the target plus the mean of those that came
+            outputs.append(((t, target), {(t, target): 1.0, **{(t, n): 1 / len(came) for n in came}}))
+    return outputs
+
+
+def prumerge(x, attention, shape, budget, adaptive=False) -> Outputs:
+    frames, patches = x.shape[:2]
+    outputs = []
+    for t in range(frames):
+        if adaptive:
+            low, high = np.quantile(attention[t], [0.25, 0.75])
+            count = max(1, int((attention[t] > high + 1.5 * (high - low)).sum()))
+            share = min(patches, 4 * count + 1)
+        else:
+            share = shares(budget, frames)[t]
+            count = max(1, round((share - 1) / 4))
+        if not share:
+            continue
+        kept = salient(attention[t], min(count, max(1, share - 1)))
+        others = [n for n in range(patches) if n not in kept]
+        strided = share - 1 - len(kept)
+        kept = sorted(kept + [others[i * len(others) // strided] for i in range(strided)])
+        loose = [n for n in range(patches) if n not in kept]
+        groups = {n: [n] for n in kept}
+        left = []
+        listed = {c: sorted(loose, key=lambda n, c=c, t=t: -like(x[t, c], x[t, n]))[:32] for c in kept}
+        for n in loose:
+            listing = [c for c in kept if n in listed[c]]
+            if listing:
+                groups[max(listing, key=lambda c, n=n, t=t: like(x[t, n], x[t, c]))].append(n)
+            else:
+                left.append(n)
+        if share > 1 and loose:  # with a share of one there is no token for what is left over
+            extra = min(loose, key=lambda n, t=t, kept=kept: max(like(x[t, n], x[t, c]) for c in kept))
+            for members in groups.values():
+                if extra in members:
+                    members.remove(extra)
+            groups[extra] = sorted({extra, *left})
+        for anchor, members in groups.items():
+            total = sum(attention[t, n] for n in members)
+            shared = {(t, n): attention[t, n] / total if total else 1 / len(members) for n in members}
+            outputs.append(((t, anchor), shared))
+    return outputs
+
+
+def dycoke(x, attention, shape, budget, k=None) -> Outputs:
+    frames, patches = x.shape[:2]
+    thinned = [t for t in range(frames) if t % 4]
+    if k is None:
+        share = shares(budget - (frames - len(thinned)) * patches, len(thinned)) if thinned else []
+    else:
+        share = [round((1 - k) * patches)] * len(thinned)
+    outputs = [itself((t, n)) for t in range(frames) if t % 4 == 0 for n in range(patches)]
+    for t, count in zip(thinned, share, strict=True):
+        other = {1: t - 1, 2: t - 2, 3: t - 1}[t % 4]
+        lowest = sorted(range(patches), key=lambda n, t=t, other=other: like(x[t, n], x[other, n]))[:count]
+        outputs += [itself((t, n)) for n in lowest]
+    return outputs
+
+
+def dtd(x, attention, shape, budget, tau=None) -> Outputs:
+    alike = backwards(x)
+    first = [(0, n) for n in range(x.shape[1])]
+    if tau is None:
+        kept = sorted(alike, key=lambda token: alike[token])[: budget - len(first)]
+    else:
+        kept = [token for token in alike if not alike[token] > tau]
+    return [itself(token) for token in first + kept]
+
+
+def evs(x, attention, shape, budget) -> Outputs:
+    return dtd(x, attention, shape, budget)
+
+
+def vidcom2(x, attention, shape, budget) -> Outputs:
+    patches = x.shape[1]
+    share, likeness = vidcom2_scores(x, budget)
+    outputs = []
+    for t, count in enumerate(apportion(share, budget, [patches] * len(x), least=1)):
+        outputs += [itself((t, n)) for n in sorted(range(patches), key=lambda n, t=t: likeness[t][n])[:count]]
+    return outputs
+
+
+def vidcom2_scores(x: np.ndarray, budget: int) -> tuple[list[float], list[list[float]]]:
+    """Each frame's share of its patches, before scaling, and v + f of each patch."""
+    frames, patches, channels = x.shape
+    variance = x.reshape(-1, channels).var(0)
+    steady = sorted(sorted(range(channels), key=lambda c: variance[c])[: math.ceil(channels / 2)])
+    z = np.zeros((frames, patches, len(steady)))
+    for t in range(frames):
+        for n in range(patches):
+            length = math.sqrt((x[t, n, steady] ** 2).sum())
+            z[t, n] = x[t, n, steady] / length if length else 0
+
+    def likeness(vector: np.ndarray, centre: np.ndarray) -> float:
+        far = ((vector - centre) ** 2).sum()
+        return sum(math.exp(-far / (2 * scale)) for scale in (1 / 8, 1 / 4, 1 / 2, 1, 2))
+
+    clip = np.mean([z[t, n] for t in range(frames) for n in range(patches)], 0)
+    v = [[likeness(z[t, n], clip) for n in range(patches)] for t in range(frames)]
+    f = [[likeness(z[t, n], z[t].mean(0)) for n in range(patches)] for t in range(frames)]
+    u = [-sum(row) / patches for row in v]
+    raised = [math.exp((score - max(u)) / 0.01) for score in u]
+    p = [value / sum(raised) for value in raised]
+    share = [min(1, budget / (frames * patches) * (1 + value - sum(p) / frames)) for value in p]
+    return share, [[round(v[t][n] + f[t][n], 9) for n in range(patches)] for t in range(frames)]
+
+
+def divprune(x, attention, shape, budget) -> Outputs:
+    patches = x.shape[1]
+    return [itself(divmod(i, patches)) for i in most_diverse(x.reshape(-1, x.shape[2]), budget)]
+
+
+def fastvid(x, attention, shape, budget, tau=0.9, context=0.4) -> Outputs:
+    frames, patches = x.shape[:2]
+    share = shares(budget, frames)
+    merged = [round(context * count) for count in share]
+    single = [count - some for count, some in zip(share, merged, strict=True)]
+    outputs = []
+    for scene in scenes(x, tau):
+        hosts, others = scene[::4], [t for i, t in enumerate(scene) if i % 4]
+        room = [patches - single[t] for t in hosts]
+        held = min(sum(merged[t] for t in scene), sum(room))
+        centres = apportion([1] * len(hosts), held, room)
+        over = sum(merged[t] for t in scene) - held
+        if over:  # back to saliency in the other frames
+            more = apportion([1] * len(others), over, [patches - single[t] for t in others])
+            for t, count in zip(others, more, strict=True):
+                single[t] += count
+        kept = {(t, n) for t in scene for n in salient(attention[t], single[t])}
+        outputs += [itself(token) for token in kept]
+        rest = [(t, n) for t in scene for n in range(patches) if (t, n) not in kept]
+        guests = {}
+        for t, count in zip(hosts, centres, strict=True):
+            loose = [token for token in rest if token[0] == t]
+            if count:
+                guests |= {loose[i]: [] for i in density_peaks([x[token] for token in loose], count, 4)}
+        for token in rest:
+            if guests and token not in guests:
+                guests[max(guests, key=lambda anchor, token=token: like(x[token], x[anchor]))].append(token)
+        for anchor, came in guests.items():
+            own = max(1 / (len(came) + 1), 0.6)
+            outputs.append((anchor, {anchor: own, **{token: (1 - own) / len(came) for token in came}}))
+    return outputs
+
+
+def holitom(x, attention, shape, budget, tau=None) -> Outputs:
+    frames, patches = x.shape[:2]
+    if tau is None:
+        tau = 0.65 if frames * patches / budget >= 10 else 0.8
+    alike = backwards(x)
+
+    def still(first: int, last: int) -> list[int]:
+        """Static positions of the window first..last."""
+        links = range(first + 1, last + 1)
+        return [n for n in range(patches) if links and all(alike[t, n] > tau for t in links)]
+
+    static = {window: still(*window) for window in windows(frames, lambda i, j: len(still(i, j)) * (j - i))}
+    # Taken apart where merging leaves too few: those of lowest mean cosine first.
+    queue = []
+    for first, last in static:
+        for n in static[first, last]:
+            queue.append((round(np.mean([alike[t, n] for t in range(first + 1, last + 1)]), 9), (first, last), n))
+    for _, window, n in sorted(queue):
+        if sum(len(s) + (patches - len(s)) * (last - first + 1) for (first, last), s in static.items()) >= budget:
+            break
+        static[window].remove(n)
+    moving = []
+    for (first, last), where in static.items():
+        moving += [[n for n in range(patches) if n not in where]] * (last - first + 1)
+    sizes = [*map(len, static.values()), *map(len, moving)]
+    count = apportion(sizes, budget, sizes)
+    outputs = []
+    for t, number in enumerate(count[len(static) :]):
+        best = sorted(moving[t], key=lambda n, t=t: -attention[t, n])[:number]
+        outputs += [itself((t, n)) for n in best]
+    for ((first, last), where), number in zip(static.items(), count[: len(static)], strict=True):
+        if not number:
+            continue
+        rows = [x[first : last + 1, n].mean(0) for n in where]
+        centres = density_peaks(rows, number, 7)
+        members = {i: [] for i in centres}
+        for i in range(len(rows)):
+            home = i if i in members else min(centres, key=lambda c, i=i, rows=rows: distance(rows[i], rows[c]))
+            members[home] += [(t, where[i]) for t in range(first, last + 1)]
+        outputs += [mean_of((first, where[i]), tokens) for i, tokens in members.items()]
+    return outputs
+
+
+def windows(frames: int, gain) -> list[tuple[int, int]]:
+    """First and last frame of each window of the best cut there is; the shortest last window on ties, and so on."""
+    best = {-1: (0, [])}
+    for last in range(frames):
+        found = [(best[first - 1][0] + gain(first, last), first) for first in range(last + 1)]
+        value, first = max(found)
+        best[last] = (value, [*best[first - 1][1], (first, last)])
+    return best[frames - 1][1]
+
+
+def sttm(x, attention, shape, budget, tau_s=None, tau_t=0.65) -> Outputs:
+    if budget is not None:
+        tau_s = sttm_thresholds(x, shape, budget, tau_t)[0]
+    return sttm_at(x, shape, budget, tau_s, tau_t)
+
+
+def sttm_thresholds(x: np.ndarray, shape: tuple[int, int], budget: int, tau_t: float) -> list[float]:
+    """Those tau_s, the smallest first, that leave at least K where the next smaller one leaves fewer.
+
+    There can be several, because more nodes may join to fewer. Infinity leaves single patches, however few they
+    join to.
+    """
+    trees = [quadtree(frame, shape) for frame in x]
+    tried = sorted({least for tree in trees for least in splits(tree)})
+    enough = []
+    for tau in tried:
+        nodes = [(t, node) for t, tree in enumerate(trees) for node in unsplit(tree, tau)]
+        enough.append(len(components(nodes, [pair for pair in meeting(x, nodes) if pair[0] >= tau_t])) >= budget)
+    enough.append(True)
+    return [tau for i, tau in enumerate([*tried, math.inf]) if enough[i] and not (i and enough[i - 1])]
+
+
+def sttm_nodes(x: np.ndarray, shape: tuple[int, int], tau: float) -> list[tuple[int, list[int]]]:
+    return [(t, node) for t, frame in enumerate(x) for node in unsplit(quadtree(frame, shape), tau)]
+
+
+def sttm_at(x: np.ndarray, shape: tuple[int, int], budget: int | None, tau_s: float, tau_t: float) -> Outputs:
+    nodes = sttm_nodes(x, shape, tau_s)
+    outputs = []
+    for group in components(nodes, sttm_joins(x, shape, nodes, budget, tau_t), budget):
+        members = sorted((nodes[i][0], n) for i in group for n in nodes[i][1])
+        first = min((nodes[i][0], nodes[i][1][0]) for i in group)
+        outputs.append(mean_of(first, members))
+    return outputs
+
+
+def sttm_joins(x, shape, nodes, budget, tau_t) -> list[tuple[float, int, int]]:
+    """What may be joined, in order: in time from the threshold on, then, for a budget, the rest of time and space."""
+    pairs = meeting(x, nodes)
+    joins = sorted((pair for pair in pairs if pair[0] >= tau_t), key=lambda pair: -pair[0])
+    if budget is not None:
+        rest = [pair for pair in pairs if pair[0] < tau_t] + touching(x, nodes, shape)
+        joins += sorted(rest, key=lambda pair: -pair[0])
+    return joins
+
+
+def quadtree(frame: np.ndarray, shape: tuple[int, int]) -> tuple:
+    """The root: the least cosine of a child's mean to its own, its patches in raster order, its children."""
+    side = 1
+    while side < max(shape):
+        side *= 2
+    return square(frame, shape, 0, 0, side)
+
+
+def square(frame: np.ndarray, shape: tuple[int, int], top: int, left: int, side: int) -> tuple:
+    rows, columns = range(top, min(top + side, shape[0])), range(left, min(left + side, shape[1]))
+    patches = [row * shape[1] + column for row in rows for column in columns]
+    if side == 1:
+        return math.inf, patches, []
+    half = side // 2
+    corners = [(y, x) for y in (top, top + half) for x in (left, left + half) if y < shape[0] and x < shape[1]]
+    children = [square(frame, shape, y, x, half) for y, x in corners]
+    if len(children) == 1:  # the border cuts off the others, and there is nothing to split
+        return children[0]
+    own = frame[patches].mean(0)
+    return min(like(frame[child[1]].mean(0), own) for child in children), patches, children
+
+
+def splits(node: tuple) -> list[float]:
+    """The least cosines of all nodes that can be split."""
+    least, _, children = node
+    return [least, *(each for child in children for each in splits(child))] if children else []
+
+
+def unsplit(node: tuple, tau: float) -> list[list[int]]:
+    """The patches of each node that is not split, from the root down."""
+    least, patches, children = node
+    return [patches] if least >= tau or not children else [each for child in children for each in unsplit(child, tau)]
+
+
+def meeting(x: np.ndarray, nodes: list) -> list[tuple[float, int, int]]:
+    """Nodes of consecutive frames that overlap, with the cosine of their means."""
+    means = [x[t, node].mean(0) for t, node in nodes]
+    found = []
+    for i, (t, a) in enumerate(nodes):
+        for j, (s, b) in enumerate(nodes):
+            if s == t + 1 and not set(a).isdisjoint(b):
+                found.append((like(means[i], means[j]), i, j))
+    return found
+
+
+def touching(x: np.ndarray, nodes: list, shape: tuple[int, int]) -> list[tuple[float, int, int]]:
+    """Nodes of one frame with patches side by side, with the cosine of their means."""
+    means = [x[t, node].mean(0) for t, node in nodes]
+    found = []
+    for i, (t, a) in enumerate(nodes):
+        beside = {n + 1 for n in a if (n + 1) % shape[1]} | {n + shape[1] for n in a}
+        beside |= {n - 1 for n in a if n % shape[1]} | {n - shape[1] for n in a}
+        for j, (s, b) in enumerate(nodes):
+            if i < j and s == t and not beside.isdisjoint(b):
+                found.append((like(means[i], means[j]), i, j))
+    return found
+
+
+def components(nodes: list, joins: list, stop: int | None = None) -> list[list[int]]:
+    """Groups of nodes after the joins in their order, or as many of them as it takes to be left with `stop` groups."""
+    group = {i: [i] for i in range(len(nodes))}
+    left = len(nodes)
+    for _, i, j in joins:
+        if left == stop:
+            break
+        if group[i] is not group[j]:
+            group[i] += group[j]
+            for k in group[j]:
+                group[k] = group[i]
+            left -= 1
+    return [list(members) for members in {id(members): members for members in group.values()}.values()]
+
+
+def framefusion(x, attention, shape, budget, threshold=None) -> Outputs:
+    frames, patches = x.shape[:2]
+    alike = backwards(x)
+    if threshold is None:
+        joined = sorted(alike, key=lambda token: -alike[token])[: frames * patches - budget]
+    else:
+        joined = [token for token in alike if alike[token] > threshold]
+    outputs = []
+    for n in range(patches):
+        runs = [[(0, n)]]
+        for t in range(1, frames):
+            if (t, n) in joined:
+                runs[-1].append((t, n))
+            else:
+                runs.append([(t, n)])
+        outputs += [mean_of(run[0], run) for run in runs]
+    return outputs
+
+
+def flashvid(x, attention, shape, budget, tau=0.9, link=0.8, alone=0.7) -> Outputs:
+    frames, patches = x.shape[:2]
+    share = shares(budget, frames)
+    single = [round(alone * count) for count in share]
+    outputs = []
+    for scene in scenes(x, tau):
+        kept = set()
+        for t in scene:
+            worth = []
+            for n in range(patches):
+                relevance = np.mean([(1 + like(x[t, n], x[s].mean(0))) / 2 for s in scene])
+                worth.append(attention[t, n] * relevance)
+            kept |= {(t, n) for n in worthy(x[t], worth, single[t])}
+        outputs += [itself(token) for token in kept]
+        rest = [(t, n) for t in scene for n in range(patches) if (t, n) not in kept]
+        count = sum(share[t] - single[t] for t in scene)
+        if not count:
+            continue
+        links = []
+        for t, n in rest:
+            before = [token for token in rest if token[0] == t - 1]
+            if before:
+                alike = {token: like(x[t, n], x[token]) for token in before}
+                best = max(before, key=lambda token, alike=alike: alike[token])
+                if alike[best] >= link:
+                    links.append((alike[best], (t, n), best))
+        links = sorted(links, key=lambda edge: -edge[0])[: len(rest) - count]  # the weakest are cut
+        parent = {token: best for _, token, best in links}
+        trees = {}
+        for token in rest:
+            base = token
+            while base in parent:
+                base = parent[base]
+            trees.setdefault(base, []).append(token)
+        roots = sorted(trees)
+        means = [np.mean([x[token] for token in trees[base]], 0) for base in roots]
+        centres = density_peaks(means, count, 7)
+        members = {i: [] for i in centres}
+        for i, base in enumerate(roots):
+            home = i if i in members else min(centres, key=lambda c, i=i, means=means: distance(means[i], means[c]))
+            members[home] += trees[base]
+        outputs += [mean_of(roots[i], tokens) for i, tokens in members.items()]
+    return outputs
+
+
+def worthy(rows: np.ndarray, worth: list[float], count: int) -> list[int]:
+    """Greedy max-min: cosine distance to the nearest one picked, at first to the nearest of the frame, times worth."""
+    every = range(len(rows))
+    far = [[1 - like(rows[i], rows[j]) for j in every] for i in every]
+    picked = []
+    while len(picked) < count:
+        scores = {}
+        for i in every:
+            if i not in picked:
+                others = picked or [j for j in every if j != i]
+                scores[i] = min((far[i][j] for j in others), default=2) * worth[i]
+        picked.append(max(scores, key=lambda i: scores[i]))
+    return picked
+
+
+METHODS = {
+    "tome": tome,
+    "visionzip": visionzip,
+    "prumerge": prumerge,
+    "dycoke": dycoke,
+    "dtd": dtd,
+    "evs": evs,
+    "vidcom2": vidcom2,
+    "divprune": divprune,
+    "fastvid": fastvid,
+    "holitom": holitom,
+    "sttm": sttm,
+    "framefusion": framefusion,
+    "flashvid": flashvid,
+}

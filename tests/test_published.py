@@ -1,0 +1,551 @@
+"""The published methods against a slow, plain second writing of them, against hands, and what they promise."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import published_reference as reference
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import vtc_lab as vtc
+from vtc_lab.reduce import get_method
+from vtc_lab.reduce.clusters import closest, density_peaks, most_diverse, scenes
+from vtc_lab.reduce.ops import apportion, shares
+
+PUBLISHED = sorted(reference.METHODS)
+OPTIONS = {  # beside the defaults
+    "tome": [{"scope": "frame"}],
+    "fastvid": [{"tau": 0.5}, {"tau": 0.2, "context": 0.25}, {"context": 1.0}, {"context": 0.75, "tau": -1.0}],
+    "holitom": [{"tau": 0.3}, {"tau": 0.0}, {"tau": -1.0}, {"tau": 0.9}],
+    "sttm": [{"tau_t": 0.2}, {"tau_t": -0.3}, {"tau_t": 0.9}, {"tau_t": -1.0}],
+    "flashvid": [{"tau": 0.2, "link": 0.2}, {"link": -1.0, "alone": 0.25}, {"alone": 0.0, "tau": -1.0}, {"alone": 1.0}],
+}
+INSTEAD = {  # of a budget
+    "dycoke": [{"k": k} for k in (0.0, 0.3, 0.5, 0.7, 1.0)],
+    "dtd": [{"tau": tau} for tau in (-1.0, -0.3, 0.0, 0.35, 0.8, 1.0)],
+    "framefusion": [{"threshold": threshold} for threshold in (-1.0, 0.0, 0.35, 0.6, 1.0)],
+    "sttm": [{"tau_s": tau} for tau in (-1.0, 0.1, 0.4, 0.7, 0.9)] + [{"tau_s": 0.4, "tau_t": 0.2}],
+    "prumerge": [{"adaptive": True}],
+}
+GRIDS = [(1, 3, 3), (5, 3, 5), (6, 2, 2), (9, 2, 3), (7, 1, 1), (4, 3, 2), (13, 2, 1), (2, 5, 3), (11, 3, 1), (2, 6, 7)]
+
+each_method = pytest.mark.parametrize("name", PUBLISHED)
+
+
+def noise(grid: tuple[int, int, int], channels: int = 6, seed: int = 0) -> vtc.VideoTokens:
+    gen = torch.Generator().manual_seed(seed)
+    return vtc.VideoTokens(torch.randn(*grid, channels, generator=gen), torch.rand(grid, generator=gen))
+
+
+def drifting(grid: tuple[int, int, int], channels: int = 6, seed: int = 0) -> vtc.VideoTokens:
+    """Three scenes in which patches change a little; saliency with a few peaks."""
+    tokens = noise(grid, channels, seed)
+    scene = torch.randn(3, *grid[1:], channels, generator=torch.Generator().manual_seed(seed + 1))
+    values = scene[torch.arange(grid[0]) * 3 // grid[0]] + 0.35 * tokens.values
+    return vtc.VideoTokens(values, tokens.saliency**6)
+
+
+def given_shape(values: list, saliency: list | None = None) -> vtc.VideoTokens:
+    """One frame of a row of patches for each list of vectors."""
+    values = torch.tensor(values, dtype=torch.float32)[:, None]
+    return vtc.VideoTokens(values, None if saliency is None else torch.tensor(saliency, dtype=torch.float32)[:, None])
+
+
+def on_circle(*degrees: float) -> list[list[float]]:
+    angle = np.radians(degrees)
+    return np.stack([np.cos(angle), np.sin(angle)], 1).tolist()
+
+
+def run(tokens: vtc.VideoTokens, name: str, budget: int | None, options: dict) -> vtc.Reduction:
+    return vtc.reduce(tokens, name, **({} if budget is None else {"ratio": tokens.total / budget}), **options)
+
+
+def wanted(tokens: vtc.VideoTokens, name: str, budget: int | None, options: dict) -> dict[str, np.ndarray]:
+    return reference.reduce(name, tokens.values.numpy(), tokens.saliency.numpy(), budget, **options)
+
+
+def assert_same(tokens: vtc.VideoTokens, name: str, budget: int | None, options: dict) -> None:
+    """The package's result is the reference's; for STTM, the reference's at one of its thresholds."""
+    got = run(tokens, name, budget, options)
+    if name == "sttm" and budget is not None:
+        found = at_thresholds(tokens, budget, **options)
+        want = next((each for each in found if np.array_equal(got.assign, each["assign"])), found[0])
+    else:
+        want = wanted(tokens, name, budget, options)
+    situation = f"{name} {tokens.grid} to {budget} {options}"
+    np.testing.assert_array_equal(got.anchor, want["anchor"], situation)
+    np.testing.assert_array_equal(got.assign, want["assign"], situation)
+    np.testing.assert_allclose(got.weight, want["weight"], atol=1e-4, err_msg=situation)
+    np.testing.assert_allclose(got.tokens, want["tokens"], atol=2e-4, err_msg=situation)
+
+
+def at_thresholds(tokens: vtc.VideoTokens, budget: int, tau_t: float = 0.65) -> list[dict[str, np.ndarray]]:
+    x, shape = frames_of(tokens), tokens.grid[1:]
+    found = reference.sttm_thresholds(x, shape, budget, tau_t)
+    return [reference.describe(x, reference.sttm_at(x, shape, budget, tau_s, tau_t)) for tau_s in found]
+
+
+def frames_of(tokens: vtc.VideoTokens) -> np.ndarray:
+    return tokens.values.flatten(1, 2).double().numpy()
+
+
+def least(tokens: vtc.VideoTokens, name: str, options: dict) -> int:
+    method = get_method(name)
+    options = {**{option: default for option, (_, default) in method.options.items()}, **options}
+    return method.least(len(tokens), tokens.total // len(tokens), options)
+
+
+# --- the second writing ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", [name for name in PUBLISHED if name != "vidcom2"])  # which follows by itself
+@pytest.mark.parametrize("grid", GRIDS, ids=str)
+def test_every_method_is_what_its_description_says(name, grid) -> None:
+    for number, options in enumerate([{}, *OPTIONS.get(name, [])]):
+        for tokens in (noise(grid, 6, number), drifting(grid, 8, number)):
+            low, high = least(tokens, name, options), tokens.total
+            budgets = {low, low + 1, (low + high) // 2, (4 * low + high) // 5, high - 1}
+            for budget in sorted(budget for budget in budgets if low <= budget <= high):
+                assert_same(tokens, name, budget, options)
+
+
+@pytest.mark.parametrize("name", INSTEAD)
+@pytest.mark.parametrize("grid", GRIDS, ids=str)
+def test_every_mode_without_a_budget_is_what_its_description_says(name, grid) -> None:
+    for number, options in enumerate(INSTEAD[name]):
+        for tokens in (noise(grid, 6, number), drifting(grid, 8, number)):
+            assert_same(tokens, name, None, options)
+
+
+@pytest.mark.parametrize("grid", GRIDS, ids=str)
+def test_vidcom2_is_what_its_description_says_up_to_near_ties(grid) -> None:
+    """A softmax at 0.01 leaves most frames shares that differ by less than single precision holds."""
+    frames, patches = grid[0], grid[1] * grid[2]
+    for seed in range(3):
+        for tokens in (noise(grid, 6, seed), drifting(grid, 5, seed)):
+            budgets = {frames, frames + 1, (frames + tokens.total) // 2, tokens.total - 1, tokens.total}
+            for budget in sorted(budgets & {*range(frames, tokens.total + 1)}):
+                kept = run(tokens, "vidcom2", budget, {}).kept.flatten(1).numpy()
+                share, likeness = reference.vidcom2_scores(frames_of(tokens), budget)
+                exact = np.array(reference.exact_shares(share, budget, [patches] * frames, 1), dtype=float)
+                over = kept.sum(1) - exact
+                assert kept.sum() == budget and np.abs(over).max() < 1 + 1e-3
+                up, down = over[over > 1e-3], over[over < -1e-3]
+                if len(up) and len(down):  # the largest remainders were rounded up
+                    assert up.max() - 1 <= down.min() + 1e-3
+                for t in range(frames):
+                    lowest = sorted(likeness[t])[: kept[t].sum()]
+                    assert sum(np.array(likeness[t])[kept[t]]) == pytest.approx(sum(lowest), abs=1e-5)
+
+
+def test_sttm_takes_the_smallest_threshold_that_leaves_enough() -> None:
+    """Here 6, 9, 12, 15, 18 and 21 nodes join to 1, 4, 5, 6, 7 and 6 groups, 24 single patches to 8; 7 are wanted."""
+    gen = torch.Generator().manual_seed(247645)
+    values = torch.randn(6, 2, 2, 6, generator=gen).cumsum(0) / 2 + 2 * torch.randn(1, 1, 1, 6, generator=gen)
+    tokens = vtc.VideoTokens(values)
+    x = frames_of(tokens)
+    assert len(reference.sttm_thresholds(x, (2, 2), 7, 0.9)) == 2
+    want = reference.reduce("sttm", values.numpy(), None, 7, tau_t=0.9)
+    np.testing.assert_array_equal(run(tokens, "sttm", 7, {"tau_t": 0.9}).assign, want["assign"])
+
+
+@pytest.mark.parametrize("grid", [(2, 5, 3), (2, 2, 5), (2, 6, 6), (1, 14, 14)], ids=str)
+def test_sttm_merges_no_unlike_patches_wherever_the_border_cuts_its_squares(grid) -> None:
+    tokens = noise(grid, 32)
+    assert len(vtc.reduce(tokens, "sttm", tau_s=0.95)) == tokens.total
+
+
+def test_every_published_method_names_its_paper() -> None:
+    table = vtc.methods().loc[PUBLISHED]
+    assert len(table) == 13 and table["paper"].str.fullmatch(r"arXiv \d{4}\.\d{5}").all()
+    assert table["paper"].is_unique and table["year"].between(2023, 2026).all()
+
+
+# --- ties --------------------------------------------------------------------------------------------------------
+
+
+def signs(grid: tuple[int, int, int], seed: int, kind: str) -> vtc.VideoTokens:
+    """Vectors of +-1 in four channels, whose cosines are multiples of 1/2 without any rounding; three saliencies."""
+    gen = torch.Generator().manual_seed(seed)
+    values = torch.randint(0, 2, (*grid, 4), generator=gen) * 2.0 - 1
+    if kind == "repeated":
+        values = values[torch.arange(grid[0]) // 3 * 3]
+    if kind == "constant":
+        values = values[:1, :1, :1].expand_as(values)
+    return vtc.VideoTokens(values.clone(), torch.randint(0, 3, grid, generator=gen).float())
+
+
+@pytest.mark.parametrize("kind", ["any", "repeated", "constant"])
+@pytest.mark.parametrize("name", ["divprune", "dtd", "dycoke", "evs", "framefusion", "prumerge", "tome", "visionzip"])
+def test_ties_go_to_the_earlier_frame_and_the_lower_patch(name, kind) -> None:
+    for seed, grid in enumerate(GRIDS):
+        tokens = signs(grid, seed, kind)
+        low = least(tokens, name, {})
+        if name == "tome":  # the means of a second round are not free of rounding
+            low = (tokens.total + 1) // 2
+        for budget in sorted({low, (low + tokens.total) // 2, (4 * low + tokens.total) // 5}):
+            assert_same(tokens, name, budget, {})
+        for options in INSTEAD.get(name, []):
+            assert_same(tokens, name, None, options)
+
+
+def repeated(grid: tuple[int, int, int], seed: int, times: int = 3) -> vtc.VideoTokens:
+    tokens = noise(grid, 6, seed)
+    return vtc.VideoTokens(tokens.values[torch.arange(grid[0]) // times * times], tokens.saliency)
+
+
+def cosines_of_what_stays(tokens: vtc.VideoTokens, name: str, assign: np.ndarray) -> float:
+    """The sum that the method makes least, or, of what is joined, greatest."""
+    x, assign = frames_of(tokens), np.asarray(assign).reshape(len(tokens), -1)
+    total = 0.0
+    for t, n in itertools.product(range(1, len(tokens)), range(x.shape[1])):
+        if name == "framefusion":
+            total += reference.like(x[t, n], x[t - 1, n]) * (assign[t, n] == assign[t - 1, n])
+        elif name != "dycoke":
+            total += reference.like(x[t, n], x[t - 1, n]) * (assign[t, n] >= 0)
+        elif t % 4:
+            total += reference.like(x[t, n], x[t - 2 if t % 4 == 2 else t - 1, n]) * (assign[t, n] >= 0)
+    return total
+
+
+@pytest.mark.parametrize("name", ["dtd", "dycoke", "evs", "framefusion"])
+@pytest.mark.parametrize("grid", [(6, 3, 5), (9, 2, 2), (10, 2, 3)], ids=str)
+def test_frames_that_repeat_cost_nothing(name, grid) -> None:
+    """A vector's cosine with itself is 1 up to rounding, so that any of them may stay: the sum is compared."""
+    tokens = repeated(grid, 0)
+    for budget in range(least(tokens, name, {}), tokens.total + 1, 3):
+        got, want = run(tokens, name, budget, {}).assign, wanted(tokens, name, budget, {})["assign"]
+        sums = [cosines_of_what_stays(tokens, name, assign) for assign in (got, want)]
+        assert sums[0] == pytest.approx(sums[1], abs=1e-5)
+
+
+@pytest.mark.parametrize("grid", [(6, 3, 5), (9, 2, 2), (7, 1, 3)], ids=str)
+def test_tome_merges_the_strongest_edges_of_frames_that_repeat(grid) -> None:
+    """Equal tokens have equal cosines up to rounding, so that any of them may merge: the sum is compared."""
+    tokens = repeated(grid, 1)
+    rows = frames_of(tokens).reshape(tokens.total, -1)
+    best = [max(reference.like(rows[i], rows[j]) for j in range(1, len(rows), 2)) for i in range(0, len(rows), 2)]
+    for budget in range(tokens.total - len(rows) // 2, tokens.total, 4):
+        reduced = run(tokens, "tome", budget, {})
+        home = reduced.anchor[reduced.assign]
+        moved = (home != torch.arange(len(rows))).nonzero().flatten().tolist()
+        assert all(i % 2 == 0 and home[i] % 2 == 1 for i in moved)
+        strongest = sorted(best, reverse=True)[: tokens.total - budget]
+        assert sum(reference.like(rows[i], rows[home[i]]) for i in moved) == pytest.approx(sum(strongest), abs=1e-5)
+
+
+@pytest.mark.parametrize("options", [{}, {"tau_t": 0.2}, {"tau_t": -1.0}], ids=str)
+@pytest.mark.parametrize("times", [2, 3, 9])
+def test_sttm_makes_the_strongest_joins_of_frames_that_repeat(times, options) -> None:
+    """Equal joins may be made in any order, but the sum of their cosines is the same (spanning forests)."""
+    for grid in ((9, 2, 2), (6, 3, 2), (5, 2, 3)):
+        tokens, shape = repeated(grid, 2, times), grid[1:]
+        x, tau_t = frames_of(tokens), options.get("tau_t", 0.65)
+        for budget in range(1, tokens.total, 5):
+            [tau_s, *others] = reference.sttm_thresholds(x, shape, budget, tau_t)
+            if others:
+                continue
+            nodes = reference.sttm_nodes(x, shape, tau_s)
+            joins = reference.sttm_joins(x, shape, nodes, budget, tau_t)  # in time those from tau_t on come first
+            joins = [(c + 10 * (nodes[i][0] < nodes[j][0] and c >= tau_t), i, j) for c, i, j in joins]
+            want = forest(joins, len(nodes))[: len(nodes) - budget]
+            assign = run(tokens, "sttm", budget, options).assign.view(len(x), -1)
+            group = [int(assign[t, node[0]]) for t, node in nodes]
+            assert all(int(assign[t, n]) == group[i] for i, (t, node) in enumerate(nodes) for n in node)
+            got = forest([join for join in joins if group[join[1]] == group[join[2]]], len(nodes))
+            assert len(got) == len(want) and sum(got) == pytest.approx(sum(want), abs=1e-5)
+
+
+def forest(joins: list[tuple[float, int, int]], count: int) -> list[float]:
+    """The worths of the joins, in order, that join anything new."""
+    group, made = list(range(count)), []
+    for worth, i, j in sorted(joins, key=lambda join: -join[0]):
+        if group[i] != group[j]:
+            made.append(worth)
+            group = [group[i] if each == group[j] else each for each in group]
+    return made
+
+
+@pytest.mark.parametrize("name", ["fastvid", "flashvid", "holitom", "visionzip", "prumerge", "divprune"])
+def test_pairs_of_equal_frames(name) -> None:
+    """Eight pairs make the eight scenes and leave the links within pairs; up to half of the tokens none need be cut."""
+    for grid in ((16, 2, 2), (16, 2, 3), (16, 3, 1)):
+        tokens = repeated(grid, 3, 2)
+        for budget in (1, 7, 8, 15, 16, 23, tokens.total // 2):
+            assert_same(tokens, name, budget, {})
+
+
+# --- by hand -----------------------------------------------------------------------------------------------------
+
+
+def test_tome_by_hand() -> None:
+    tokens = given_shape([on_circle(0, 10, 90, 95)])
+    assert run(tokens, "tome", 3, {}).assign.tolist() == [0, 1, 2, 2]
+    assert run(tokens, "tome", 2, {}).anchor.tolist() == [1, 3]
+    # Two come to the patch at 2 degrees; then its mean, of size 3, to the one at 90: a plain mean of the four.
+    tokens = given_shape([on_circle(0, 2, 4, 90, 180)])
+    assert run(tokens, "tome", 3, {}).assign.tolist() == [0, 0, 0, 1, 2]
+    last = run(tokens, "tome", 2, {})
+    assert last.assign.tolist() == [0, 0, 0, 0, 1] and last.anchor.tolist() == [3, 4]
+    assert last.weight.tolist() == [0.25] * 4 + [1]
+    # In frames, equal shares: the frame with the two equal patches cannot give more than its half.
+    tokens = given_shape([on_circle(0, 0, 40, 40), on_circle(0, 80, 160, 240)])
+    assert run(tokens, "tome", 6, {"scope": "frame"}).kept.flatten(1).sum(1).tolist() == [3, 3]
+    assert run(tokens, "tome", 6, {"scope": "clip"}).kept.flatten(1).sum(1).tolist() == [2, 4]
+
+
+def test_visionzip_by_hand() -> None:
+    """Four tokens are three dominant ones and a contextual one: the first of the rest plus the mean of the others."""
+    tokens = given_shape([on_circle(*range(0, 80, 10))], [[8, 7, 6, 5, 4, 3, 2, 1]])
+    reduced = run(tokens, "visionzip", 4, {})
+    assert reduced.assign.tolist() == [0, 1, 2, 3, 3, 3, 3, 3]
+    assert reduced.weight.tolist() == [1, 1, 1, 1, 0.25, 0.25, 0.25, 0.25]
+    rows = tokens.values[0, 0]
+    torch.testing.assert_close(reduced.tokens[3], rows[3] + rows[4:].mean(0))
+
+
+def test_prumerge_by_hand() -> None:
+    """Of three, one is salient (0), one strided (1) and one extra (4, opposite to both); 2 and 3 are nearer to 1."""
+    tokens = given_shape([on_circle(0, 5, 90, 100, 180)], [[4, 1, 3, 2, 1]])
+    reduced = run(tokens, "prumerge", 3, {})
+    assert reduced.anchor.tolist() == [0, 1, 4] and reduced.assign.tolist() == [0, 1, 1, 1, 2]
+    torch.testing.assert_close(reduced.weight, torch.tensor([1, 1 / 6, 3 / 6, 2 / 6, 1]))
+    # Of the saliencies 1 to 5 and 100 the quartiles are 2.25 and 4.75: one outlier, so 1 + 3 + 1 tokens.
+    tokens = given_shape([on_circle(0, 5, 90, 100, 180, 200)], [[1, 2, 3, 4, 5, 100]])
+    assert len(vtc.reduce(tokens, "prumerge", adaptive=True)) == 5
+
+
+def test_dycoke_compares_f1_with_f0_and_f2_with_f0_and_f3_with_f2() -> None:
+    """Any other pairing keeps the other patch of f2 or f3."""
+    tokens = given_shape([on_circle(0, 0), on_circle(90, 170), on_circle(120, 30), on_circle(0, 80)])
+    assert run(tokens, "dycoke", 5, {}).anchor.tolist() == [0, 1, 3, 4, 6]
+    assert vtc.reduce(tokens, "dycoke", k=0.5).anchor.tolist() == [0, 1, 3, 4, 6]
+
+
+def test_what_changes_in_time_by_hand() -> None:
+    """Cosines to the frame before: 0.5 and 1, then 1 and 0."""
+    tokens = given_shape([on_circle(0, 0), on_circle(60, 0), on_circle(60, 90)])
+    assert vtc.reduce(tokens, "dtd", tau=0.6).anchor.tolist() == [0, 1, 2, 5]
+    assert vtc.reduce(tokens, "dtd", tau=0.4).anchor.tolist() == [0, 1, 5]
+    for name in ("dtd", "evs"):
+        assert run(tokens, name, 3, {}).anchor.tolist() == [0, 1, 5]
+        assert run(tokens, name, 4, {}).anchor.tolist() == [0, 1, 2, 5]
+    for options in ({"ratio": 1.5}, {"threshold": 0.6}):
+        reduced = vtc.reduce(tokens, "framefusion", **options)
+        assert reduced.anchor.tolist() == [0, 1, 2, 5] and reduced.assign.tolist() == [0, 1, 2, 1, 2, 3]
+
+
+def test_vidcom2_by_hand() -> None:
+    """Of 1, 1 and 1, -1 the mean is 0.5: the last is least like the clip, and so its frame, which gets all it can."""
+    tokens = given_shape([[[1], [1]], [[1], [-1]]])
+    assert run(tokens, "vidcom2", 2, {}).anchor.tolist() == [0, 3]
+    assert run(tokens, "vidcom2", 3, {}).anchor.tolist() == [0, 2, 3]
+
+
+def test_divprune_by_hand() -> None:
+    """180 degrees is 90 from its nearest neighbour, farther than any; then 0, which is opposite; then 90."""
+    tokens = given_shape([on_circle(0, 10, 90, 180)])
+    assert [run(tokens, "divprune", count, {}).anchor.tolist() for count in (1, 2, 3)] == [[3], [0, 3], [0, 2, 3]]
+
+
+def test_fastvid_by_hand() -> None:
+    """One salient patch, and of the others the middle one, 0.6 of itself and 0.4 of the mean of its two neighbours."""
+    tokens = given_shape([on_circle(0, 10, 20, 180)], [[0, 0, 0, 1]])
+    reduced = run(tokens, "fastvid", 2, {"context": 0.5})
+    assert reduced.anchor.tolist() == [1, 3] and reduced.assign.tolist() == [0, 0, 0, 1]
+    torch.testing.assert_close(reduced.weight, torch.tensor([0.2, 0.6, 0.2, 1]))
+
+
+def test_holitom_by_hand() -> None:
+    """Two windows of two frames save 2 + 2 tokens, one of four frames 3."""
+    saliency = [[1, 1]] * 4
+    tokens = given_shape([on_circle(0, 0), on_circle(0, 0), on_circle(0, 90), on_circle(0, 90)], saliency)
+    assert run(tokens, "holitom", 4, {}).assign.tolist() == [0, 1, 0, 1, 2, 3, 2, 3]
+    # Now either saves 3, and the last window is the shortest.
+    tokens = given_shape([on_circle(0, 0), on_circle(0, 0), on_circle(0, 90), on_circle(0, 180)], saliency)
+    assert run(tokens, "holitom", 5, {}).assign.tolist() == [0, 1, 0, 1, 2, 3, 2, 4]
+
+
+def test_sttm_by_hand() -> None:
+    """A flat frame is one node; in the next, two patches like it join it and two others do not."""
+    frames = torch.tensor(on_circle(0, 0, 0, 0, 0, 20, 90, 180)).view(2, 2, 2, 2)
+    reduced = vtc.reduce(vtc.VideoTokens(frames), "sttm", tau_s=0.9)
+    assert reduced.anchor.tolist() == [0, 6, 7] and reduced.assign.tolist() == [0, 0, 0, 0, 0, 0, 1, 2]
+    torch.testing.assert_close(reduced.weight[:6], torch.full((6,), 1 / 6))
+    # Two whole frames, whose means have a cosine of 0.57, are enough for two, and are joined for one.
+    assert run(vtc.VideoTokens(frames), "sttm", 2, {}).assign.tolist() == [0, 0, 0, 0, 1, 1, 1, 1]
+    assert run(vtc.VideoTokens(frames), "sttm", 1, {}).anchor.tolist() == [0]
+
+
+def test_flashvid_by_hand() -> None:
+    """The seven wide steps end scenes; in the last scene each patch links to the one that it looks like."""
+    steps = [0, 50, 100, 150, 200, 250, 300, 350, 355]
+    tokens = given_shape([on_circle(angle, angle + 90 * (angle >= 350)) for angle in steps], [[1, 1]] * 9)
+    reduced = run(tokens, "flashvid", 9, {"alone": 0.0})
+    assert reduced.anchor.tolist() == [0, 2, 4, 6, 8, 10, 12, 14, 15]
+    assert reduced.assign.view(9, 2).tolist() == [[t, t] for t in range(7)] + [[7, 8], [7, 8]]
+
+
+# --- what they promise -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("frames", [1, 3, 4, 5, 8, 11])
+def test_floors_keep_what_they_say(frames) -> None:
+    tokens = drifting((frames, 3, 3), seed=frames)
+    whole = {"dycoke": range(0, frames, 4), "dtd": [0], "evs": [0]}
+    for name in ("dycoke", "dtd", "evs", "vidcom2", "framefusion"):
+        low = least(tokens, name, {})
+        for budget in range(low, tokens.total + 1, 4):
+            reduced = run(tokens, name, budget, {})
+            assert reduced.kept[list(whole.get(name, []))].all()
+            if name == "vidcom2":
+                assert reduced.kept.flatten(1).any(1).all()
+            if name == "framefusion":  # no position is lost, and no token
+                assert reduced.kept[0].all() and (reduced.assign >= 0).all()
+
+
+def test_dtd_with_a_budget_keeps_what_evs_keeps() -> None:
+    tokens = drifting((9, 3, 4))
+    for budget in range(12, tokens.total + 1, 5):
+        assert torch.equal(run(tokens, "dtd", budget, {}).anchor, run(tokens, "evs", budget, {}).anchor)
+
+
+@pytest.mark.parametrize("name", ["visionzip", "prumerge", "random-per-frame"])
+def test_frames_have_equal_shares(name) -> None:
+    tokens = drifting((7, 3, 4))
+    for budget in range(1, tokens.total + 1):
+        per_frame = run(tokens, name, budget, {}).kept.flatten(1).sum(1)
+        assert per_frame.tolist() == shares(budget, 7).tolist() == reference.shares(budget, 7)
+
+
+def test_a_frame_unlike_the_clip_gets_more_of_vidcom2() -> None:
+    values = torch.ones(8, 3, 3, 6) + 0.1 * torch.randn(8, 3, 3, 6, generator=torch.Generator().manual_seed(0))
+    values[5] *= -1
+    per_frame = run(vtc.VideoTokens(values), "vidcom2", 24, {}).kept.flatten(1).sum(1)
+    # 24 / 72 * (1 + 1 - 1 / 8) of its 9 patches, and 24 / 72 * (1 - 1 / 8) of the others'
+    assert per_frame[5] in (5, 6) and {2, 3} == {*per_frame.tolist()} - {5, 6}
+
+
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("tau", [0.3, 0.7, 0.9])
+def test_the_windows_of_holitom_save_most_of_all_cuts(seed, tau) -> None:
+    gen = torch.Generator().manual_seed(seed)
+    moving = torch.rand(9, 2, 3, 1, generator=gen) > 0.6  # each patch changes now and then
+    fresh = torch.randn(9, 2, 3, 5, generator=gen)
+    values = fresh[:1].repeat(9, 1, 1, 1)
+    for t in range(1, 9):
+        values[t] = torch.where(moving[t], fresh[t], values[t - 1] + 0.1 * fresh[t])
+    tokens = vtc.VideoTokens(values, torch.rand(9, 2, 3, generator=gen))
+    x = frames_of(tokens)
+    alike = reference.backwards(x)
+
+    def saved(first: int, stop: int) -> int:
+        links = range(first + 1, stop)
+        return sum(all(alike[t, n] > tau for t in links) for n in range(6)) * len(links)
+
+    cuts = [c for count in range(9) for c in itertools.combinations(range(1, 9), count)]
+    best = max(sum(saved(a, b) for a, b in itertools.pairwise([0, *cut, 9])) for cut in cuts)
+    reduced = run(tokens, "holitom", tokens.total - best, {"tau": tau})  # as many as merging leaves
+    assert best > 5 and (reduced.assign >= 0).all()
+    for group in range(len(reduced)):
+        members = (reduced.assign.view(9, 6) == group).nonzero().tolist()
+        assert len({n for _, n in members}) == 1
+        for before, (t, n) in itertools.pairwise(members):
+            assert before == [t - 1, n] and alike[t, n] > tau
+
+
+# --- clusters and shares -----------------------------------------------------------------------------------------
+
+
+def rows_of(number: int, channels: int = 8, seed: int = 0) -> torch.Tensor:
+    return torch.randn(number, channels, generator=torch.Generator().manual_seed(seed))
+
+
+def test_density_peaks_by_hand() -> None:
+    """The middles of two triples: equally dense, so the first counts as denser and the other is 9 from a denser one."""
+    rows = torch.tensor([0.0, 1, 2, 10, 11, 12])[:, None]
+    assert density_peaks(rows, 2, 2).tolist() == [1, 4]
+    assert closest(rows, torch.tensor([1, 4])).tolist() == [1, 1, 1, 4, 4, 4]
+
+
+@pytest.mark.parametrize("neighbours", [1, 4, 7, 50])
+@pytest.mark.parametrize("number", [1, 2, 9, 24, 60])
+def test_density_peaks_are_what_their_description_says(number, neighbours) -> None:
+    for seed in range(3):
+        rows = rows_of(number, seed=seed)
+        for count in {1, number // 3, number - 1, number} - {0}:
+            want = reference.density_peaks([*rows.double().numpy()], count, neighbours)
+            assert density_peaks(rows, count, neighbours).tolist() == want
+
+
+@pytest.mark.parametrize("number", [20, 60])
+def test_density_peaks_do_not_depend_on_an_offset_common_to_all(number) -> None:
+    for seed in range(5):
+        rows = rows_of(number, 16, seed) + 300
+        want = reference.density_peaks([*rows.double().numpy()], number // 4, 7)
+        assert density_peaks(rows, number // 4, 7).tolist() == want
+        far = (rows[:, None].double() - rows[want].double()).square().sum(-1)
+        assert torch.equal(closest(rows, torch.tensor(want)), torch.tensor(want)[far.argmin(1)])
+
+
+@pytest.mark.parametrize(("different", "times"), [(6, 2), (10, 4), (10, 9)])
+def test_no_row_is_a_density_peak_twice(different, times) -> None:
+    for seed in range(20):
+        rows = 4 * rows_of(different, 16, seed)
+        peaks = density_peaks(rows.repeat(times, 1), different, 7)
+        assert (peaks % different).unique().tolist() == list(range(different))
+
+
+@pytest.mark.parametrize("number", [5, 40])
+def test_density_peaks_of_equal_rows_are_the_first_ones(number) -> None:
+    assert density_peaks(rows_of(1).repeat(number, 1), 3, 7).tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize("pool", [1, 2, 7, 256])
+@pytest.mark.parametrize("repeat", [1, 3])
+def test_the_most_diverse_rows_are_those_of_the_plain_greedy_choice(pool, repeat) -> None:
+    for seed, channels in enumerate((1, 2, 3, 8)):
+        rows = rows_of(40 // repeat, channels, seed).repeat(repeat, 1)
+        rows[5] = 0
+        for count in (1, 2, 13, len(rows)):
+            assert most_diverse(rows, count, pool).tolist() == reference.most_diverse(rows.double().numpy(), count)
+
+
+def test_scenes_by_hand() -> None:
+    tokens = given_shape([on_circle(angle, angle) for angle in (0, 10, 60, 65, 155)])
+    assert scenes(tokens.values, 0.9, 1).tolist() == [0, 0, 1, 1, 2]
+    assert scenes(tokens.values, -1, 1).tolist() == [0] * 5
+    assert scenes(tokens.values, -1, 2).tolist() == [0, 0, 0, 0, 1]  # the lowest in any case
+    assert scenes(tokens.values, 0.9, 4).tolist() == [0, 1, 2, 2, 3]
+    assert scenes(tokens.values, 0.9, 8).tolist() == [0, 1, 2, 3, 4]
+    assert scenes(tokens.values[:1], 0.9, 8).tolist() == [0]
+
+
+@pytest.mark.parametrize(
+    ("quota", "budget", "most", "want"),
+    [
+        ([1, 1, 2], 10, [4, 4, 4], [3, 3, 4]),
+        ([1, 2, 3], 3, [9, 9, 9], [1, 1, 1]),  # 0.5, 1, 1.5: a tie
+        ([3, 12, 12], 15, [3, 12, 12], [2, 7, 6]),  # 1.67, 6.67, 6.67: ties
+        ([2, 7, 8, 1], 3, [9, 9, 9, 9], [1, 1, 1, 0]),  # 0.33, 1.17, 1.33, 0.17
+        ([0, 1, 0], 4, [2, 3, 2], [1, 3, 0]),
+        ([0, 0], 3, [5, 5], [2, 1]),
+    ],
+)
+def test_apportion_by_hand(quota, budget, most, want) -> None:
+    assert apportion(torch.tensor(quota), budget, torch.tensor(most)).tolist() == want
+
+
+@settings(max_examples=150, deadline=None, derandomize=True)
+@given(data=st.data())
+def test_apportioned_shares_are_exact(data) -> None:
+    limits = data.draw(st.lists(st.integers(1, 12), min_size=1, max_size=7))
+    quota = data.draw(st.lists(st.integers(0, 12), min_size=len(limits), max_size=len(limits)))
+    low = data.draw(st.integers(0, 1))
+    budget = data.draw(st.integers(low * len(limits), sum(limits)))
+    got = apportion(torch.tensor(quota), budget, torch.tensor(limits), low).tolist()
+    assert got == reference.apportion(quota, budget, limits, low)
