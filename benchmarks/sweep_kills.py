@@ -18,7 +18,7 @@ from pathlib import Path
 import pandas as pd
 
 import vtc_lab as vtc
-from vtc_lab.store import read_results
+from vtc_lab.sweeps.store import read_results
 
 METHODS = ("lftr", ("lftr", {"temporal": "select"}), "uniform", "random", "pool")
 RATIOS = (1, 4, 16)

@@ -14,9 +14,17 @@ import pytest
 from PIL import Image
 
 import vtc_lab as vtc
-from vtc_lab.ablation import _duration, ablate
+from vtc_lab.ablations.ablation import _duration, ablate
+from vtc_lab.ablations.study import (
+    DEFAULTS,
+    comparable,
+    complete_study,
+    in_words,
+    study_line,
+    study_methods,
+    study_samples,
+)
 from vtc_lab.qa.samples import BUNDLED
-from vtc_lab.study import DEFAULTS, comparable, complete_study, in_words, study_line, study_methods, study_samples
 
 
 @pytest.fixture(scope="module")

@@ -6,8 +6,8 @@ import pytest
 from made_up_sweep import KINDS, made_up_sweep
 from matplotlib.patches import Polygon, Rectangle
 
-from vtc_lab.heatmap import plot_heatmap
-from vtc_lab.panels import plot_flips, plot_kinds
+from vtc_lab.figures.heatmap import plot_heatmap
+from vtc_lab.figures.panels import plot_flips, plot_kinds
 from vtc_lab.style import method_style
 from vtc_lab.tokens import VTCError
 

@@ -370,6 +370,13 @@ def test_holitom_by_hand() -> None:
     assert run(tokens, "holitom", 5, {}).assign.tolist() == [0, 1, 0, 1, 2, 3, 2, 4]
 
 
+def test_holitom_is_less_strict_from_10x_on() -> None:
+    """A cosine of 0.71 is static at 0.65 and not at 0.8, and then the salient patches of the last frame stay."""
+    tokens = given_shape([on_circle(0, 0)] * 9 + [on_circle(45, 45)], [[1, 1]] * 9 + [[2, 2]])
+    assert run(tokens, "holitom", 2, {}).assign.tolist() == [0, 1] * 10
+    assert run(tokens, "holitom", 3, {}).assign.tolist() == [0, 1] * 9 + [2, -1]
+
+
 def test_sttm_by_hand() -> None:
     """A flat frame is one node; in the next, two patches like it join it and two others do not."""
     frames = torch.tensor(on_circle(0, 0, 0, 0, 0, 20, 90, 180)).view(2, 2, 2, 2)
@@ -385,9 +392,14 @@ def test_flashvid_by_hand() -> None:
     """The seven wide steps end scenes; in the last scene each patch links to the one that it looks like."""
     steps = [0, 50, 100, 150, 200, 250, 300, 350, 355]
     tokens = given_shape([on_circle(angle, angle + 90 * (angle >= 350)) for angle in steps], [[1, 1]] * 9)
-    reduced = run(tokens, "flashvid", 9, {"alone": 0.0})
-    assert reduced.anchor.tolist() == [0, 2, 4, 6, 8, 10, 12, 14, 15]
-    assert reduced.assign.view(9, 2).tolist() == [[t, t] for t in range(7)] + [[7, 8], [7, 8]]
+    for link in (0.8, 0.99):  # the cosine of 5 degrees is 0.996
+        reduced = run(tokens, "flashvid", 9, {"alone": 0.0, "link": link})
+        assert reduced.anchor.tolist() == [0, 2, 4, 6, 8, 10, 12, 14, 15]
+        assert reduced.assign.view(9, 2).tolist() == [[t, t] for t in range(7)] + [[7, 8], [7, 8]]
+    # Of four trees of one patch, at 350, 80, 355 and 85 degrees, the inner ones are the peaks.
+    reduced = run(tokens, "flashvid", 9, {"alone": 0.0, "link": 0.997})
+    assert reduced.anchor.tolist() == [0, 2, 4, 6, 8, 10, 12, 15, 16]
+    assert reduced.assign.view(9, 2).tolist() == [[t, t] for t in range(7)] + [[8, 7], [8, 7]]
 
 
 # --- what they promise -------------------------------------------------------------------------------------------

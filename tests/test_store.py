@@ -18,8 +18,8 @@ import torch
 
 import vtc_lab as vtc
 from vtc_lab.models.video_model import BUNDLED
-from vtc_lab.store import COLUMNS, UNSAVED, Store, read_results
 from vtc_lab.sweep import summary
+from vtc_lab.sweeps.store import COLUMNS, UNSAVED, Store, read_results
 
 ROOT = Path(__file__).resolve().parent.parent
 OFFSET = 0
@@ -235,7 +235,7 @@ def test_files_that_hold_no_results_are_sentences(model, made, tmp_path):
 
 
 def test_a_held_file_is_waited_for_and_then_done_without(model, made, tmp_path, monkeypatch):
-    monkeypatch.setattr("vtc_lab.store._PATIENCE", 0.2)
+    monkeypatch.setattr("vtc_lab.sweeps.store._PATIENCE", 0.2)
     path = tmp_path / "results.db"
     Store(path).close()
     with closing(sqlite3.connect(path, isolation_level=None)) as holder:

@@ -17,12 +17,12 @@ from hypothesis import strategies as st
 
 import vtc_lab as vtc
 from vtc_lab.fidelity import answer_fidelity
-from vtc_lab.keys import code_hash, portable
 from vtc_lab.models import video_model
-from vtc_lab.plan import variants
-from vtc_lab.store import COLUMNS
 from vtc_lab.sweep import summary
-from vtc_lab.workers import environment
+from vtc_lab.sweeps.keys import code_hash, portable
+from vtc_lab.sweeps.plan import variants
+from vtc_lab.sweeps.store import COLUMNS
+from vtc_lab.sweeps.workers import environment
 
 ROOT = Path(__file__).resolve().parent.parent
 STRENGTH = 2

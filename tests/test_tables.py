@@ -15,8 +15,8 @@ from made_up_sweep import made_up_sweep
 from matplotlib.figure import Figure
 
 from vtc_lab.export import attach, save_figure
-from vtc_lab.stats import area_under_curve, bootstrap_interval, compare
-from vtc_lab.tables import save_table
+from vtc_lab.figures.tables import save_table
+from vtc_lab.sweeps.stats import area_under_curve, bootstrap_interval, compare
 from vtc_lab.tokens import VTCError
 
 

@@ -2,17 +2,18 @@
 
 from importlib import import_module
 
-from vtc_lab.curves import plot_curves, plot_pareto
+from vtc_lab.ablations.ablation import ablate
 from vtc_lab.explorer import explore
 from vtc_lab.export import save_figure
 from vtc_lab.fidelity import answer_fidelity, fidelity, measures
-from vtc_lab.heatmap import plot_heatmap
+from vtc_lab.figures.curves import plot_curves, plot_pareto
+from vtc_lab.figures.heatmap import plot_heatmap
+from vtc_lab.figures.multiples import compare_kept
+from vtc_lab.figures.overlap import kept_overlap, plot_agreement, plot_overlap
+from vtc_lab.figures.panels import plot_flips, plot_kinds
+from vtc_lab.figures.tables import save_table
 from vtc_lab.models.encoders import load_encoder
-from vtc_lab.multiples import compare_kept
-from vtc_lab.overlap import kept_overlap, plot_agreement, plot_overlap
-from vtc_lab.panels import plot_flips, plot_kinds
 from vtc_lab.pixels import pixel_fidelity, rebuild
-from vtc_lab.plan import variants
 from vtc_lab.plots import show
 from vtc_lab.qa.clips import check_clips, read_sample_clip
 from vtc_lab.qa.questions import make_clip
@@ -21,11 +22,11 @@ from vtc_lab.qa.samples import read_samples
 from vtc_lab.qa.scoring import accuracy, score
 from vtc_lab.reduce import method, methods, reduce
 from vtc_lab.reduce.ops import merge, prune
-from vtc_lab.stats import area_under_curve, bootstrap_interval, compare
-from vtc_lab.store import read_results
 from vtc_lab.sweep import summary, sweep
 from vtc_lab.sweeps.features import fidelity_sweep
-from vtc_lab.tables import save_table
+from vtc_lab.sweeps.plan import variants
+from vtc_lab.sweeps.stats import area_under_curve, bootstrap_interval, compare
+from vtc_lab.sweeps.store import read_results
 from vtc_lab.tokens import Clip, Reduction, VideoTokens, VTCError
 from vtc_lab.video import find_clips, read_clip
 
@@ -35,6 +36,7 @@ __all__ = [
     "Reduction",
     "VTCError",
     "VideoTokens",
+    "ablate",
     "accuracy",
     "answer_fidelity",
     "area_under_curve",

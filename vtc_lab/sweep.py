@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from vtc_lab.jobs import Finished, Job, work
-from vtc_lab.plan import make_plan, settings_of
-from vtc_lab.store import UNSAVED, Store
-from vtc_lab.workers import work_elsewhere
+from vtc_lab.sweeps.jobs import Finished, Job, work
+from vtc_lab.sweeps.plan import make_plan, settings_of
+from vtc_lab.sweeps.store import UNSAVED, Store
+from vtc_lab.sweeps.workers import work_elsewhere
 
 if TYPE_CHECKING:  # importing the model imports transformers, which takes seconds
     from vtc_lab.models.video_model import VideoModel

@@ -239,7 +239,7 @@ def _shortened(model: nn.Module, prompt: EncodedPrompt, keep: Tensor, positions:
     encoding = {family_of(model).pixels, family_of(model).stills, *family_of(model).unused}
     for name in ("get_image_features", "get_video_features", "get_rope_index"):
         encoding |= set(arguments(core, name))
-    fill = {"input_ids": _padding(model, ids, mask), "labels": -100}
+    fill = {"input_ids": padding_token(model, ids, mask), "labels": -100}
     data = {}
     for key, value in inputs.items():
         if isinstance(value, Tensor) and value.shape == ids.shape:
@@ -266,7 +266,7 @@ def _axes(model: nn.Module, inputs: dict) -> Tensor:
     return core.get_rope_index(**{key: inputs[key] for key in arguments(core, "get_rope_index") if key in inputs})[0]
 
 
-def _padding(model: nn.Module, ids: Tensor, mask: Tensor) -> int:
+def padding_token(model: nn.Module, ids: Tensor, mask: Tensor) -> int:
     """The token that pads these prompts, or would; one that stands for a picture or a clip would want features."""
     if not bool(mask.all()):
         return int(ids[mask == 0][0])

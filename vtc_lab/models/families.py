@@ -11,7 +11,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from torch import Tensor, nn
@@ -41,6 +41,7 @@ class Family:
     pool : given (core, (frames, N, 1) saliency of the tower's tokens), that of the visual tokens made of them; None if
         the tower's are the visual tokens.
     unused : other things that the processor makes and that a reduced prompt must not carry.
+    settings : what the processor of its clips must be told, for it to leave all of a clip's tokens there.
 
     Examples
     --------
@@ -59,6 +60,7 @@ class Family:
     tower: str = "vision_tower"
     pool: Callable[[nn.Module, Tensor], Tensor] | None = None
     unused: tuple[str, ...] = ()
+    settings: Mapping[str, object] = field(default_factory=dict)
 
 
 def square_frames(core: nn.Module, inputs: Mapping[str, Tensor], count: int) -> list[Grid]:
@@ -126,7 +128,13 @@ FAMILIES: dict[str, Family] = {
     "qwen3_5": Family("Qwen3.5", **_QWEN),
     "internvl": Family("InternVL", square_pictures, **_PICTURES),
     "smolvlm": Family("SmolVLM", _smolvlm, tower="vision_model", **_PICTURES),
-    "video_llama_3": Family("VideoLLaMA3", _videollama3, tower="vision_model", unused=("video_compression_mask",)),
+    "video_llama_3": Family(
+        "VideoLLaMA3",
+        _videollama3,
+        tower="vision_model",
+        unused=("video_compression_mask",),
+        settings={"use_token_compression": False},
+    ),
     "perception_lm": Family("PerceptionLM", square_frames, encoder="get_image_features"),
     "gemma4": Family("Gemma 4", _gemma4),
     "llava": Family("LLaVA", square_pictures, **_PICTURES),

@@ -92,10 +92,10 @@ def encode_prompt(
     outputs = {family.modality: output}
     if family.modality == "video" and here.get(family.stills) is not None:
         outputs["image"] = _call(core, "get_image_features", family.stills, here)
-    features, places = rows(output.pooler_output).to(core.device), _places(model, family.modality, here)
+    features, places = rows(output.pooler_output).to(core.device), places_of(model, family.modality, here)
     grids = family.grids(core, here, len(features))
     for modality, each in outputs.items():
-        _demand_as_many(family, modality, len(rows(each.pooler_output)), _places(model, modality, here).sum())
+        _demand_as_many(family, modality, len(rows(each.pooler_output)), places_of(model, modality, here).sum())
     sizes = [t * (family.cls + h * w) + family.newline for t, h, w in grids]
     _demand_as_many(family, f"{grids!r:.60}", sum(sizes), len(features))
     where = [
@@ -169,7 +169,7 @@ def _call(core: nn.Module, name: str, pixels: str, inputs: dict) -> Encoded:
     return Encoded(pooler_output=output.pooler_output, deepstack_features=deeper)
 
 
-def _places(model: nn.Module, modality: str, inputs: dict) -> Tensor:
+def places_of(model: nn.Module, modality: str, inputs: Mapping[str, object]) -> Tensor:
     """(B, N) bool, where the placeholders of clips or pictures are."""
     return inputs["input_ids"] == getattr(model.config, f"{modality}_token_id")
 

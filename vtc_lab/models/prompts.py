@@ -1,99 +1,147 @@
-"""What a model is given: prompts in which every visual token that enters has one placeholder at its position."""
+"""Prompts about one clip: made by the model's own processor and chat template, prefilled once for all questions."""
 
 from __future__ import annotations
 
-# isort: off
-import vtc_lab.models.torchvision_ops  # noqa: F401  (before transformers)
-from transformers.modeling_outputs import BaseModelOutputWithPooling
-# isort: on
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
-from vtc_lab.tokens import VTCError
+# isort: off
+import vtc_lab.models.torchvision_ops  # noqa: F401  (before transformers)
+from transformers import BatchFeature, Cache
+# isort: on
+
+from vtc_lab.models.compress import CompressedInputs, engaged
+from vtc_lab.models.families import Family
+from vtc_lab.models.prompt_clips import Encoded, EncodedPrompt
+from vtc_lab.tokens import Clip, VTCError
+
+Rows = dict[str, Tensor]  # what is said of each token of a prompt, (B, N): ids, mask, kinds
 
 
-def build_inputs(
-    network: nn.Module,
-    processor: object,
-    questions: list[str],
-    features: Tensor,
-    anchor: Tensor,
-    total: int,
-    positions: str,
-) -> dict[str, object]:
-    """The prompts with exactly one placeholder for each visual token that enters, and the features to fill them.
+def ask_processor(processor: object, family: Family, clip: Clip, question: str) -> BatchFeature:
+    """What a processor makes of a question about a clip, whose frames are neither sampled again nor timed anew.
 
-    Every question is asked about each of the R reductions, all of K tokens: `features` are (R, K, D), `anchor` (R, K);
-    the R * Q prompts are those of the first reduction, then those of the second, and so on.
+    Raises
+    ------
+    VTCError
+        If the question holds what stands for a clip, or the checkpoint has no chat template.
     """
-    device, kept = network.device, anchor.shape[1]
-    marker, place = processor.video_token, network.config.video_token_id
-    prompts = []
-    for question in questions:
-        content = [{"type": "video"}, {"type": "text", "text": question}]
-        prompt = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
-        prompts.append(prompt.replace(marker, marker * (kept + 1)))
-    encoded = processor.tokenizer(prompts, padding=True, padding_side="left", return_tensors="pt")
-    ids, mask = (encoded[name].repeat(len(anchor), 1) for name in ("input_ids", "attention_mask"))
-    inside = ids == place
-    if not bool((inside.sum(1) == kept + 1).all()):
-        raise VTCError(f"a question holds the text {marker!r}, which stands for the video; leave it out")
-    position = mask.cumsum(1) - 1
-    if positions == "preserve":
-        # Behind the block of visual tokens everything is as far along as if the whole clip stood before it.
-        start = position[inside].view(len(ids), -1)[:, :1]
-        each = anchor.repeat_interleave(len(questions), 0)
-        position[inside] = torch.cat([start + each, start + total], 1).flatten()
-        after = (inside.cumsum(1) == kept + 1) & ~inside
-        position[after] += total - kept
-    newline = network.model.image_newline[None, None].to(features).expand(len(features), -1, -1)
-    return {
-        "input_ids": ids.to(device),
-        "attention_mask": mask.to(device),
-        "position_ids": position.clamp(min=0).to(device),
-        "mm_encoder_outputs": _vision(torch.cat([features, newline], 1)),
-    }
+    for marker in (getattr(processor, f"{kind}_token", None) for kind in ("video", "image")):
+        if marker and marker in question:
+            raise VTCError(f"a question holds the text {marker!r}, which stands for the video; leave it out")
+    takes_videos = getattr(processor, "video_processor", None) is not None
+    content = [{"type": "video"}] if takes_videos else [{"type": "image"}] * len(clip)
+    message = {"role": "user", "content": [*content, {"type": "text", "text": question}]}
+    try:
+        prompt = processor.apply_chat_template([message], add_generation_prompt=True)
+    except ValueError as error:
+        raise VTCError(
+            f"{family.name} cannot be asked, its checkpoint has no chat template; give model.processor.chat_template one"
+        ) from error
+    given = {"images": [list(clip.frames)]}
+    if takes_videos:
+        told = {"do_sample_frames": False, "video_metadata": [_times(clip)], **family.settings}
+        given = {"videos": [clip.frames], "videos_kwargs": told}
+    if prompt.startswith(processor.tokenizer.bos_token or "\0"):
+        given["add_special_tokens"] = False  # or there would be two of them
+    return processor(text=[prompt], return_tensors="pt", **given)
 
 
-def share_prefix(network: nn.Module, inputs: dict[str, object], questions: int) -> dict[str, object]:
-    """Prefill what all prompts of a reduction begin with, its visual tokens among it, once for all its questions."""
-    ids, mask, position = inputs["input_ids"], inputs["attention_mask"], inputs["position_ids"]
-    features = inputs["mm_encoder_outputs"]["video"].pooler_output
-    lengths = mask.sum(1).tolist()
-    rows = [row[-length:] for row, length in zip(ids, lengths, strict=True)]
-    shared = int((rows[0] == network.config.video_token_id).nonzero()[-1]) + 1
-    if questions == 1 or not all(torch.equal(row[:shared], rows[0][:shared]) for row in rows):
-        # With the question before the video nothing is shared.
-        return inputs | {"mm_encoder_outputs": _vision(features.repeat_interleave(questions, 0))}
-    first = range(0, len(rows), questions)
-    cache = network(
-        input_ids=torch.stack([rows[n][:shared] for n in first]),
-        position_ids=torch.stack([position[n, -lengths[n] :][:shared] for n in first]),
-        mm_encoder_outputs=_vision(features),
-        use_cache=True,
-        logits_to_keep=1,
-    ).past_key_values
-    if cache.get_seq_length() != shared:
-        raise VTCError(f"{cache.get_seq_length()} tokens were prefilled, not {shared}; the reduction did not engage")
-    cache.batch_repeat_interleave(questions)
-    # Padding moves from before the prompt to between the shared part and the rest of the question.
-    order = torch.stack([_padding_after(shared, length, ids.shape[1]) for length in lengths]).to(ids.device)
-    return {
-        "input_ids": ids.gather(1, order),
-        "attention_mask": mask.gather(1, order),
-        "position_ids": position.gather(1, order),
-        "past_key_values": cache,
-    }
+def _times(clip: Clip) -> dict[str, object]:
+    """The times of a clip's frames as processors take them: as numbers of frames, here of a millisecond each."""
+    span = clip.times[-1] - clip.times[0]
+    apart = span / (len(clip) - 1) if span > 0 else 1
+    numbers = [round(1000 * time) for time in clip.times.tolist()]
+    return {"fps": 1000, "frames_indices": numbers, "total_num_frames": round(1000 * apart * len(clip))}
 
 
-def _vision(features: Tensor) -> dict[str, BaseModelOutputWithPooling]:
-    """Pre-encoded vision as transformers takes it."""
-    return {"video": BaseModelOutputWithPooling(pooler_output=features)}
+def rows_of(inputs: Mapping[str, object]) -> Rows:
+    """What is said of each token of a prompt, among all that a processor has made of it."""
+    shape = inputs["input_ids"].shape
+    return {name: value for name, value in inputs.items() if isinstance(value, Tensor) and value.shape == shape}
 
 
-def _padding_after(shared: int, length: int, width: int) -> Tensor:
-    """(width,) order that puts a left-padded row's padding behind its first `shared` tokens."""
-    index = torch.arange(width)
-    pad = width - length
-    return torch.cat([index[pad : pad + shared], index[:pad], index[pad + shared :]])
+def tail_of(inputs: Mapping[str, object], places: Tensor) -> Rows:
+    """The tokens of one prompt behind its last placeholder."""
+    after = int(places[0].nonzero()[-1]) + 1
+    return {name: row[:, after:] for name, row in rows_of(inputs).items()}
+
+
+def with_tail(prompt: EncodedPrompt, tail: Rows) -> EncodedPrompt:
+    """A prompt with other tokens behind its last placeholder."""
+    after, width = int(prompt.places[0].nonzero()[-1]) + 1, tail["input_ids"].shape[1]
+    rows = rows_of(prompt.inputs)
+    rows = {name: torch.cat([row[:, :after], tail[name].to(row.device)], 1) for name, row in rows.items()}
+    places = functional.pad(prompt.places[:, :after], (0, width))
+    return replace(prompt, places=places, inputs=prompt.inputs | rows)
+
+
+def join(prompts: Sequence[CompressedInputs]) -> CompressedInputs:
+    """Prompts of one length as one batch."""
+    data = {}
+    for name, value in prompts[0].items():
+        each = [prompt[name] for prompt in prompts]
+        if name == "mm_encoder_outputs":
+            data[name] = {modality: _joined([one[modality] for one in each]) for modality in value}
+        else:
+            data[name] = torch.cat(each, -2)  # (B, N), or (4, B, N) where positions have axes
+    return CompressedInputs(data, [reduction for prompt in prompts for reduction in prompt.reductions])
+
+
+def _joined(outputs: list[Encoded]) -> Encoded:
+    """Features of several prompts behind each other."""
+    features = [output.pooler_output for output in outputs]
+    deeper = outputs[0].deepstack_features
+    if deeper:
+        layers = zip(*(output.deepstack_features for output in outputs), strict=True)
+        deeper = [[clip for each in layer for clip in each] for layer in layers]
+    together = torch.cat(features) if isinstance(features[0], Tensor) else [clip for each in features for clip in each]
+    return Encoded(pooler_output=together, deepstack_features=deeper)
+
+
+def can_share(network: nn.Module) -> bool:
+    """Whether padding between a prompt's beginning and the rest is nothing to a model.
+
+    That is so with full attention, but not with a window, which counts it, nor with a state that is carried on.
+    """
+    config = network.config.get_text_config()
+    return set(getattr(config, "layer_types", None) or ()) <= {"full_attention"} and not getattr(
+        config, "sliding_window", None
+    )
+
+
+def say_each(inputs: CompressedInputs, tails: Sequence[Rows], pad: int) -> Rows:
+    """Prompts of one length, which end with the longest of the tails, with each of the tails instead.
+
+    The rows are those of the first prompt, then those of the second. Padding stands before a tail, and the text after a
+    clip goes on counting, whatever it says.
+    """
+    width = max(tail["input_ids"].shape[1] for tail in tails)
+    rows = {name: value for name, value in inputs.items() if isinstance(value, Tensor)}
+    rows = {name: value.repeat_interleave(len(tails), -2) for name, value in rows.items()}
+    shared = rows["input_ids"].shape[1] - width
+    for n, tail in enumerate(tails):
+        length, mine = tail["input_ids"].shape[1], slice(n, None, len(tails))
+        tail = tail | {"position_ids": rows["position_ids"][..., mine, shared : shared + length].clone()}
+        for name, value in rows.items():
+            value[..., mine, shared:] = pad if name == "input_ids" else 0
+            value[..., mine, shared + width - length :] = tail[name].to(value.device)
+    return rows
+
+
+def prefill(network: nn.Module, inputs: CompressedInputs, length: int) -> Cache:
+    """The cache of the beginnings of some prompts, which hold all their visual tokens.
+
+    Raises
+    ------
+    VTCError
+        If what reached the language model are not the reduced tokens.
+    """
+    beginning = {name: value[..., :length] for name, value in inputs.items() if isinstance(value, Tensor)}
+    beginning |= {"mm_encoder_outputs": inputs["mm_encoder_outputs"]}
+    with engaged(network, CompressedInputs(beginning, inputs.reductions)):
+        return network(**beginning, use_cache=True, logits_to_keep=1).past_key_values

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from vtc_lab.keys import digest
 from vtc_lab.qa.endpoint import Unanswered, chat_url, complete, read_key
 from vtc_lab.qa.scoring import paired
+from vtc_lab.sweeps.keys import digest
 from vtc_lab.tokens import VTCError
 
 PROMPT_VERSION = 1

@@ -59,7 +59,7 @@ def _grown(grid: Tensor, levels: int, shape: torch.Size) -> Tensor:
 
 
 def overlaps(grid: tuple[int, int, int], within: Tensor, across: Tensor, tau: float) -> tuple[Tensor, ...]:
-    """(T, N) the first patch of the node of each patch; pairs of nodes that overlap in time (two lists); their cosine."""
+    """(T, N) the first patch of each patch's node; the nodes that overlap in time, in two lists; their cosine."""
     frames, height, width = grid
     index = torch.arange(1, len(within) + 1, device=within.device)[:, None, None]
     level = torch.cat([torch.zeros_like(within[:1]), (within >= tau) * index]).amax(0).long() if len(within) else None

@@ -13,7 +13,7 @@ from matplotlib.lines import Line2D
 from matplotlib.transforms import blended_transform_factory, offset_copy
 
 from vtc_lab.export import attach
-from vtc_lab.marks import (
+from vtc_lab.figures.marks import (
     ASPECT,
     GAPS,
     SMALL,
@@ -34,7 +34,7 @@ from vtc_lab.marks import (
 )
 from vtc_lab.plots import Picture
 from vtc_lab.style import figure_size, paper_style
-from vtc_lab.tidy import EVERYTHING, intervals, uncompressed, uneven, with_budgets
+from vtc_lab.sweeps.tidy import EVERYTHING, intervals, uncompressed, uneven, with_budgets
 from vtc_lab.tokens import VTCError
 
 _TICKS = [step * 10.0**power for power in range(-2, 4) for step in (1, 1.5, 2, 3, 5, 7)]

@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 
 import ipywidgets as widgets
 
+from vtc_lab.ablations.study import ALWAYS, MEASURES, NEVER_VARIED, RATIOS, study_set
 from vtc_lab.controls import OptionPanel, _parsed
 from vtc_lab.reduce import get_method, methods
-from vtc_lab.study import ALWAYS, MEASURES, NEVER_VARIED, RATIOS, study_set
 from vtc_lab.style import FLOORS, VENUES
 from vtc_lab.tokens import VTCError
 

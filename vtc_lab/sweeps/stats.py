@@ -14,7 +14,7 @@ from scipy.stats import permutation_test
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
 
-from vtc_lab.tidy import (
+from vtc_lab.sweeps.tidy import (
     EVERYTHING,
     by_cluster,
     demand_clips,

@@ -14,8 +14,8 @@ import numpy as np
 import pandas as pd
 
 from vtc_lab.export import _PACKAGE, _csv, _git, _is_tabled, _plain, _version
-from vtc_lab.marks import EVERYWHERE, GAPS, count, unit
-from vtc_lab.tidy import uneven
+from vtc_lab.figures.marks import EVERYWHERE, GAPS, count, unit
+from vtc_lab.sweeps.tidy import uneven
 from vtc_lab.tokens import VTCError
 
 _SUFFIXES = (".tex", ".csv")

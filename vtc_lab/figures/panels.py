@@ -10,7 +10,7 @@ from matplotlib.patches import Patch
 from matplotlib.transforms import blended_transform_factory
 
 from vtc_lab.export import attach
-from vtc_lab.marks import (
+from vtc_lab.figures.marks import (
     GAPS,
     SMALL,
     checked,
@@ -30,7 +30,7 @@ from vtc_lab.marks import (
 )
 from vtc_lab.plots import Picture
 from vtc_lab.style import figure_size, paper_style
-from vtc_lab.tidy import EVERYTHING, differences, intervals, uncompressed, uneven, with_budgets, with_everywhere
+from vtc_lab.sweeps.tidy import EVERYTHING, differences, intervals, uncompressed, uneven, with_budgets, with_everywhere
 from vtc_lab.tokens import VTCError
 
 _FLIPS = {  # what becomes of an answer: the legend's words, and the look of its bar

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from vtc_lab.jobs import Job, Result, Setting
-from vtc_lab.keys import code_hash, digest, file_hash, portable, revision
 from vtc_lab.reduce.registry import Method, _check_option, get_method
-from vtc_lab.store import to_frame
+from vtc_lab.sweeps.jobs import Job, Result, Setting
+from vtc_lab.sweeps.keys import code_hash, digest, file_hash, portable, revision
+from vtc_lab.sweeps.store import to_frame
+from vtc_lab.sweeps.workers import environment
 from vtc_lab.tokens import Clip, VTCError
 from vtc_lab.video import resolve
-from vtc_lab.workers import environment
 
 if TYPE_CHECKING:
     from vtc_lab.models.video_model import VideoModel

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from vtc_lab.jobs import Result
+from vtc_lab.sweeps.jobs import Result
 from vtc_lab.tokens import VTCError
 
 _FACTS = ("sample", "model", "clip", "kind", "question", "answer", "method", "options", "label", "seed", "ratio")

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pandas as pd
 
-from vtc_lab.marks import unit
-from vtc_lab.plan import variants
+from vtc_lab.figures.marks import unit
 from vtc_lab.qa.samples import read_samples
 from vtc_lab.reduce import get_method, methods
 from vtc_lab.scene import bundled_samples
 from vtc_lab.style import FLOORS, VENUES
+from vtc_lab.sweeps.plan import variants
 from vtc_lab.tokens import VTCError, suggest
 from vtc_lab.video import ROOT
 

@@ -17,7 +17,7 @@ from scipy.spatial.distance import squareform
 from scipy.stats import binom
 
 from vtc_lab.export import attach
-from vtc_lab.multiples import (
+from vtc_lab.figures.multiples import (
     GREY,
     SMALL,
     alike,

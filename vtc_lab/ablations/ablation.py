@@ -21,11 +21,7 @@ from typing import TYPE_CHECKING
 import ipywidgets as widgets
 import pandas as pd
 
-from vtc_lab.curves import plot_curves
-from vtc_lab.explorer import _in_words, _Worker
-from vtc_lab.export import save_figure
-from vtc_lab.stats import bootstrap_interval
-from vtc_lab.study import (
+from vtc_lab.ablations.study import (
     better,
     comparable,
     complete_study,
@@ -36,9 +32,13 @@ from vtc_lab.study import (
     study_samples,
     study_settings,
 )
-from vtc_lab.study_controls import AblatedMethod, row, study_controls
+from vtc_lab.ablations.study_controls import AblatedMethod, row, study_controls
+from vtc_lab.explorer import _in_words, _Worker
+from vtc_lab.export import save_figure
+from vtc_lab.figures.curves import plot_curves
+from vtc_lab.figures.tables import save_table
 from vtc_lab.sweep import Progress, summary, sweep
-from vtc_lab.tables import save_table
+from vtc_lab.sweeps.stats import bootstrap_interval
 from vtc_lab.tokens import VTCError
 from vtc_lab.video import ROOT
 

@@ -12,7 +12,7 @@ from matplotlib.transforms import Transform
 
 from vtc_lab.plots import Picture
 from vtc_lab.style import FLOORS, method_style
-from vtc_lab.tidy import of_curves, tidy, uneven
+from vtc_lab.sweeps.tidy import of_curves, tidy, uneven
 from vtc_lab.tokens import VTCError
 
 SMALL = 7  # points, of what is written beside the data

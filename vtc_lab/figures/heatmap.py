@@ -13,7 +13,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Polygon, Rectangle
 
 from vtc_lab.export import attach
-from vtc_lab.marks import (
+from vtc_lab.figures.marks import (
     GAPS,
     SMALL,
     checked,
@@ -25,7 +25,7 @@ from vtc_lab.marks import (
 )
 from vtc_lab.plots import Picture
 from vtc_lab.style import FLOORS, figure_size, paper_style
-from vtc_lab.tidy import intervals, uneven, with_budgets
+from vtc_lab.sweeps.tidy import intervals, uneven, with_budgets
 from vtc_lab.tokens import VTCError
 
 _SPLIT = ["temporal_ratio", "spatial_ratio"]

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from vtc_lab.jobs import Finished, Job, failed, work
-from vtc_lab.keys import code_hash, digest, file_hash, revision, versions
 from vtc_lab.reduce.registry import _METHODS, Method
+from vtc_lab.sweeps.jobs import Finished, Job, failed, work
+from vtc_lab.sweeps.keys import code_hash, digest, file_hash, revision, versions
 from vtc_lab.tokens import VTCError
 from vtc_lab.video import ROOT
 

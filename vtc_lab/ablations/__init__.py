@@ -1,0 +1,1 @@
+"""A panel that runs ablations on Video-QA samples."""
