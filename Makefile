@@ -19,7 +19,7 @@ lab: .venv/.lab ## open the workbench in JupyterLab (LAB_ARGS="--no-browser --po
 test: .venv/.test ## check the style, run every test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 figures: .venv/.test ## write the README's picture into figures/
 	$(BIN)/python benchmarks/make_figures.py

@@ -31,9 +31,7 @@ INSTEAD = {  # of a budget
     "sttm": [{"tau_s": tau} for tau in (-1.0, 0.1, 0.4, 0.7, 0.9)] + [{"tau_s": 0.4, "tau_t": 0.2}],
     "prumerge": [{"adaptive": True}],
 }
-GRIDS = [(1, 3, 3), (5, 3, 5), (6, 2, 2), (9, 2, 3), (7, 1, 1), (4, 3, 2), (13, 2, 1), (2, 5, 3), (11, 3, 1), (2, 6, 7)]
-
-each_method = pytest.mark.parametrize("name", PUBLISHED)
+GRIDS = [(1, 3, 3), (5, 3, 5), (3, 2, 5), (6, 2, 2), (7, 1, 1), (4, 3, 2), (13, 2, 1), (2, 5, 3), (11, 3, 1), (2, 6, 7)]
 
 
 def noise(grid: tuple[int, int, int], channels: int = 6, seed: int = 0) -> vtc.VideoTokens:
@@ -552,7 +550,7 @@ def test_apportion_by_hand(quota, budget, most, want) -> None:
     assert apportion(torch.tensor(quota), budget, torch.tensor(most)).tolist() == want
 
 
-@settings(max_examples=150, deadline=None, derandomize=True)
+@settings(max_examples=300, deadline=None, derandomize=True)
 @given(data=st.data())
 def test_apportioned_shares_are_exact(data) -> None:
     limits = data.draw(st.lists(st.integers(1, 12), min_size=1, max_size=7))

@@ -126,7 +126,7 @@ def test_errors_are_sentences(model, case, tmp_path):
     empty.mkdir()
     other = tmp_path / "other"
     other.mkdir()
-    (other / "config.json").write_text(json.dumps({"model_type": "llava", "architectures": ["x"]}))
+    (other / "config.json").write_text(json.dumps({"model_type": "llava_next", "architectures": ["x"]}))
     pickled = tmp_path / "pickled"
     model.processor.save_pretrained(pickled)
     model.network.config.save_pretrained(pickled)
@@ -151,7 +151,7 @@ def test_errors_are_sentences(model, case, tmp_path):
         (lambda: model.ask(["a", "b"], clip, candidates=[["x"]]), "1 lists of candidates"),
         (lambda: vtc.load_model(tmp_path / "nowhere"), "nowhere"),
         (lambda: vtc.load_model(empty), "empty"),
-        (lambda: vtc.load_model(other), "llava model"),
+        (lambda: vtc.load_model(other), "llava_next model"),
         (lambda: vtc.load_model(pickled), "pickled"),
     ]
     for call, words in cases:

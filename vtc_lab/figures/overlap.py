@@ -12,9 +12,6 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
-from scipy.cluster import hierarchy
-from scipy.spatial.distance import squareform
-from scipy.stats import binom
 
 from vtc_lab.export import attach
 from vtc_lab.figures.multiples import (
@@ -191,6 +188,8 @@ def plot_agreement(
     chosen = shown_frames(frames, len(clip))
     kept_by, count, total = _kept(reductions).sum(0), len(reductions), reductions[0].total
     often = np.bincount(kept_by.ravel(), minlength=count + 1)
+    from scipy.stats import binom  # takes a second to import
+
     alone = total * binom.pmf(np.arange(count + 1), count, len(reductions[0]) / total)
     width, _ = figure_size(venue, span)
     columns = min(8, len(chosen))
@@ -249,5 +248,8 @@ def _by_similarity(jaccard: np.ndarray) -> list[int]:
     """Indices in an order that puts what overlaps next to each other."""
     if len(jaccard) < 3:
         return list(range(len(jaccard)))
+    from scipy.cluster import hierarchy  # takes a second to import
+    from scipy.spatial.distance import squareform
+
     distance = squareform(1 - jaccard, checks=False)
     return hierarchy.leaves_list(hierarchy.linkage(distance, "average", optimal_ordering=True)).tolist()

@@ -10,9 +10,6 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
-from scipy.stats import permutation_test
-from statsmodels.stats.contingency_tables import mcnemar
-from statsmodels.stats.multitest import multipletests
 
 from vtc_lab.sweeps.tidy import (
     EVERYTHING,
@@ -138,6 +135,10 @@ def compare(
     >>> compare(table)[["n", "difference", "gained", "lost", "p_mcnemar", "p_permutation"]].values.tolist()
     [[4.0, -0.75, 0.0, 3.0, 0.25, 0.5]]
     """
+    # Imported where they are used: the two take a second, which who only looks at a clip need not wait for.
+    from statsmodels.stats.contingency_tables import mcnemar
+    from statsmodels.stats.multitest import multipletests
+
     table = tidy(table, value, needs=("clip", "sample", "ratio"))
     demand_clips(table, "clip")
     samples = table["sample"].nunique()
@@ -238,6 +239,8 @@ def _flip_signs(pairs: pd.DataFrame, keys: list[str], permutations: int, seed: i
     """Two-sided p of each group's sum of differences under sign flips of whole clips."""
     groups = pairs.groupby(keys, sort=False, dropna=False)
     totals, counts = by_cluster(pairs, groups.ngroup().to_numpy(), groups.ngroups, "clip")
+    from scipy.stats import permutation_test
+
     test = permutation_test(
         (totals.T, np.zeros_like(totals.T)),
         lambda x, y, axis: (x - y).sum(axis=axis),

@@ -1,0 +1,247 @@
+"""The model `vtc` of lmms-eval: its benchmarks, with every reduction of this package in `--model_args`.
+
+lmms-eval finds `MANIFEST` by the entry point group `lmms_eval.models`; nothing of it is patched. Its cache key holds the
+model's name and all of `model_args`, hence the method, the ratio and every option.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Literal, NoReturn
+
+import torch
+from accelerate import Accelerator
+from lmms_eval.api.instance import Instance
+from lmms_eval.api.model import lmms
+from lmms_eval.models.model_utils.gen_metrics import log_metrics
+from lmms_eval.models.registry_v2 import ModelManifest
+from loguru import logger
+from tqdm import tqdm
+
+from vtc_lab.models.video_model import Answer, load_model
+from vtc_lab.reduce.registry import get_method, needs_saliency, reduce
+from vtc_lab.sweeps.plan import variants
+from vtc_lab.tokens import Clip, Reduction, VTCError, suggest
+from vtc_lab.video import read_clip
+
+MANIFEST = ModelManifest("vtc", simple_class_path=f"{__name__}.VTC")
+
+
+@dataclass(frozen=True, order=True)
+class _Asked:
+    """One request; sorted, those about one clip stand together."""
+
+    clip: str
+    max_new_tokens: int
+    place: int
+    question: str
+    until: tuple[str, ...]
+
+    @property
+    def batch(self) -> tuple[str, int]:
+        """What the questions of one batch have in common."""
+        return self.clip, self.max_new_tokens
+
+
+class VTC(lmms):
+    """A video language model with a reduction, as lmms-eval makes it from `--model_args`.
+
+    Parameters
+    ----------
+    pretrained : folder or hub id, as for `load_model`.
+    method : a name from `methods()`, or None to give the model all of a clip's tokens.
+    ratio, options : as for `reduce`; every option of the method can be given by its name.
+    positions : "preserve" or "compact", as for `VideoModel.ask`.
+    frames : how many frames are read of a clip; of one that has fewer, as by default, 16, or all if it has fewer still.
+    batch_size : how many questions about one clip are answered together, at least 1.
+    device : by default the one that `accelerate` gives to this process.
+
+    Raises
+    ------
+    VTCError
+        If the model cannot be loaded, or for an unknown method or option, a value that it cannot have, or a ratio or an
+        option without a method.
+
+    Examples
+    --------
+    >>> from vtc_lab.models.video_model import BUNDLED
+    >>> VTC(BUNDLED, method="lftr", ratio=8, temporal="select").reduction
+    {'method': 'lftr', 'ratio': 8, 'temporal': 'select'}
+    """
+
+    def __init__(
+        self,
+        pretrained: str | os.PathLike,
+        method: str | None = None,
+        ratio: float | None = None,
+        positions: Literal["preserve", "compact"] = "preserve",
+        frames: int | None = None,
+        batch_size: int | str = 1,
+        device: str | None = None,
+        **options: object,
+    ) -> None:
+        super().__init__()
+        self.reduction = _checked(method, ratio, options)
+        if positions not in ("preserve", "compact"):
+            raise VTCError(f"positions is {positions!r}; choose 'preserve' or 'compact'")
+        self.positions = positions
+        self.frames = None if frames is None else _count("frames", frames)
+        self.batch_size = _count("batch_size", batch_size)
+        self.accelerator = Accelerator()
+        if device is None or self.accelerator.num_processes > 1:
+            device = str(self.accelerator.device)
+        self.model = load_model(pretrained, device=device)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return self.model.network.device
+
+    def generate_until(self, requests: Sequence[Instance]) -> list[str]:
+        """Answer the questions of a task, each about one video file, by greedy decoding.
+
+        Parameters
+        ----------
+        requests : (question, generation options, function that gives a document's videos, document, task, split) each.
+            Of the options `max_new_tokens` and `until` are followed. "\\n\\n" in `until` is not: lmms-eval puts it
+            there when a task says nothing, and its own models leave it out too.
+
+        Returns
+        -------
+        The answers, in the order of the requests. The mean numbers of visual tokens that entered the language model
+        and that the clips have are logged and stand in the results under "throughput".
+
+        Raises
+        ------
+        VTCError
+            If a task asks for sampling or beams, gives something else than one video file, or files are missing;
+            all of that before the first clip is read.
+        """
+        asked = sorted(self._asked(place, *request.args) for place, request in enumerate(requests))
+        missing = sorted({one.clip for one in asked if not Path(one.clip).is_file()})
+        if missing:
+            raise VTCError(f"{len(missing)} videos of this run are missing, the first is {missing[0]}; put them there")
+        answers: dict[int, Answer] = {}
+        texts = [""] * len(asked)
+        with tqdm(total=len(asked), desc="vtc", disable=self.rank != 0) as progress:
+            for (path, longest), group in groupby(asked, key=lambda one: one.batch):
+                clip = self._read(path)
+                reduced, same = self._reduce(clip), list(group)
+                for start in range(0, len(same), self.batch_size):
+                    part = same[start : start + self.batch_size]
+                    said = self.model.ask(
+                        [one.question for one in part],
+                        clip,
+                        reduced,
+                        positions=self.positions,
+                        max_new_tokens=longest,
+                    )
+                    for one, answer in zip(part, said, strict=True):
+                        answers[one.place] = answer
+                        texts[one.place] = _cut(answer.text, one.until)
+                    progress.update(len(part))
+        self._log(list(answers.values()))
+        return texts
+
+    def loglikelihood(self, requests: Sequence[Instance]) -> NoReturn:
+        """Refuse: this model answers by generation alone.
+
+        Raises
+        ------
+        VTCError
+            Always.
+        """
+        raise VTCError("vtc answers by generation only; choose the generate_until form of the task")
+
+    def generate_until_multi_round(self, requests: Sequence[Instance]) -> NoReturn:
+        """Refuse: this model answers each question by itself.
+
+        Raises
+        ------
+        VTCError
+            Always.
+        """
+        raise VTCError("vtc answers in one round only; choose the generate_until form of the task")
+
+    def clean(self) -> None:
+        """Give the memory back; lmms-eval calls this when all answers are there, before a local judge is started."""
+        del self.model
+        super().clean()
+
+    def _asked(
+        self, place: int, question: str, options: Mapping[str, object], to_visual: Callable, *where: object
+    ) -> _Asked:
+        document, task, split = where
+        visuals = to_visual(self.task_dict[task][split][document])
+        if not isinstance(visuals, list) or len(visuals) != 1 or not isinstance(visuals[0], (str, os.PathLike)):
+            kinds = ", ".join(sorted({type(visual).__name__ for visual in visuals or ()})) or "nothing"
+            raise VTCError(
+                f"task {task!r} gives {len(visuals or ())} visuals ({kinds}) with document {document}; vtc takes one video file"
+            )
+        sampled = options.get("do_sample", bool(options.get("temperature"))) and options.get("temperature", 1) != 0
+        if sampled or (options.get("num_beams") or 1) > 1:
+            raise VTCError(
+                f"task {task!r} asks for sampling or beams and vtc decodes greedily; "
+                "add --gen_kwargs temperature=0,do_sample=False,num_beams=1"
+            )
+        until = options.get("until") or ()
+        until = (until,) if isinstance(until, str) else tuple(stop for stop in until if stop != "\n\n")
+        return _Asked(str(visuals[0]), int(options.get("max_new_tokens", 128)), place, question, until)
+
+    def _read(self, path: str) -> Clip:
+        if self.frames is not None:
+            try:
+                return read_clip(path, self.frames)
+            except VTCError as error:
+                clip = read_clip(path)  # what is wrong with the file itself is told here
+                logger.warning(f"{len(clip)} frames are read of a clip, for {error}")
+                return clip
+        return read_clip(path)
+
+    def _reduce(self, clip: Clip) -> Reduction | None:
+        if not self.reduction:
+            return None
+        tokens = self.model.encode(clip, saliency=needs_saliency(self.reduction["method"], self.reduction))
+        return reduce(tokens, **self.reduction)
+
+    def _log(self, answers: Sequence[Answer]) -> None:
+        tokenizer = self.model.processor.tokenizer
+        generated = sum(len(tokenizer(answer.text)["input_ids"]) for answer in answers)
+        seconds = math.fsum(answer.seconds["prefill"] + answer.seconds["decode"] for answer in answers)
+        counts = {"visual_tokens_kept": "entered", "visual_tokens_total": "total"}
+        means = {name: sum(getattr(a, field) for a in answers) / len(answers) for name, field in counts.items()}
+        log_metrics(seconds, generated, generated / seconds, means)
+
+
+def _checked(method: str | None, ratio: object, options: dict[str, object]) -> dict[str, object]:
+    """The arguments for `reduce`, none for all tokens; mistakes are told before a model or a dataset is fetched."""
+    given = ({} if ratio is None else {"ratio": ratio}) | options
+    if method is None:
+        if given:
+            first = next(iter(given))
+            raise VTCError(
+                f"{first}={given[first]} was given without a method, to which it would belong; add method=lftr or another"
+            )
+        return {}
+    get_method(method)
+    variants(method, **{key: [value] for key, value in options.items()})
+    return {"method": method, **given}
+
+
+def _count(name: str, value: object) -> int:
+    """A whole number of at least 1; lmms-eval gives what stands on the command line as text or as a number."""
+    if not str(value).isdecimal() or int(value) < 1:
+        raise VTCError(f"{name} is {value!r}; it must be a whole number, at least 1")
+    return int(value)
+
+
+def _cut(text: str, until: Sequence[str]) -> str:
+    """The text before the first of the strings at which it should have stopped."""
+    for stop in until:
+        text = text.split(stop)[0]
+    return text
