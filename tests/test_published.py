@@ -140,17 +140,6 @@ def test_vidcom2_is_what_its_description_says_up_to_near_ties(grid) -> None:
                     assert sum(np.array(likeness[t])[kept[t]]) == pytest.approx(sum(lowest), abs=1e-5)
 
 
-def test_sttm_takes_the_smallest_threshold_that_leaves_enough() -> None:
-    """Here 6, 9, 12, 15, 18 and 21 nodes join to 1, 4, 5, 6, 7 and 6 groups, 24 single patches to 8; 7 are wanted."""
-    gen = torch.Generator().manual_seed(247645)
-    values = torch.randn(6, 2, 2, 6, generator=gen).cumsum(0) / 2 + 2 * torch.randn(1, 1, 1, 6, generator=gen)
-    tokens = vtc.VideoTokens(values)
-    x = frames_of(tokens)
-    assert len(reference.sttm_thresholds(x, (2, 2), 7, 0.9)) == 2
-    want = reference.reduce("sttm", values.numpy(), None, 7, tau_t=0.9)
-    np.testing.assert_array_equal(run(tokens, "sttm", 7, {"tau_t": 0.9}).assign, want["assign"])
-
-
 @pytest.mark.parametrize("grid", [(2, 5, 3), (2, 2, 5), (2, 6, 6), (1, 14, 14)], ids=str)
 def test_sttm_merges_no_unlike_patches_wherever_the_border_cuts_its_squares(grid) -> None:
     tokens = noise(grid, 32)

@@ -2,6 +2,7 @@
 
 from importlib import import_module
 
+import vtc_lab.models.torchvision_ops  # noqa: F401  (before anybody imports transformers)
 from vtc_lab.ablations.ablation import ablate
 from vtc_lab.explorer import explore
 from vtc_lab.export import save_figure

@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from vtc_lab.reduce.ops import blocks, cosine, top, unit
+from vtc_lab.reduce.ops import blocks, cosine, even, top, unit
 
 _ELEMENTS = 1 << 24  # of a block of distances or cosines: 64 MB
-_GRAIN = 1 << 20  # cosine distances are rounded to 2^-20, so that equal ones tie whatever the order of the sums
+_SAME = 1e-5  # squared distances below this share of the squared norms are rounding
 
 
 def scenes(values: Tensor, below: float, at_least: int) -> Tensor:
@@ -41,12 +41,12 @@ def density_peaks(rows: Tensor, count: int, neighbours: int) -> Tensor:
     number, k = len(rows), min(neighbours, len(rows) - 1)
     if count == number:
         return torch.arange(number, device=rows.device)
-    near = [far.topk(k, largest=False).values for _, far in _distances(rows, rows, apart=True)]
+    near = [far.topk(k, largest=False).values for _, far in _distances(rows, apart=True)]
     density = -torch.cat(near).square().mean(1)
     place = torch.empty(number, dtype=torch.long, device=rows.device)
     place[density.argsort(descending=True, stable=True)] = torch.arange(number, device=rows.device)
     delta = []
-    for part, far in _distances(rows, rows):
+    for part, far in _distances(rows):
         denser = far.masked_fill(place[None] >= place[part, None], torch.inf).amin(1)
         delta.append(torch.where(denser.isinf(), far.amax(1), denser))
     return top(density + torch.cat(delta).log(), count).sort().values
@@ -54,7 +54,7 @@ def density_peaks(rows: Tensor, count: int, neighbours: int) -> Tensor:
 
 def closest(rows: Tensor, centre: Tensor) -> Tensor:
     """(n,) long: the centre (an index of a row) at the least distance from each row, a centre naming itself."""
-    home = torch.cat([far.argmin(1) for _, far in _distances(rows, rows[centre])])
+    home = torch.cat([far.argmin(1) for _, far in _distances(rows, centre)])
     home[centre] = torch.arange(len(centre), device=rows.device)
     return centre[home]
 
@@ -66,10 +66,14 @@ def most_alike(rows: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
     return torch.cat([b.values for b in best]), torch.cat([b.indices for b in best])
 
 
-def _distances(rows: Tensor, others: Tensor, apart: bool = False):
-    """Blocks of rows, each with its distances to the others over sqrt(D); `apart`: a row is inf from itself."""
+def _distances(rows: Tensor, columns: Tensor | None = None, apart: bool = False):
+    """Blocks of rows, each with its distances to all or some rows over sqrt(D); `apart`: a row is inf from itself."""
+    rows = rows - rows.mean(0)  # distances do not see a common offset, but their float32 products would
+    square = rows.square().sum(1)
+    others, size = (rows, square) if columns is None else (rows[columns], square[columns])
     for part in torch.arange(len(rows), device=rows.device).split(max(1, _ELEMENTS // len(others))):
-        far = torch.cdist(rows[part], others) / rows.shape[1] ** 0.5
+        far = torch.addmm(square[part, None] + size, rows[part], others.T, alpha=-2)
+        far = torch.where(far < _SAME * (square[part, None] + size), 0, far / rows.shape[1]).sqrt()
         if apart:
             far[part - part[0], part] = torch.inf
         yield part, far
@@ -91,7 +95,7 @@ def most_diverse(rows: Tensor, count: int, pool: int = 256) -> Tensor:
     number = len(rows)
 
     def distance(a: Tensor, b: Tensor) -> Tensor:
-        return ((1 - a @ b.T) * _GRAIN).round() / _GRAIN
+        return even(1 - a @ b.T)
 
     lonely = []
     for start in range(0, number, step := max(1, _ELEMENTS // number)):

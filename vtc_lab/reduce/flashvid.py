@@ -28,10 +28,11 @@ def flashvid(
 
     The clip is cut where the cosine of adjacent frame means is among the 7 lowest or below `tau`. Of every frame's
     equal share of the budget, `alone` goes to patches picked by greedy max-min: cosine distance to the nearest one
-    picked (at first: to the nearest of the frame) * saliency * event relevance, the mean over the scene's frames of
-    (1 + cos to the frame's mean) / 2. Each patch left links to the best one left in the frame before, in the same
-    scene, if their cosine reaches `link`; trees become their means. If a scene has more trees than its budget they
-    are clustered by density peaks (k = 7, our choice), if it has fewer the weakest links are cut.
+    picked (at first: to the nearest of the frame) * saliency * event relevance, the mean over the scene's frames of (1
+    + cos to the frame's mean) / 2. Each patch left links to the best one left in the frame before, in the same scene,
+    if their cosine reaches `link`; trees become their means. If a scene has more trees than its budget they are
+    clustered by density peaks (k = 7, our choice), if it has fewer the weakest links are cut; a scene without such a
+    budget drops what is left.
 
     Differences: the paper lets 1.25 K tokens enter and prunes on inside the language model; here K enter, for a
     comparison at equal budgets. How relevance is scaled to be positive is our reading. Cost: T * N^2 * D, and

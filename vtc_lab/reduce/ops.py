@@ -54,18 +54,23 @@ def cosine(a: Tensor, b: Tensor) -> Tensor:
     return torch.where((left == 0) & (right == 0), 1.0, alike).clamp(-1, 1)
 
 
+def even(numbers: Tensor) -> Tensor:
+    """Rounded to 2^-20, so that numbers that are equal but for the order of some sum are equal."""
+    return (numbers * (1 << 20)).round() / (1 << 20)
+
+
 def pair_cosine(frames: Tensor, left: Tensor, right: Tensor) -> Tensor:
     """(n, N) float32 cosines of n pairs of frames, position by position; frames is (T, N, D), left and right (n,)."""
     step = max(1, _BLOCK // frames[:1].numel())
     pairs = zip(left.split(step), right.split(step), strict=True)
-    parts = [cosine(frames[now].float(), frames[before].float()) for now, before in pairs]
+    parts = [even(cosine(frames[now].float(), frames[before].float())) for now, before in pairs]
     return torch.cat([frames.new_zeros(0, frames.shape[1], dtype=torch.float32), *parts])
 
 
 def unit(vectors: Tensor) -> Tensor:
     """Unit vectors whose inner products follow `cosine`: zero vectors share an added channel as their direction."""
     zero = (~vectors.any(-1, keepdim=True)).to(vectors.dtype)
-    return torch.cat([torch.nn.functional.normalize(vectors, dim=-1), zero], -1)
+    return torch.cat([torch.nn.functional.normalize(vectors, dim=-1, eps=torch.finfo(vectors.dtype).tiny), zero], -1)
 
 
 def shares(budget: int, parts: int) -> Tensor:
@@ -99,7 +104,7 @@ def apportion(quota: Tensor, budget: int, most: Tensor | int, least: int = 0) ->
         middle = (low + high) / 2
         low, high = (middle, high) if float(share(middle).sum()) < budget else (low, middle)
     count = (share(high) + 1e-6).floor()  # a whole number may come out a hair too small
-    remainder = torch.where(count < most, share(high) - count, -torch.inf)
+    remainder = torch.where(count < most, even(share(high) - count), -torch.inf)
     count[top(remainder, budget - int(count.sum()))] += 1
     return count.long()
 

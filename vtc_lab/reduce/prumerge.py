@@ -21,7 +21,8 @@ def prumerge(tokens: VideoTokens, budget: int | None = None, *, adaptive: bool =
     patches of highest saliency and the rest evenly strided among the remaining ones. A kept token becomes the mean,
     weighted by saliency, of itself and of those of its 32 nearest dropped patches by cosine that are nearest to it
     among all that list them. What no kept token lists, and in any case the patch least like all kept ones, merges into
-    the extra token, anchored at that patch.
+    the extra token, anchored at that patch. A share of one token has no extra one: it is the most salient patch, and
+    what it does not list is dropped; a frame without a share is dropped.
 
     Differences: the paper lets a patch enter several sums, and all dropped ones the extra token; here it enters one,
     because a record of where each token went names one place. The paper's sums of saliency * token depend on the scale

@@ -26,13 +26,14 @@ def similarities(values: Tensor) -> tuple[Tensor, Tensor]:
     for first in range(0, frames, _FRAMES):
         part = slice(max(0, first - 1), min(first + _FRAMES, frames))
         total, size = values[part].float(), torch.ones(height, width, 1, device=values.device)
-        means = [total]
+        means, least = [total], torch.ones_like(total[..., 0])
         for _ in range(levels):
             total, size = _quarter(total), _quarter(size)
             means.append(total / size)
         for level in range(1, levels + 1):
             child = cosine(means[level - 1], _grown(means[level], 1, means[level - 1].shape))
-            least = -torch.nn.functional.max_pool2d(-child, 2, ceil_mode=True)
+            lone = _quarter(torch.ones_like(child[:1, ..., None]))[..., 0] == 1  # at the border: it is its only child
+            least = torch.where(lone, least[:, ::2, ::2], -torch.nn.functional.max_pool2d(-child, 2, ceil_mode=True))
             within[level - 1, part] = least[:, y >> level, x >> level]
         for a in range(levels + 1):
             for b in range(levels + 1):

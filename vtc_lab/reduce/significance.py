@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from vtc_lab.reduce.ops import blocks, cosine
+from vtc_lab.reduce.ops import blocks, cosine, even
 
 
 def difference(values: Tensor) -> Tensor:
@@ -14,7 +14,7 @@ def difference(values: Tensor) -> Tensor:
     change = torch.zeros(frames.shape[:2], device=values.device)
     for part in blocks(frames[1:]):
         now, before = frames[1:][part].float(), frames[:-1][part].float()
-        change[1:][part] = 1 - cosine(now, before)
+        change[1:][part] = even(1 - cosine(now, before))
     return change
 
 

@@ -24,12 +24,13 @@ def sttm(
     """Merge squares of like patches in each frame, then like squares that overlap in consecutive frames.
 
     Every frame is a quadtree over its grid (sides 1, 2, 4, ... cut off at the border); from the root down, a node is
-    not split if the means of all its children have a cosine of at least `tau_s` to its own. Nodes of consecutive frames
-    that overlap and whose means reach `tau_t` are joined, and what is joined, directly or not, becomes one mean at the
-    place of its earliest node. For a budget, `tau_s` is the smallest one that leaves at least K; then the most similar
-    neighbours in time or space are joined as well until K are left. Where even single patches join to fewer than K, as
-    on a still clip, the weakest of those joins are left out. The original runs inside the language model, after its
-    second layer. Cost: one pass over the tokens for each pair of quadtree levels.
+    not split if the means of all its children have a cosine of at least `tau_s` to its own (a node that the border
+    leaves one child is as alike as that child). Nodes of consecutive frames that overlap and whose means reach `tau_t`
+    are joined, and what is joined, directly or not, becomes one mean at the place of its earliest node. For a budget,
+    bisection finds a `tau_s` at which at least K are left and just below which fewer are (the number need not grow with
+    `tau_s`); then the most similar neighbours in time or space are joined as well until K are left. Where even single
+    patches join to fewer than K, as on a still clip, the weakest of those joins are left out. The original runs inside
+    the language model, after its second layer. Cost: one pass over the tokens for each pair of quadtree levels.
 
     Parameters
     ----------
