@@ -2,16 +2,17 @@
 PYTHON ?= python3
 LAB_ARGS ?=
 BIN := .venv/bin
+LMMS := .venv-lmms
 NOTEBOOK := notebooks/00_start_here.ipynb
 AS_ROOT := $(if $(filter 0,$(shell id -u)),--allow-root)
 PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help lab test figures bench format clean
+.PHONY: help lab test test-lmms figures bench kills format clean
 
 help: ## list these targets
-	@sed -n 's/^\([a-z]*\):.*## /  make \1	/p' Makefile
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1	/p' Makefile
 
 lab: .venv/.lab ## open the workbench in JupyterLab (LAB_ARGS="--no-browser --port 9999" adds arguments)
 	$(BIN)/jupyter lab $(AS_ROOT) $(LAB_ARGS) $(NOTEBOOK)
@@ -21,18 +22,28 @@ test: .venv/.test ## check the style, run every test
 	$(BIN)/ruff format --check .
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
-figures: .venv/.test ## write the README's picture into figures/
+test-lmms: $(LMMS)/.done ## run lmms-eval itself on a small task, in an environment of its own
+	$(LMMS)/bin/python -m pytest tests/test_lmms_eval.py vtc_lab/integrations
+
+figures: .venv/.test ## compute the gallery in figures/ anew (under 20 minutes on two cores)
 	$(BIN)/python benchmarks/make_figures.py
 
-bench: .venv/.test ## measure how fast the explorer follows a slider
+bench: .venv/.test ## measure: slider to picture, cost of each method and measure, a sweep against single runs, throughput
 	$(BIN)/python benchmarks/explorer_latency.py
+	$(BIN)/python benchmarks/reduce.py
+	$(BIN)/python benchmarks/fidelity_cost.py
+	$(BIN)/python benchmarks/sweep_cost.py
+	$(BIN)/python benchmarks/throughput.py
+
+kills: .venv/.test ## kill a sweep twenty times and compare its table with an undisturbed one
+	$(BIN)/python benchmarks/sweep_kills.py --together
 
 format: .venv/.test ## put the code into the agreed style
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
 clean: ## remove .venv and all caches; figures stay
-	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv $(LMMS) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 # A stamp is younger than what it was installed from, so a second run starts at once.
@@ -43,6 +54,13 @@ clean: ## remove .venv and all caches; figures stay
 .venv/.test: pyproject.toml constraints.txt | .venv/bin/pip
 	$(PIP_INSTALL) -e '.[test]'
 	@touch $@ .venv/.lab
+
+# lmms-eval wants a PyAV older than 16.
+$(LMMS)/.done: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(LMMS)
+	grep -v '^av==' constraints.txt > $(LMMS)/constraints.txt
+	$(LMMS)/bin/python -m pip install --disable-pip-version-check -c $(LMMS)/constraints.txt -e '.[lmms-eval]' pytest
+	@touch $@
 
 .venv/bin/pip:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from importlib.util import find_spec
 
 # Tests reduce small tensors, for which a second thread only waits; set before torch starts, kernels inherit it.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -9,6 +10,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import pytest  # noqa: E402
 
 from vtc_lab.reduce.registry import _METHODS  # noqa: E402
+
+# Its modules import the tools that they are for, which have environments of their own.
+collect_ignore = [] if find_spec("lmms_eval") else ["vtc_lab/integrations"]
 
 
 @pytest.fixture(autouse=True)

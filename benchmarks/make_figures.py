@@ -1,8 +1,8 @@
 """Write the gallery into figures/: every figure, its table, and a page that says what they show.
 
 All of it is computed from the shipped clips, test set and model, with fixed seeds: the same code gives the same bytes.
-`--clips` takes that many of the test set's 400 clips; `--results` keeps answers in an SQLite file, so that a run that was
-stopped goes on.
+`--clips` takes that many of the test set's 400 clips; `--results` keeps answers in an SQLite file, so that a run that
+was stopped goes on.
 """
 
 import argparse
@@ -19,10 +19,11 @@ import vtc_lab as vtc
 RATIOS = (1, 2, 4, 8, 16)
 SPLITS = (1, 2, 4, 8)
 IN_SPACE = {"temporal_ratio": 1.0, "significance": "neighbours"}  # picked from nine tried on the first 100 clips
+BEGIN, END = "<!-- finding:begin -->", "<!-- finding:end -->"
 CLOSE = 0.004  # the loss of accuracy that the paper claims at 2.3x throughput
 
 
-def questions(count: int, results: Path | None) -> pd.DataFrame:
+def questions(count: int, results: Path | None, processes: int) -> pd.DataFrame:
     """The bundled test set under every method and ratio, and LFTR under every split between time and space."""
     samples = vtc.read_samples()
     clips = set(list(dict.fromkeys(sample["clip"] for sample in samples))[:count])
@@ -30,7 +31,7 @@ def questions(count: int, results: Path | None) -> pd.DataFrame:
     model, methods = vtc.load_model(), [*vtc.methods().index, ("lftr", IN_SPACE)]
     splits = vtc.variants("lftr", temporal_ratio=[float(s) for s in SPLITS], spatial_ratio=[float(s) for s in SPLITS])
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(os.cpu_count(), mp_context=context) as executor:
+    with ProcessPoolExecutor(processes, mp_context=context) as executor:
         told = {"executor": executor, "results": results, "progress": _tell}
         table = vtc.sweep(model, samples, methods, RATIOS, **told)
         return pd.concat([table, vtc.sweep(model, samples, splits, [None], **told)], ignore_index=True)
@@ -94,7 +95,7 @@ def finding(answers: pd.DataFrame) -> list[str]:
         "",
     ]
     against = vtc.compare(table, "random", permutations=99_999)
-    for label in ("lftr", f"lftr ({', '.join(f'{key}={value}' for key, value in IN_SPACE.items())})"):
+    for label in sorted({label for label in against.label if label.startswith("lftr")}):
         for row in against[against.label == label].itertuples():
             verdict = "no clear difference from" if row.p_holm >= 0.05 else "above" if row.difference > 0 else "below"
             lines.append(f"- `{label}` at {row.ratio:g}x is {verdict} `random`: {_points(row)}.")
@@ -109,6 +110,23 @@ def finding(answers: pd.DataFrame) -> list[str]:
     return lines
 
 
+def accuracy_table(cells: pd.DataFrame) -> list[str]:
+    """Accuracy in percent by label and ratio, with intervals, as Markdown."""
+    ratios = sorted(cells.ratio.unique())
+    lines = ["| method | " + " | ".join(f"{ratio:g}x" for ratio in ratios) + " |", "|---|" + "---|" * len(ratios)]
+    for label, rows in cells.groupby("label", sort=False):
+        shown = [_percent(row) for row in rows.sort_values("ratio").itertuples()]
+        lines.append(f"| {label} | {' | '.join(shown)} |")
+    return lines
+
+
+def _percent(row) -> str:
+    if not row.n:
+        return "below its floor"
+    text = f"{100 * row.mean:.1f} ({100 * row.low:.1f} to {100 * row.high:.1f})"
+    return f"{text}, {row.n} of {row.n + row.missing}" if row.missing else text
+
+
 def _points(row) -> str:
     return f"{100 * row.difference:+.1f} ({100 * row.low:+.1f} to {100 * row.high:+.1f}), p = {row.p_holm:.2g}"
 
@@ -116,23 +134,30 @@ def _points(row) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--clips", type=int, default=200)
+    parser.add_argument("--processes", type=int, default=os.cpu_count())
     parser.add_argument("--folder", type=Path)
     parser.add_argument("--results", type=Path)
     given = parser.parse_args()
     start = time.perf_counter()
-    answers = questions(given.clips, given.results)
+    answers = questions(given.clips, given.results, given.processes)
     page = ["# Figures", "", "Written by `make figures` from the shipped clips, test set and model.", ""]
-    page += ["## What they show", "", *finding(answers), ""]
+    curves = answers[~answers.options.str.contains("spatial_ratio")]
+    cells = vtc.bootstrap_interval(curves)
+    text = [BEGIN, *finding(answers), "", *accuracy_table(cells), END]
+    page += ["## What they show", "", *text, ""]
     for name, (figure, caption) in pictures(answers, features()).items():
         paths = vtc.save_figure(figure, name, given.folder)
         page += [f"## {name.replace('_', ' ')}", "", caption, "", f"![{caption.split('.')[0]}]({name}.png)", ""]
-    curves = answers[~answers.options.str.contains("spatial_ratio")]
-    vtc.save_table(vtc.bootstrap_interval(curves), "accuracy", given.folder)
+    vtc.save_table(cells, "accuracy", given.folder)
     vtc.save_table(vtc.area_under_curve(curves), "area_under_the_curve", given.folder)
     page += [
         "Tables: [accuracy](accuracy.csv), [area under the accuracy curve](area_under_the_curve.csv); also as LaTeX."
     ]
     (paths[".png"].parent / "README.md").write_text("\n".join(page) + "\n", encoding="utf-8")
+    if given.folder is None:  # the same words in the project's README
+        readme = paths[".png"].parent.parent / "README.md"
+        before, _, rest = readme.read_text(encoding="utf-8").partition(BEGIN)
+        readme.write_text(before + "\n".join(text) + rest.partition(END)[2], encoding="utf-8")
     print(f"\nwrote {paths['.png'].parent.name}/ in {time.perf_counter() - start:.0f} s")
 
 

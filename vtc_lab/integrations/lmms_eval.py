@@ -1,16 +1,17 @@
 """The model `vtc` of lmms-eval: its benchmarks, with every reduction of this package in `--model_args`.
 
-lmms-eval finds `MANIFEST` by the entry point group `lmms_eval.models`; nothing of it is patched. Its cache key holds the
-model's name and all of `model_args`, hence the method, the ratio and every option.
+lmms-eval finds it by an entry point; nothing of it is patched. Its cache key holds the model's name and all of
+`model_args`, hence the method, the ratio and every option, but no version of this package.
 """
 
 from __future__ import annotations
 
-import math
 import os
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from operator import attrgetter
 from pathlib import Path
 from typing import Literal, NoReturn
 
@@ -19,17 +20,14 @@ from accelerate import Accelerator
 from lmms_eval.api.instance import Instance
 from lmms_eval.api.model import lmms
 from lmms_eval.models.model_utils.gen_metrics import log_metrics
-from lmms_eval.models.registry_v2 import ModelManifest
 from loguru import logger
 from tqdm import tqdm
 
 from vtc_lab.models.video_model import Answer, load_model
 from vtc_lab.reduce.registry import get_method, needs_saliency, reduce
 from vtc_lab.sweeps.plan import variants
-from vtc_lab.tokens import Clip, Reduction, VTCError, suggest
+from vtc_lab.tokens import Clip, Reduction, VTCError
 from vtc_lab.video import read_clip
-
-MANIFEST = ModelManifest("vtc", simple_class_path=f"{__name__}.VTC")
 
 
 @dataclass(frozen=True, order=True)
@@ -42,11 +40,6 @@ class _Asked:
     question: str
     until: tuple[str, ...]
 
-    @property
-    def batch(self) -> tuple[str, int]:
-        """What the questions of one batch have in common."""
-        return self.clip, self.max_new_tokens
-
 
 class VTC(lmms):
     """A video language model with a reduction, as lmms-eval makes it from `--model_args`.
@@ -57,7 +50,7 @@ class VTC(lmms):
     method : a name from `methods()`, or None to give the model all of a clip's tokens.
     ratio, options : as for `reduce`; every option of the method can be given by its name.
     positions : "preserve" or "compact", as for `VideoModel.ask`.
-    frames : how many frames are read of a clip; of one that has fewer, as by default, 16, or all if it has fewer still.
+    frames : how many are read of each video; by default, and of one that has fewer, 16, or all if there are fewer.
     batch_size : how many questions about one clip are answered together, at least 1.
     device : by default the one that `accelerate` gives to this process.
 
@@ -114,7 +107,8 @@ class VTC(lmms):
         Returns
         -------
         The answers, in the order of the requests. The mean numbers of visual tokens that entered the language model
-        and that the clips have are logged and stand in the results under "throughput".
+        and that the clips have are logged and stand in the results under "throughput"; of several processes, those
+        of the first.
 
         Raises
         ------
@@ -126,26 +120,22 @@ class VTC(lmms):
         missing = sorted({one.clip for one in asked if not Path(one.clip).is_file()})
         if missing:
             raise VTCError(f"{len(missing)} videos of this run are missing, the first is {missing[0]}; put them there")
-        answers: dict[int, Answer] = {}
-        texts = [""] * len(asked)
+        texts, sums = [""] * len(asked), Counter()
         with tqdm(total=len(asked), desc="vtc", disable=self.rank != 0) as progress:
-            for (path, longest), group in groupby(asked, key=lambda one: one.batch):
-                clip = self._read(path)
-                reduced, same = self._reduce(clip), list(group)
+            for (path, longest), group in groupby(asked, key=attrgetter("clip", "max_new_tokens")):
+                clip, same = self._read(path), list(group)
+                reduced = self._reduce(clip)
+                how = {"positions": self.positions, "max_new_tokens": longest}
                 for start in range(0, len(same), self.batch_size):
                     part = same[start : start + self.batch_size]
-                    said = self.model.ask(
-                        [one.question for one in part],
-                        clip,
-                        reduced,
-                        positions=self.positions,
-                        max_new_tokens=longest,
-                    )
+                    said = self.model.ask([one.question for one in part], clip, reduced, **how)
                     for one, answer in zip(part, said, strict=True):
-                        answers[one.place] = answer
                         texts[one.place] = _cut(answer.text, one.until)
+                        sums.update(self._counts(answer))
                     progress.update(len(part))
-        self._log(list(answers.values()))
+        if asked:  # one of several processes can be left without a question
+            means = {f"visual_tokens_{name}": sums[name] / len(asked) for name in ("kept", "total")}
+            log_metrics(sums["seconds"], sums["generated"], sums["generated"] / sums["seconds"], means)
         return texts
 
     def loglikelihood(self, requests: Sequence[Instance]) -> NoReturn:
@@ -179,9 +169,10 @@ class VTC(lmms):
         document, task, split = where
         visuals = to_visual(self.task_dict[task][split][document])
         if not isinstance(visuals, list) or len(visuals) != 1 or not isinstance(visuals[0], (str, os.PathLike)):
-            kinds = ", ".join(sorted({type(visual).__name__ for visual in visuals or ()})) or "nothing"
+            kinds = [type(visual).__name__ for visual in visuals or ()]
             raise VTCError(
-                f"task {task!r} gives {len(visuals or ())} visuals ({kinds}) with document {document}; vtc takes one video file"
+                f"task {task!r} gives {len(kinds)} visuals ({', '.join(kinds[:3])}) with document {document}; "
+                "vtc takes the path of one video file"
             )
         sampled = options.get("do_sample", bool(options.get("temperature"))) and options.get("temperature", 1) != 0
         if sampled or (options.get("num_beams") or 1) > 1:
@@ -209,24 +200,19 @@ class VTC(lmms):
         tokens = self.model.encode(clip, saliency=needs_saliency(self.reduction["method"], self.reduction))
         return reduce(tokens, **self.reduction)
 
-    def _log(self, answers: Sequence[Answer]) -> None:
-        tokenizer = self.model.processor.tokenizer
-        generated = sum(len(tokenizer(answer.text)["input_ids"]) for answer in answers)
-        seconds = math.fsum(answer.seconds["prefill"] + answer.seconds["decode"] for answer in answers)
-        counts = {"visual_tokens_kept": "entered", "visual_tokens_total": "total"}
-        means = {name: sum(getattr(a, field) for a in answers) / len(answers) for name, field in counts.items()}
-        log_metrics(seconds, generated, generated / seconds, means)
+    def _counts(self, answer: Answer) -> dict[str, float]:
+        generated = len(self.model.processor.tokenizer(answer.text)["input_ids"])
+        seconds = answer.seconds["prefill"] + answer.seconds["decode"]
+        return {"kept": answer.entered, "total": answer.total, "generated": generated, "seconds": seconds}
 
 
 def _checked(method: str | None, ratio: object, options: dict[str, object]) -> dict[str, object]:
-    """The arguments for `reduce`, none for all tokens; mistakes are told before a model or a dataset is fetched."""
+    """The arguments for `reduce`, none for all tokens; a mistake is told before a model or a dataset is fetched."""
     given = ({} if ratio is None else {"ratio": ratio}) | options
     if method is None:
         if given:
-            first = next(iter(given))
-            raise VTCError(
-                f"{first}={given[first]} was given without a method, to which it would belong; add method=lftr or another"
-            )
+            name, value = next(iter(given.items()))
+            raise VTCError(f"{name}={value} was given without a method to use it; add method=lftr or another")
         return {}
     get_method(method)
     variants(method, **{key: [value] for key, value in options.items()})
