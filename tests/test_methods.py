@@ -112,7 +112,7 @@ def test_a_method_of_the_users_own_works() -> None:
 
     row = vtc.methods().loc["every-other"]
     assert (row["paper"], row["year"], row["kind"]) == ("mine", 2026, "merges")
-    assert row["options"] == "start='first', power=1.0"
+    assert row["options"] == "start='first'|'last', power=1.0"
     tokens = make((4, 2, 2))
     reduced = vtc.reduce(tokens, "every-other", ratio=2, power=np.float32(2))
     assert_contract(tokens, reduced, 8)
@@ -176,6 +176,35 @@ def test_a_method_that_breaks_the_contract_is_named(run, complaint) -> None:
     with pytest.raises(vtc.VTCError, match=complaint) as caught:
         vtc.reduce(make((4, 2, 4)), "mine", ratio=4)
     assert "'mine'" in str(caught.value)
+
+
+@pytest.mark.usefixtures("own_registry")
+@pytest.mark.parametrize(("what", "word", "right"), [("needs", "saliency", "attention"), ("kind", "merge", "merges")])
+def test_needs_and_kind_are_one_of_two_words(what, word, right) -> None:
+    with pytest.raises(vtc.VTCError, match=f"{what}='{word}'.*'{right}'"):
+        vtc.method(name="mine", **{what: word})(lambda tokens, budget: vtc.prune(tokens, torch.arange(budget)))
+
+
+@pytest.mark.parametrize(
+    ("group", "weight", "anchor", "complaint"),
+    [
+        (torch.zeros(5).long(), torch.ones(5), [0], r"\(5,\).*\(16,\)"),
+        (torch.zeros(16).long(), torch.ones(16), [], r"\(0,\).*\(K,\)"),
+        (torch.full((16,), 2), torch.ones(16), [0], "2 to 2.*0 to 0"),
+        (torch.zeros(16), torch.ones(16), [0], "whole numbers"),
+    ],
+)
+def test_merge_refuses_what_is_no_grouping(group, weight, anchor, complaint) -> None:
+    with pytest.raises(vtc.VTCError, match=complaint):
+        vtc.merge(make((4, 2, 2)), group, weight, anchor)
+    assert vtc.merge(make((4, 2, 2)), [0] * 16, [1.0] * 16, [3]).anchor.tolist() == [3]
+
+
+def test_tokens_that_carry_gradients_are_reduced_without_them() -> None:
+    values = make((4, 3, 3)).values.requires_grad_()
+    for name in METHODS:
+        reduced = vtc.reduce(vtc.VideoTokens(values, torch.rand(4, 3, 3)), name, ratio=2)
+        assert not reduced.tokens.requires_grad
 
 
 @pytest.mark.usefixtures("own_registry")

@@ -43,16 +43,17 @@ class Pixels:
         if self.size is not None:
             _demand_whole_patches(self.size, self.size, self.patch)
 
-    def encode(self, clip: Clip) -> VideoTokens:
+    def encode(self, clip: Clip, *, saliency: bool = False) -> VideoTokens:
         """Tokens (T, H/patch, W/patch, 3 * patch^2) between -1 and 1.
 
         Raises
         ------
         VTCError
-            If the patches do not divide a frame that keeps its own size, or this is no Clip.
+            If the patches do not divide a frame that keeps its own size, this is no Clip, or saliency is asked for.
         """
         start = time.perf_counter()
         demand_clip(clip)
+        _refuse_saliency(self.name, saliency)
         height, width = clip.frames.shape[1:3]
         if self.size is None:
             _demand_whole_patches(height, width, self.patch)
@@ -96,9 +97,10 @@ class EfficientNetLite0:
         self.network.load_state_dict(weights)
 
     @torch.no_grad()
-    def encode(self, clip: Clip) -> VideoTokens:
-        """Tokens (T, 14, 14, 112)."""
+    def encode(self, clip: Clip, *, saliency: bool = False) -> VideoTokens:
+        """Tokens (T, 14, 14, 112); it has no attention, so saliency is refused by a VTCError."""
         demand_clip(clip)
+        _refuse_saliency(self.name, saliency)
         network, parts, start = self.network, [], time.perf_counter()
         for frames in _resized(clip, 224):
             x = network._swish(network._bn0(network._conv_stem((frames - 127) / 128)))
@@ -143,6 +145,13 @@ def load_encoder(name: str = "pixels", **options: int | None) -> Pixels | Effici
     except TypeError as error:
         known = "size and patch" if name == "pixels" else "no options"
         raise VTCError(f"encoder {name!r} takes {known}, not {', '.join(map(repr, options))}") from error
+
+
+def _refuse_saliency(name: str, saliency: bool) -> None:
+    if saliency:
+        raise VTCError(
+            f"encoder {name!r} has no attention, hence no saliency; use a model with a vision tower, vtc.load_model"
+        )
 
 
 def _resized(clip: Clip, size: int | None) -> list[Tensor]:

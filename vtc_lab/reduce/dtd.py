@@ -6,7 +6,7 @@ from typing import Annotated
 
 import torch
 
-from vtc_lab.reduce.ops import demand_one, prune, top
+from vtc_lab.reduce.ops import prune, top
 from vtc_lab.reduce.registry import method
 from vtc_lab.reduce.significance import difference
 from vtc_lab.tokens import Reduction, VideoTokens
@@ -16,6 +16,7 @@ from vtc_lab.tokens import Reduction, VideoTokens
     paper="arXiv 2504.17343",
     year=2025,
     floor=("the whole first frame", lambda frames, patches, options: patches),
+    instead="tau",
 )
 def dtd(tokens: VideoTokens, budget: int | None = None, *, tau: Annotated[float | None, -1, 1] = None) -> Reduction:
     """Drop the patches whose cosine to the same place one frame before is above a threshold; the first frame is whole.
@@ -38,7 +39,7 @@ def dtd(tokens: VideoTokens, budget: int | None = None, *, tau: Annotated[float 
     Raises
     ------
     VTCError
-        If budget and tau are both given, or neither is.
+        From `reduce`, if a ratio and tau are both given, or neither is.
 
     Examples
     --------
@@ -46,7 +47,6 @@ def dtd(tokens: VideoTokens, budget: int | None = None, *, tau: Annotated[float 
     >>> len(dtd(still, tau=0.9)), len(dtd(still, 6))
     (4, 6)
     """
-    demand_one("dtd", budget, "tau", tau)
     change = difference(tokens.values)
     change[0] = torch.inf
     if budget is None:

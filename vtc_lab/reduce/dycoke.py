@@ -6,7 +6,7 @@ from typing import Annotated
 
 import torch
 
-from vtc_lab.reduce.ops import demand_one, pair_cosine, prune, ranks, shares
+from vtc_lab.reduce.ops import pair_cosine, prune, ranks, shares
 from vtc_lab.reduce.registry import method
 from vtc_lab.tokens import Reduction, VideoTokens
 
@@ -20,6 +20,7 @@ _GROUP = 4
         "every fourth frame whole",
         lambda frames, patches, options: -(-frames // _GROUP) * patches,
     ),
+    instead="k",
 )
 def dycoke(tokens: VideoTokens, budget: int | None = None, *, k: Annotated[float | None, 0, 1] = None) -> Reduction:
     """Keep the first of every four frames whole, and of the others the patches that differ most from one before.
@@ -43,14 +44,13 @@ def dycoke(tokens: VideoTokens, budget: int | None = None, *, k: Annotated[float
     Raises
     ------
     VTCError
-        If budget and k are both given, or neither is.
+        From `reduce`, if a ratio and k are both given, or neither is.
 
     Examples
     --------
     >>> dycoke(VideoTokens(torch.randn(4, 2, 2, 8)), 7).kept.flatten(1).sum(1).tolist()
     [4, 1, 1, 1]
     """
-    demand_one("dycoke", budget, "k", k)
     frames = tokens.values.flatten(1, 2)
     count, patches = frames.shape[:2]
     time = torch.arange(count, device=frames.device)

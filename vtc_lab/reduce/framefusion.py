@@ -6,7 +6,7 @@ from typing import Annotated
 
 import torch
 
-from vtc_lab.reduce.ops import demand_one, gather, top
+from vtc_lab.reduce.ops import gather, top
 from vtc_lab.reduce.registry import method
 from vtc_lab.reduce.significance import difference
 from vtc_lab.tokens import Reduction, VideoTokens
@@ -17,6 +17,7 @@ from vtc_lab.tokens import Reduction, VideoTokens
     year=2024,
     kind="merges",
     floor=("one token of every position", lambda frames, patches, options: patches),
+    instead="threshold",
 )
 def framefusion(
     tokens: VideoTokens, budget: int | None = None, *, threshold: Annotated[float | None, -1, 1] = None
@@ -41,7 +42,7 @@ def framefusion(
     Raises
     ------
     VTCError
-        If budget and threshold are both given, or neither is.
+        From `reduce`, if a ratio and threshold are both given, or neither is.
 
     Examples
     --------
@@ -49,7 +50,6 @@ def framefusion(
     >>> framefusion(still, 4).anchor.tolist(), len(framefusion(still, threshold=0.6))
     ([0, 1, 2, 3], 4)
     """
-    demand_one("framefusion", budget, "threshold", threshold)
     alike = 1 - difference(tokens.values)[1:]
     if budget is None:
         joined = alike > threshold

@@ -128,6 +128,10 @@ def prune(tokens: VideoTokens, anchor: Tensor, notes: tuple[str, ...] = ()) -> R
     anchor : (K,) distinct raster indices, a tensor or a list, in any order.
     notes : what a reader of the result must know.
 
+    Returns
+    -------
+    Reduction that prunes.
+
     Raises
     ------
     VTCError
@@ -164,6 +168,15 @@ def merge(tokens: VideoTokens, group: Tensor, weight: Tensor, anchor: Tensor, no
     anchor : (K,) long, the raster index of each group's anchor, a member of that group.
     notes : what a reader of the result must know.
 
+    Returns
+    -------
+    Reduction that merges; `vtc.reduce` checks it against the contract.
+
+    Raises
+    ------
+    VTCError
+        If group and weight are not one number for each source token, a group is out of range, or no anchor is given.
+
     Examples
     --------
     >>> tokens = VideoTokens(torch.arange(4.0).view(4, 1, 1, 1))
@@ -171,7 +184,15 @@ def merge(tokens: VideoTokens, group: Tensor, weight: Tensor, anchor: Tensor, no
     >>> merge(tokens, group, torch.ones(4), torch.tensor([0, 2])).tokens.flatten().tolist()
     [0.5, 2.0]
     """
-    return add(tokens, group, normalise(weight, group, len(anchor)), anchor, notes)
+    group, weight, anchor = (torch.as_tensor(each).to(tokens.values.device) for each in (group, weight, anchor))
+    if not group.shape == weight.shape == (tokens.total,) or anchor.ndim != 1 or not len(anchor):
+        shapes = [tuple(each.shape) for each in (group, weight, anchor)]
+        raise VTCError(f"group, weight and anchor have shapes {shapes}; they must be ({tokens.total},) twice and (K,)")
+    if group.is_floating_point() or group.min() < -1 or group.max() >= len(anchor):
+        raise VTCError(
+            f"groups run from {group.min()} to {group.max()}; give whole numbers, -1 or 0 to {len(anchor) - 1}"
+        )
+    return add(tokens, group.long(), normalise(weight, group, len(anchor)), anchor.long(), notes)
 
 
 def add(tokens: VideoTokens, group: Tensor, weight: Tensor, anchor: Tensor, notes: tuple[str, ...] = ()) -> Reduction:
@@ -194,14 +215,6 @@ def gather(tokens: VideoTokens, home: Tensor, weight: Tensor | None = None) -> R
     group = torch.searchsorted(anchor, home.clamp(min=0)).clamp(max=len(anchor) - 1)
     weight = torch.ones(len(home), device=home.device) if weight is None else weight
     return merge(tokens, torch.where(home >= 0, group, -1), weight, anchor)
-
-
-def demand_one(method: str, budget: int | None, option: str, value: object) -> None:
-    """Raise unless exactly one of the budget and the option that replaces it is given."""
-    given = value is not None and value is not False
-    if given == (budget is not None):
-        both = f"{option}={value!r} and a ratio" if given else f"neither a ratio nor {option}"
-        raise VTCError(f"method {method!r} was given {both}; give one of the two")
 
 
 def normalise(weight: Tensor, group: Tensor, count: int) -> Tensor:

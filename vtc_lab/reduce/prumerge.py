@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from vtc_lab.reduce.ops import demand_one, gather, ranks, shares, top, unit
+from vtc_lab.reduce.ops import gather, ranks, shares, top, unit
 from vtc_lab.reduce.registry import method
 from vtc_lab.tokens import Reduction, VideoTokens
 
@@ -13,7 +13,7 @@ _NEIGHBOURS = 32
 _STRIDED = 3  # "+" takes three strided tokens for each salient one
 
 
-@method(paper="arXiv 2403.15388", year=2024, needs="attention", kind="merges")
+@method(paper="arXiv 2403.15388", year=2024, needs="attention", kind="merges", instead="adaptive")
 def prumerge(tokens: VideoTokens, budget: int | None = None, *, adaptive: bool = False) -> Reduction:
     """Keep each frame's most salient patches and three times as many strided ones; merge the rest into them.
 
@@ -43,7 +43,7 @@ def prumerge(tokens: VideoTokens, budget: int | None = None, *, adaptive: bool =
     Raises
     ------
     VTCError
-        If budget and adaptive are both given, or neither is; from `reduce`, if the tokens carry no saliency.
+        From `reduce`, if a ratio and adaptive are both given, or neither is, or the tokens carry no saliency.
 
     Examples
     --------
@@ -51,7 +51,6 @@ def prumerge(tokens: VideoTokens, budget: int | None = None, *, adaptive: bool =
     >>> prumerge(tokens, 10).kept.flatten(1).sum(1).tolist()
     [5, 5]
     """
-    demand_one("prumerge", budget, "adaptive", adaptive)
     frames, saliency = tokens.values.flatten(1, 2), tokens.saliency.flatten(1).float()
     patches = frames.shape[1]
     if adaptive:

@@ -31,6 +31,7 @@ class Method:
     options: dict[str, tuple[object, object]]
     ranges: dict[str, tuple[float, float]]
     needs_ratio: bool
+    instead: str
     floor: str
     least: Callable[[int, int, dict[str, object]], int]
 
@@ -47,6 +48,7 @@ def method(
     needs: str = "features",
     kind: str = "prunes",
     floor: tuple[str, Callable[[int, int, dict[str, object]], int]] | None = None,
+    instead: str = "",
 ) -> Callable:
     """Register a reduction method under its name, so that it appears in `reduce`, the explorer and every plot.
 
@@ -62,6 +64,7 @@ def method(
     kind : "prunes" or "merges".
     floor : what it keeps at least, in words, and as a number of tokens by a function of (T, N, options); None if it
         reaches every budget.
+    instead : the option that takes the place of a budget, such as a threshold; None or False while it is off.
 
     Returns
     -------
@@ -70,7 +73,7 @@ def method(
     Raises
     ------
     VTCError
-        If the function takes no `budget`, or has an option without a default.
+        If the function takes no `budget`, has an option without a default, or needs or kind is another word.
 
     Examples
     --------
@@ -100,8 +103,11 @@ def method(
                 "it must take (tokens, budget, *, options), each option with a default"
             )
         needs_ratio = parameters["budget"].default is inspect.Parameter.empty
+        for what, word, known in (("needs", needs, ("features", "attention")), ("kind", kind, ("prunes", "merges"))):
+            if word not in known:
+                raise VTCError(f"method {key!r} has {what}={word!r}; {suggest(word, known)}")
         words, least = floor or ("", lambda frames, patches, options: 1)
-        _METHODS[key] = Method(key, run, paper, year, needs, kind, options, ranges, needs_ratio, words, least)
+        _METHODS[key] = Method(key, run, paper, year, needs, kind, options, ranges, needs_ratio, instead, words, least)
         return run
 
     return register(function) if function else register
@@ -121,7 +127,12 @@ def get_method(name: str) -> Method:
 
 
 def methods() -> pd.DataFrame:
-    """The registered methods: name, paper, year, what they need, prune or merge, floor, options with defaults.
+    """The registered methods, as a table.
+
+    Returns
+    -------
+    DataFrame indexed by name: paper, year, what a method needs, whether it prunes or merges, what it keeps at least
+    (its floor), and its options with their defaults; "|" separates the values of a menu, the default first.
 
     Examples
     --------
@@ -136,11 +147,16 @@ def methods() -> pd.DataFrame:
             "needs": m.needs,
             "kind": m.kind,
             "floor": m.floor or "none",
-            "options": ", ".join(f"{key}={default!r}" for key, (_, default) in m.options.items()),
+            "options": ", ".join(f"{key}={_choices(*option)}" for key, option in m.options.items()),
         }
         for m in _METHODS.values()
     ]
     return pd.DataFrame(rows).set_index("name").astype({"year": "Int64"})
+
+
+def _choices(hint: object, default: object) -> str:
+    menu = typing.get_args(hint) if typing.get_origin(hint) is typing.Literal else ()
+    return "|".join([repr(default), *(repr(choice) for choice in menu if choice != default)])
 
 
 def reduce(tokens: VideoTokens, method: str, ratio: float | None = None, **options: object) -> Reduction:
@@ -175,9 +191,15 @@ def reduce(tokens: VideoTokens, method: str, ratio: float | None = None, **optio
     chosen = get_method(method)
     options = {**{key: default for key, (_, default) in chosen.options.items()}, **options}
     for key, value in options.items():
-        _check_option(chosen, key, value)
-    if ratio is None and chosen.needs_ratio:
-        raise VTCError(f"method {method!r} needs a ratio, from 1 to {tokens.total}")
+        check_option(chosen, key, value)
+    in_place = finds_budget(method, options)
+    if ratio is None and not in_place and (chosen.needs_ratio or chosen.instead):
+        other = f", or {chosen.instead} in its place" if chosen.instead else ""
+        raise VTCError(f"method {method!r} needs a ratio, from 1 to {tokens.total}{other}")
+    if ratio is not None and in_place:
+        raise VTCError(
+            f"method {method!r} was given {chosen.instead}={options[chosen.instead]!r} and a ratio; give one of the two"
+        )
     budget = None if ratio is None else max(1, round(tokens.total / check_ratio("ratio", ratio, tokens.total)))
     if budget is not None:
         _check_floor(chosen, tokens, budget, options)
@@ -190,7 +212,7 @@ def reduce(tokens: VideoTokens, method: str, ratio: float | None = None, **optio
         )
     start = time.perf_counter()
     _check_finite(tokens)
-    with few_threads(tokens.values.numel()):
+    with few_threads(tokens.values.numel()), torch.no_grad():
         result = chosen.run(tokens, budget, **options)
     if not isinstance(result, Reduction):
         raise VTCError(f"method {method!r} returned a {type(result).__name__}; it must return a Reduction")
@@ -216,6 +238,12 @@ def needs_saliency(method: str, options: dict[str, object]) -> bool:
     return get_method(method).needs == "attention" or any(value == "attention" for value in options.values())
 
 
+def finds_budget(method: str, options: dict[str, object]) -> bool:
+    """Whether the option that takes the place of a budget is among these and on."""
+    value = options.get(get_method(method).instead)
+    return value is not None and value is not False  # 0.0 is a threshold
+
+
 def _check_floor(method: Method, tokens: VideoTokens, budget: int, options: dict[str, object]) -> None:
     frames, height, width = tokens.grid
     least = method.least(frames, height * width, options)
@@ -226,7 +254,8 @@ def _check_floor(method: Method, tokens: VideoTokens, budget: int, options: dict
         )
 
 
-def _check_option(method: Method, key: str, value: object) -> None:
+def check_option(method: Method, key: str, value: object) -> None:
+    """Raise a VTCError if the method has no such option, or the option cannot have this value."""
     if key not in method.options:
         raise VTCError(f"method {method.name!r} has no option {key!r}; {suggest(key, method.options)}")
     hint = method.options[key][0]

@@ -7,13 +7,13 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
-from vtc_lab.reduce.ops import cosine, demand_one, gather, merge
+from vtc_lab.reduce.ops import cosine, gather, merge
 from vtc_lab.reduce.quadtree import count_joins, join_cheapest, overlaps, similarities
 from vtc_lab.reduce.registry import method
 from vtc_lab.tokens import Reduction, VideoTokens
 
 
-@method(paper="arXiv 2507.07990", year=2025, kind="merges")
+@method(paper="arXiv 2507.07990", year=2025, kind="merges", instead="tau_s")
 def sttm(
     tokens: VideoTokens,
     budget: int | None = None,
@@ -46,7 +46,7 @@ def sttm(
     Raises
     ------
     VTCError
-        If budget and tau_s are both given, or neither is.
+        From `reduce`, if a ratio and tau_s are both given, or neither is.
 
     Examples
     --------
@@ -54,7 +54,6 @@ def sttm(
     >>> sttm(VideoTokens(halves), tau_s=0.9).anchor.tolist()
     [0, 2, 8, 10]
     """
-    demand_one("sttm", budget, "tau_s", tau_s)
     within, across = similarities(tokens.values)
     if budget is not None:
         tried = [*within.unique().tolist(), torch.inf]

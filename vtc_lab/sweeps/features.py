@@ -28,13 +28,14 @@ def fidelity_sweep(
 
     Returns
     -------
-    DataFrame with clip, method, label, ratio, kept, total, a column for each measure, reduce_s, status ("ok", or
-    "floor" where the method cannot go down to the budget and has no result) and error.
+    DataFrame with sample and clip (the clip's name), method, label, ratio, kept, total, a column for each measure,
+    reduce_s, status ("ok"; "floor" where the method cannot go down to the budget; "error" where it failed) and error,
+    in words. Rows that are not ok have no result.
 
     Raises
     ------
     VTCError
-        If there are no clips, or from reducing, but for a floor.
+        If there are no clips, for an unknown method or measure, or if methods or ratios are no lists.
 
     Examples
     --------
@@ -45,20 +46,24 @@ def fidelity_sweep(
     """
     if not isinstance(clips, Mapping) or not clips:
         raise VTCError(f"clips are {clips!r:.60}; give a dict of names and VideoTokens")
+    for name, values in {"methods": methods, "ratios": ratios}.items():
+        if isinstance(values, str) or not isinstance(values, Sequence):
+            raise VTCError(f"{name} is {values!r}; give a list")
     rows = []
     for clip, tokens in clips.items():
         for entry in methods:
             name, options = entry if isinstance(entry, tuple) else (entry, {})
             changed = ", ".join(f"{key}={value}" for key, value in options.items())
-            label = f"{get_method(name).name} ({changed})" if changed else name
+            label = f"{get_method(name).name} ({changed})" if changed else get_method(name).name
             for ratio in ratios:
-                row = {"clip": clip, "method": name, "label": label, "ratio": float(ratio), "total": tokens.total}
+                row = {"sample": clip, "clip": clip, "method": name, "label": label, "ratio": float(ratio)}
+                row["total"] = tokens.total
                 try:
                     reduced = reduce(tokens, name, ratio=ratio, **options)
-                except FloorError as error:
-                    rows.append(row | {"status": "floor", "error": str(error)})
+                except Exception as error:  # whatever a user's method raises, the rest goes on
+                    words = str(error) if isinstance(error, VTCError) else f"{type(error).__name__}: {error}"
+                    rows.append(row | {"status": "floor" if isinstance(error, FloorError) else "error", "error": words})
                     continue
-                values = fidelity(tokens, reduced, measures)
                 done = {"kept": len(reduced), "reduce_s": reduced.seconds, "status": "ok", "error": ""}
-                rows.append(row | done | values)
+                rows.append(row | done | fidelity(tokens, reduced, measures))
     return pd.DataFrame(rows)
