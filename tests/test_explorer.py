@@ -104,6 +104,7 @@ def test_state_goes_out_and_in_as_json(explorer):
 def test_every_setting_survives():
     state = {
         **{"clip": "data/clips/dog.mp4", "frames": 5, "encoder": "pixels", "model": "a/folder", "question": "what ?"},
+        "folder": "data/shapes_qa/clips",
         **{"method": "random", "options": {"seed": 3}, "compare": "lftr", "compare_options": {"dropped": "merge"}},
         **{"budget": "stages", "ratio": 3.14159, "temporal_ratio": 2.718, "spatial_ratio": 1.618},
         **{"min_fidelity": 0.995, "figure": "other", "venue": "cvpr"},
@@ -331,3 +332,14 @@ def test_what_cannot_be_asked_is_said(explorer):
     explorer._ask.click()
     explorer.wait()
     assert explorer.message == "there is no question; choose a sample or type one"
+
+
+def test_a_papers_own_mode_finds_its_budget():
+    """An option that takes the place of a budget is obeyed, and the second method gets the budget it led to."""
+    explorer = vtc.explore(frames=4, encoder="pixels", method="dtd", options={"tau": 0.9}, compare="uniform", ratio=8)
+    explorer.wait()
+    assert explorer.message == ""
+    scene = build_scene(explorer.state)
+    alone = vtc.reduce(scene.tokens, "dtd", tau=0.9)
+    assert [len(reduced) for reduced in scene.reductions] == [len(alone)] * 2
+    assert len(alone) != scene.tokens.total // 8

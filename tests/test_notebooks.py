@@ -16,6 +16,7 @@ NAMES = [
     "03_fidelity_vs_ratio",
     "04_video_qa_ablations",
     "05_compare_methods",
+    "06_your_model_your_data",
     "07_write_your_own_method",
 ]
 

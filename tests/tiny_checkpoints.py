@@ -298,6 +298,11 @@ def llava():
     return hf.LlavaForConditionalGeneration(config), processor
 
 
+CHAT = (
+    "{%% for part in messages[0]['content'] %%}{%% if part['type'] == 'text' %%} {{ part['text'] }} "
+    "{%% elif part['type'] == 'video' %%}%s{%% else %%}%s{%% endif %%}{%% endfor %%}"
+    "{%% if add_generation_prompt %%} : {%% endif %%}"
+)
 QWEN_MARKS = {
     "clip": "<|vision_start|><|video_pad|><|vision_end|>",
     "picture": "<|vision_start|><|image_pad|><|vision_end|>",
@@ -328,6 +333,7 @@ def write(family: str, folder: Path) -> Path:
             if weight.ndim > 1:
                 weight.normal_(0, weight[0].numel() ** -0.5)
     model.save_pretrained(folder / family)
+    processor.chat_template = CHAT % (TINY[family].clip, TINY[family].picture)
     processor.save_pretrained(folder / family)
     return folder / family
 

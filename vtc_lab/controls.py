@@ -53,13 +53,14 @@ class OptionPanel:
 
 def make_controls(state: dict[str, object]) -> tuple[dict[str, widgets.Widget], dict[str, widgets.Widget]]:
     """A control for every setting but the options, and the row that shows each; `own_file` is a path off the menu."""
-    shipped = [path.relative_to(ROOT).as_posix() for path in find_clips()]
-    own = state["clip"] not in shipped
+    listed = [(path.name, str(path)) for path in find_clips(state["folder"])] if state["folder"] else []
+    listed = listed or [(name, name) for name in (path.relative_to(ROOT).as_posix() for path in find_clips())]
+    own = state["clip"] not in dict(listed).values()
     names = list(methods().index)
     wide = {"layout": widgets.Layout(width="400px"), "continuous_update": False}
     kinds = [("total ratio", "ratio"), ("time x space", "stages"), ("fidelity", "fidelity")]
     controls = {
-        "clip": _menu("clip", [*shipped, OWN_FILE], OWN_FILE if own else state["clip"]),
+        "clip": _menu("clip", [*listed, (OWN_FILE, OWN_FILE)], OWN_FILE if own else state["clip"]),
         "own_file": widgets.Text(
             value=state["clip"] if own else "", placeholder="path of a video", continuous_update=False
         ),

@@ -8,6 +8,7 @@ those swallow exceptions.
 from __future__ import annotations
 
 import html
+import math
 import threading
 import traceback
 from collections import deque
@@ -36,10 +37,11 @@ def explore(**state: object) -> Explorer:
 
     Parameters
     ----------
-    state : any setting, as `Explorer.state` returns them: clip (a path), frames, encoder, model (folder or hub id of
-        the encoder "video-qa model", or "" for the bundled one), question, method, options (dict), compare (a second
-        method, or ""), compare_options, budget ("ratio", "stages" or "fidelity"), ratio, temporal_ratio,
-        spatial_ratio, min_fidelity, figure (name of the exported files), venue.
+    state : any setting, as `Explorer.state` returns them: clip (a path), folder (of clips for the menu, or "" for the
+        bundled ones), frames, encoder, model (folder or hub id of the encoder "video-qa model", or "" for the bundled
+        one), question, method, options (dict), compare (a second method, or ""), compare_options, budget ("ratio",
+        "stages" or "fidelity"), ratio, temporal_ratio, spatial_ratio, min_fidelity, figure (name of the exported
+        files), venue.
 
     Returns
     -------
@@ -82,7 +84,8 @@ class Explorer(widgets.VBox):
         self._options["compare_options"] = OptionPanel(state["compare"], state["compare_options"], self._changed)
         for control in self._controls.values():
             control.observe(self._changed, "value")
-        self._model, self._last, self._said, self._held = state["model"], None, "", False
+        self._fixed = {key: state[key] for key in ("model", "folder")}
+        self._last, self._said, self._held = None, "", False
         self._now = self.state  # of the latest change; whoever works in another thread gets it and reads no control
         self._arrange()
         super().__init__([self._panel(), self._message, self._answers, self._pictures, self._code])
@@ -95,7 +98,7 @@ class Explorer(widgets.VBox):
         if state["clip"] == OWN_FILE:
             state["clip"] = self._controls["own_file"].value
         state.update({key: panel.values for key, panel in self._options.items()})
-        return complete_state({**state, "model": self._model})
+        return complete_state({**state, **self._fixed})
 
     @property
     def message(self) -> str:
@@ -146,13 +149,15 @@ class Explorer(widgets.VBox):
             self._say("reading and encoding the clip ...")
         scene = build_scene(state)
         room = _ROOM // len(scene.reductions)
-        pictures = [strip(scene.clip, reduction, room) for reduction in scene.reductions]
+        pictures = [strip(scene.shown, reduction, room) for reduction in scene.reductions]
         ledgers = [_ledger(scene, reduction) for reduction in scene.reductions]
         self._last = source
         for panel, (image, ledger) in enumerate(zip(pictures, ledgers, strict=True)):
             self._images[panel].value, self._ledgers[panel].value = image, ledger
         self._pictures.children = self._panels[: len(pictures)]
         source_line = f"{_LEGEND} Tokens: {scene.tokens.encoder}; frames read by {scene.clip.reader}."
+        if (each := math.ceil(len(scene.clip) / len(scene.shown))) > 1:
+            source_line += f" A token is of {each} frames, of which the first is shown."
         self._code.value = f"<small>{html.escape(source_line)}</small><br><code>{html.escape(code_line(state))}</code>"
         self._say("")
 
@@ -187,7 +192,7 @@ class Explorer(widgets.VBox):
     def _write_figure(self, state: dict[str, object]) -> None:
         self._say("drawing the figure ...")
         scene = build_scene(state)
-        figure = show(scene.clip, *scene.reductions, venue=state["venue"])
+        figure = show(scene.shown, *scene.reductions, venue=state["venue"])
         provenance = {"explorer": state, "encoder": scene.tokens.encoder}
         paths = save_figure(figure, state["figure"], provenance=provenance)
         folder = next(iter(paths.values())).parent

@@ -10,15 +10,17 @@ from typing import TYPE_CHECKING
 from vtc_lab.models.encoders import ENCODERS, load_encoder
 from vtc_lab.qa.samples import BUNDLED, read_samples
 from vtc_lab.reduce import get_method, methods, reduce
+from vtc_lab.reduce.registry import finds_budget, needs_saliency
 from vtc_lab.style import VENUES
 from vtc_lab.tokens import Clip, Reduction, VideoTokens, VTCError, suggest
-from vtc_lab.video import read_clip, resolve
+from vtc_lab.video import find_clips, one_each, read_clip, resolve
 
 if TYPE_CHECKING:
     from vtc_lab.models.video_model import Answer
 
 DEFAULTS = {
     "clip": "data/clips/bigbuckbunny.mp4",
+    "folder": "",  # whose clips are in the menu; "" is data/clips
     "frames": 16,
     "encoder": "efficientnet-lite0",
     "model": "",  # folder or hub id of the encoder "video-qa model"; "" is the bundled one
@@ -42,9 +44,10 @@ ENCODER_NAMES = (*ENCODERS, MODEL)
 
 @dataclass(frozen=True)
 class Scene:
-    """A clip, its tokens, and one reduction of them for each method in the state."""
+    """A clip, what is shown of it, its tokens, and one reduction of them for each method in the state."""
 
     clip: Clip
+    shown: Clip
     tokens: VideoTokens
     reductions: tuple[Reduction, ...]
 
@@ -73,7 +76,8 @@ def complete_state(state: dict[str, object]) -> dict[str, object]:
     for key in state:
         if key not in DEFAULTS:
             raise VTCError(f"the explorer has no setting {key!r}; {suggest(key, DEFAULTS)}")
-    state = {**DEFAULTS, **state, "clip": str(state.get("clip", DEFAULTS["clip"]))}
+    first = str(find_clips(str(state["folder"]))[0]) if state.get("folder") else DEFAULTS["clip"]
+    state = {**DEFAULTS, **state, "clip": str(state.get("clip", first))}
     for key, default in DEFAULTS.items():
         kinds = (int, float) if isinstance(default, float) else (type(default),)
         if not isinstance(state[key], kinds) or isinstance(state[key], bool):
@@ -106,11 +110,18 @@ def build_scene(state: dict[str, object]) -> Scene:
     """
     path = resolve(state["clip"])
     key = (str(path), path.stat().st_mtime_ns if path.is_file() else 0, state["frames"])
-    clip, tokens = _read(*key), _encode(*key, state["encoder"], state["model"])
+    salient = state["encoder"] == MODEL and any(
+        state[name] and needs_saliency(state[name], state[options])
+        for name, options in (("method", "options"), ("compare", "compare_options"))
+    )
+    clip, tokens = _read(*key), _encode(*key, state["encoder"], state["model"], salient)
+    shown = one_each(clip, tokens.grid[0])
     method, known = state["method"], get_method(state["method"]).options
     if state["budget"] == "fidelity" and "min_fidelity" not in known:
         raise VTCError(f"method {method!r} cannot find a budget by fidelity; choose 'lftr', or a budget by ratio")
-    if state["budget"] == "fidelity":
+    if finds_budget(method, state["options"]):
+        size = {}  # the method finds its own budget; the sliders wait
+    elif state["budget"] == "fidelity":
         size = {"min_fidelity": state["min_fidelity"]}
     elif state["budget"] == "stages" and "temporal_ratio" in known:
         size = {"temporal_ratio": state["temporal_ratio"], "spatial_ratio": state["spatial_ratio"]}
@@ -120,12 +131,12 @@ def build_scene(state: dict[str, object]) -> Scene:
         size = {"ratio": state["ratio"]}
     first = reduce(tokens, method, **_joined(size, state["options"], "options"))
     if not state["compare"]:
-        return Scene(clip, tokens, (first,))
+        return Scene(clip, shown, tokens, (first,))
     size = {"ratio": tokens.total / len(first)}
     if state["budget"] == "stages" and "temporal_ratio" in get_method(state["compare"]).options:
         size["temporal_ratio"] = state["temporal_ratio"]
     second = reduce(tokens, state["compare"], **_joined(size, state["compare_options"], "compare_options"))
-    return Scene(clip, tokens, (first, second))
+    return Scene(clip, shown, tokens, (first, second))
 
 
 def _joined(size: dict[str, float], options: dict[str, object], where: str) -> dict[str, object]:
@@ -187,11 +198,9 @@ def _read(path: str, changed: int, frames: int) -> Clip:
 
 
 @lru_cache(maxsize=4)
-def _encode(path: str, changed: int, frames: int, encoder: str, model: str) -> VideoTokens:
+def _encode(path: str, changed: int, frames: int, encoder: str, model: str, salient: bool) -> VideoTokens:
     clip = _read(path, changed, frames)
-    if encoder == MODEL:  # any method may be chosen next, also one that needs saliency
-        return _encoder(encoder, model).encode(clip, saliency=True)
-    return _encoder(encoder, model).encode(clip)
+    return _encoder(encoder, model).encode(clip, **({"saliency": True} if salient else {}))
 
 
 @lru_cache(maxsize=2)

@@ -19,6 +19,7 @@ from vtc_lab.sweeps.jobs import Finished, Job, work
 from vtc_lab.sweeps.plan import make_plan, settings_of
 from vtc_lab.sweeps.store import UNSAVED, Store
 from vtc_lab.sweeps.workers import work_elsewhere
+from vtc_lab.tokens import VTCError
 
 if TYPE_CHECKING:  # importing the model imports transformers, which takes seconds
     from vtc_lab.models.video_model import VideoModel
@@ -56,7 +57,9 @@ def sweep(
     Parameters
     ----------
     model : from `load_model`.
-    samples : dicts with clip (a path, or a Clip), question and answer; kind and candidates if there are any.
+    samples : dicts with clip (a path, or a Clip), question and answer; kind and candidates if there are any. Of a
+        sample with start or end that part is read, see `read_sample_clip`; one with a rule is scored by it, see
+        `score`. Others are right if the text is the answer.
     methods : registered names, or pairs of a name and its options; `variants` makes such pairs.
     ratios : each 1 or more; None leaves the budget to the options (lftr: `temporal_ratio`, `spatial_ratio`).
     seeds : each is given to the methods that have a seed; the others run once.
@@ -138,6 +141,11 @@ def summary(table: pd.DataFrame) -> tuple[pd.DataFrame, str]:
     DataFrame with the columns ok, floor, error and unsaved (computed, but the results file could not take them), a row
     for each label and "all" as the last; and a sentence.
 
+    Raises
+    ------
+    VTCError
+        For something that is no such table.
+
     Examples
     --------
     >>> import vtc_lab as vtc
@@ -147,14 +155,20 @@ def summary(table: pd.DataFrame) -> tuple[pd.DataFrame, str]:
     >>> counts.loc["all"].tolist(), sentence.split(";")[0]
     ([1, 0, 1, 0], '2 results: 1 ok, 0 below a floor, 1 failed')
     """
+    if not isinstance(table, pd.DataFrame):
+        raise VTCError(f"the table is a {type(table).__name__}; give the DataFrame that vtc.sweep returns")
+    for column in ("label", "status", "error"):
+        if column not in table:
+            raise VTCError(f"the table has no column {column!r}; give the DataFrame that vtc.sweep returns")
+    errors = table.error.fillna("").astype(str)  # NaN for "" in a table that was saved as CSV
     counts = pd.DataFrame({status: table.status == status for status in ("ok", "floor", "error")})
-    counts["unsaved"] = table.error.str.contains(UNSAVED, regex=False)
+    counts["unsaved"] = errors.str.contains(UNSAVED, regex=False)
     counts = counts.groupby(table.label, sort=False).sum().astype(int)
     counts.loc["all"] = counts.sum()
     ok, floor, failed, unsaved = counts.loc["all"]
     words = [f"{len(table)} results: {ok} ok, {floor} below a floor, {failed} failed"]
     if failed:
-        reasons = table.error[table.status == "error"].value_counts()
+        reasons = errors[table.status == "error"].value_counts()
         words.append(f"most often ({reasons.iloc[0]} times): {reasons.index[0]}")
     if unsaved:
         words.append(f"{unsaved} could not be saved")

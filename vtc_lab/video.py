@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from numbers import Integral, Real
 from pathlib import Path
 from typing import BinaryIO
@@ -26,19 +27,38 @@ ROOT = Path(__file__).resolve().parent.parent
 """The repository: relative paths are looked for here when the current folder does not have them."""
 
 
-def find_clips() -> list[Path]:
-    """The video files that come with the repository, by name.
+VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".gif")
+
+
+def find_clips(folder: str | os.PathLike | None = None) -> list[Path]:
+    """The video files in a folder, or those that come with the repository, by name.
+
+    Parameters
+    ----------
+    folder : looked for in the current folder and then in the repository; None for the clips that come along.
 
     Returns
     -------
-    list of Path, empty where the package was installed without its repository.
+    list of Path; without a folder it is empty where the package was installed without its repository.
+
+    Raises
+    ------
+    VTCError
+        If there is no such folder, or no video in it.
 
     Examples
     --------
     >>> "bikes.mp4" in [path.name for path in find_clips()]
     True
     """
-    return sorted((ROOT / "data" / "clips").glob("*.mp4"))
+    if folder is None:
+        return sorted((ROOT / "data" / "clips").glob("*.mp4"))
+    place = next((place for place in (Path(folder).expanduser(), ROOT / folder) if place.is_dir()), None)
+    found = sorted(path for path in place.iterdir() if path.suffix.lower() in VIDEOS) if place else []
+    if not found:
+        words = f"there is no video in {place}" if place else f"there is no folder {folder}"
+        raise VTCError(f"{words}; give one that holds some, as {', '.join(VIDEOS)}")
+    return found
 
 
 def resolve(path: str | os.PathLike) -> Path:
@@ -124,6 +144,35 @@ def read_clip(
         if result:
             return Clip(result[0], result[1], str(path), result[2], time.perf_counter() - begun)
     raise VTCError(f"{found.name} makes the readers hang or crash, it is damaged; fetch it again or give another file")
+
+
+def one_each(clip: Clip, count: int) -> Clip:
+    """The frames to show beside tokens of which each is of several frames: the first of each group.
+
+    Parameters
+    ----------
+    clip : F frames.
+    count : T, the frames of the tokens' grid: F, or F / 2 rounded up where a token is of two frames (Qwen).
+
+    Returns
+    -------
+    Clip of T frames, the same one if it has as many.
+
+    Raises
+    ------
+    VTCError
+        If no whole number of frames goes into each.
+
+    Examples
+    --------
+    >>> one_each(Clip(np.zeros((5, 8, 8, 3), np.uint8), np.arange(5.0)), 3).times.tolist()
+    [0.0, 2.0, 4.0]
+    """
+    step = math.ceil(len(clip) / count)
+    part = clip if step == 1 else replace(clip, frames=clip.frames[::step], times=clip.times[::step])
+    if len(part) != count:
+        raise VTCError(f"{len(clip)} frames are not {count} groups of one size; give the clip that the tokens are of")
+    return part
 
 
 def _check(frames: object, fps: object, start: object, end: object) -> None:

@@ -25,7 +25,7 @@ from vtc_lab.figures.marks import (
 )
 from vtc_lab.plots import Picture
 from vtc_lab.style import FLOORS, figure_size, paper_style
-from vtc_lab.sweeps.tidy import intervals, uneven, with_budgets
+from vtc_lab.sweeps.tidy import counted, intervals, uneven, with_budgets
 from vtc_lab.tokens import VTCError
 
 _SPLIT = ["temporal_ratio", "spatial_ratio"]
@@ -90,7 +90,7 @@ def plot_heatmap(
         axes.set_yticks(np.arange(len(down)) + 0.5, [f"{ratio:g}×" for ratio in down])
         axes.tick_params(length=0)
         axes.spines[:].set_visible(False)
-        axes.set_title(f"{name}, {level:.0%} interval, tokens kept of {on_average(rows.total)}", fontsize=SMALL)
+        axes.set_title(f"{name}, {level:.0%} interval, tokens kept of {on_average(rows.total[rows.value.notna()])}", fontsize=SMALL)
         if cells.below_floor.any():
             corner = Line2D([], [], marker=[(-1, 1), (1, 1), (1, -1), (-1, 1)], linestyle="", **_CORNER)
             legend_below(figure, {"a floor does better with no more tokens": corner})
@@ -121,7 +121,7 @@ def _below_floor(cells: pd.DataFrame, table: pd.DataFrame, sign: int) -> list[bo
     """Whether a floor with no more tokens (half a per cent for rounding) has a better mean over the same samples."""
     keys = ["label", "ratio"]
     rows = table[table.method.isin(FLOORS)]
-    floors = with_budgets(intervals(rows, keys, draws=1), rows, keys) if len(rows) else cells.iloc[:0]
+    floors = with_budgets(counted(rows, keys)[0], rows, keys) if len(rows) else cells.iloc[:0]
     floors = floors[~uneven(floors)]
     return [
         not odd and bool((sign * floors["mean"][floors.kept <= 1.005 * cell.kept] > sign * cell.mean).any())

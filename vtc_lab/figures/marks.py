@@ -12,7 +12,7 @@ from matplotlib.transforms import Transform
 
 from vtc_lab.plots import Picture
 from vtc_lab.style import FLOORS, method_style
-from vtc_lab.sweeps.tidy import of_curves, tidy, uneven
+from vtc_lab.sweeps.tidy import NOT_RUN, of_curves, tidy, uneven
 from vtc_lab.tokens import VTCError
 
 SMALL = 7  # points, of what is written beside the data
@@ -29,7 +29,7 @@ GAPS = {  # why rows have no result that others have: what is drawn over the met
     "floor": ("_", "below its floor"),
     "error": ("x", "failed"),
     "empty": ("$?$", "no value"),
-    "absent": ("|", "not run"),
+    "absent": ("|", NOT_RUN),
 }
 
 

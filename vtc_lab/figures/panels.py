@@ -30,7 +30,16 @@ from vtc_lab.figures.marks import (
 )
 from vtc_lab.plots import Picture
 from vtc_lab.style import figure_size, paper_style
-from vtc_lab.sweeps.tidy import EVERYTHING, differences, intervals, uncompressed, uneven, with_budgets, with_everywhere
+from vtc_lab.sweeps.tidy import (
+    EVERYTHING,
+    counted,
+    differences,
+    intervals,
+    uncompressed,
+    uneven,
+    with_budgets,
+    with_everywhere,
+)
 from vtc_lab.tokens import VTCError
 
 _FLIPS = {  # what becomes of an answer: the legend's words, and the look of its bar
@@ -121,7 +130,9 @@ def plot_kinds(
             axes.set_yticks(np.arange(len(mine)) + 0.5, [f"{kind}\nn = {counts[kind]}" for kind in mine])
             axes.hlines(range(1, height), 0, 1, "#dddddd", linewidth=0.5, transform=axes.get_yaxis_transform())
             axes.tick_params(axis="y", length=0)
-        where = f"{ratio:g}×, tokens kept: {count(at.kept.mean())} of {on_average(at.total)}"
+        known = at[at.value.notna()]
+        kept = f", tokens kept: {count(known.kept.mean())} of {on_average(known.total)}" if len(known) else ""
+        where = f"{ratio:g}×{kept}"
         entries = {label: Line2D([], [], **style) for label, style in styles.items()} | gap_entries(cells)
         legend_below(figure, entries, f"change in {name.replace('%', 'points')} against {EVERYTHING}\nat {where}")
     data = cells.rename(columns={"mean": "difference"}).assign(ratio=ratio)
@@ -166,8 +177,8 @@ def plot_flips(table: pd.DataFrame, *, venue: str = "cvpr", span: str = "column"
         raise VTCError("the table has no ratio above 1, so no answer can flip; add one to the ratios of the sweep")
     keys = ["label", "ratio"]
     cells = small.groupby(keys, sort=False)[list(_FLIPS)].sum().reset_index()
-    counted = intervals(small, keys, draws=1).drop(columns=["mean", "low", "high"])
-    cells = with_absent(with_budgets(cells.merge(counted, on=keys), small, keys), "ratio")
+    cells = cells.merge(counted(small, keys)[0].drop(columns="mean"), on=keys)
+    cells = with_absent(with_budgets(cells, small, keys), "ratio")
     ratios, styles = sorted(cells.ratio.dropna().unique()), looks(table)
     names = [label for label in styles if label in set(small.label)]
     reasons = gap_reasons(cells)

@@ -6,6 +6,7 @@ The reduced features enter by transformers' own door, `mm_encoder_outputs`: noth
 from __future__ import annotations
 
 import copy
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Literal
@@ -177,9 +178,11 @@ def engaged(model: nn.Module, inputs: CompressedInputs) -> Iterator[None]:
     Traceback (most recent call last):
     vtc_lab.tokens.VTCError: 0 of 65 reduced visual tokens reached the language model; the reduction did not engage
     """
-    ids, seen = inputs["input_ids"], []
+    ids, seen, here = inputs["input_ids"], [], threading.get_ident()
 
     def note(_: nn.Module, args: tuple, given: dict) -> None:
+        if threading.get_ident() != here:  # an explorer asks on a thread of its own, maybe the same model
+            return
         if sum(part["inputs_embeds"].shape[1] for part in seen) < ids.shape[1]:  # the prompt, whole or in chunks
             seen.append(given)
 
@@ -198,7 +201,7 @@ def engaged(model: nn.Module, inputs: CompressedInputs) -> Iterator[None]:
     if beams and given.shape[1] == ids.shape[1]:
         alike = [(given[beam::beams][places] == features.to(given)).all(-1) for beam in range(beams)]
         reached = int(torch.stack(alike).all(0).sum())
-    if reached != len(features):
+    if reached != len(features) or given.shape[1] != ids.shape[1]:
         raise VTCError(
             f"{reached} of {len(features)} reduced visual tokens reached the language model; the reduction did not "
             "engage"
@@ -271,6 +274,6 @@ def padding_token(model: nn.Module, ids: Tensor, mask: Tensor) -> int:
     if not bool(mask.all()):
         return int(ids[mask == 0][0])
     config = model.config
-    known = [getattr(each, "pad_token_id", None) for each in (config, config.get_text_config())]
+    known = [getattr(each, "pad_token_id", None) for each in (config.get_text_config(), config)]
     taken = [None, getattr(config, "image_token_id", None), getattr(config, "video_token_id", None)]
     return next((token for token in known if token not in taken), 0)

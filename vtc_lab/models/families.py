@@ -142,7 +142,9 @@ FAMILIES: dict[str, Family] = {
 
 
 def register_family(model_type: str, family: Family) -> None:
-    """Let `compress` take models of one more family.
+    """Let `compress` and `load_model` take models of one more family, in this process.
+
+    A sweep's workers that do not share this process have to do the same.
 
     Parameters
     ----------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -39,6 +40,7 @@ class EncodedPrompt:
     sizes : how many of the features belong to each clip, or to each picture where frames are given as pictures.
     outputs : what the encoders gave, by modality.
     inputs : what the processor made, on the model's device.
+    seconds : how long encoding took, without what saliency took.
     """
 
     tokens: list[VideoTokens]
@@ -48,6 +50,7 @@ class EncodedPrompt:
     sizes: list[int]
     outputs: dict[str, Encoded]
     inputs: dict[str, object]
+    seconds: float
 
 
 @torch.no_grad()
@@ -88,7 +91,7 @@ def encode_prompt(
     if inputs.get(family.pixels) is None:
         return None
     here = {key: value.to(core.device) if isinstance(value, Tensor) else value for key, value in inputs.items()}
-    output, scores, source = _encode(core, family, here, saliency)
+    output, scores, source, seconds = _encode(core, family, here, saliency)
     outputs = {family.modality: output}
     if family.modality == "video" and here.get(family.stills) is not None:
         outputs["image"] = _call(core, "get_image_features", family.stills, here)
@@ -113,7 +116,7 @@ def encode_prompt(
         VideoTokens(features[index], None if salient is None else salient[index], name, saliency_source=source)
         for index in where
     ]
-    return EncodedPrompt(tokens, where, features, places, sizes, outputs, here) if where else None
+    return EncodedPrompt(tokens, where, features, places, sizes, outputs, here, seconds) if where else None
 
 
 def rows(features: Tensor | Sequence[Tensor]) -> Tensor:
@@ -135,29 +138,44 @@ def arguments(core: nn.Module, name: str) -> list[str]:
     return [key for key in inspect.signature(getattr(core, name, lambda: None)).parameters if key != "kwargs"]
 
 
-def _encode(core: nn.Module, family: Family, inputs: dict, saliency: bool) -> tuple[Encoded, Tensor | None, str]:
-    """What the encoder gives; if asked for, the saliency of every patch, and in words what it is."""
+def settle(result: Tensor) -> None:
+    """Wait until a GPU has done what was asked of it, or a clock would tell how long the asking took."""
+    if result.is_cuda:
+        torch.cuda.synchronize(result.device)
+    elif result.is_mps:
+        torch.mps.synchronize()
+
+
+def _encode(core: nn.Module, family: Family, inputs: dict, saliency: bool) -> tuple[Encoded, Tensor | None, str, float]:
+    """What the encoder gives; if asked for, the saliency of every patch, and in words what it is; and its seconds."""
+    begun = time.perf_counter()
     if not saliency:
-        return _call(core, family.encoder, family.pixels, inputs), None, ""
+        output = _call(core, family.encoder, family.pixels, inputs)
+        return output, None, "", time.perf_counter() - begun
     tower, grid = getattr(core, family.tower), inputs.get("video_grid_thw")
     layer, parts, outputs, scores = getattr(core.config, "vision_feature_layer", -1), [inputs], [], []
     if grid is not None:
         # A tower of packed patches is watched one clip at a time.
         pixels = inputs[family.pixels].split(grid.prod(1).tolist())
         parts = [inputs | {family.pixels: p, "video_grid_thw": g[None]} for p, g in zip(pixels, grid, strict=True)]
+    measuring = 0.0
     for part in parts:
         with watch_saliency(tower, grid_thw=part.get("video_grid_thw"), feature_layer=layer) as measure:
             outputs.append(_call(core, family.encoder, family.pixels, part))
+        encoded = time.perf_counter()
         found, source = measure()
+        settle(found)
+        measuring += time.perf_counter() - encoded
         scores.append((family.pool(core, found[..., None]) if family.pool else found).flatten())
+    seconds = time.perf_counter() - begun - measuring
     if len(outputs) == 1:
-        return outputs[0], scores[0], source
+        return outputs[0], scores[0], source, seconds
     deeper = None
     if outputs[0].deepstack_features:
         layers = zip(*(each.deepstack_features for each in outputs), strict=True)
         deeper = [[clip for each in layer for clip in each] for layer in layers]
     features = [clip for each in outputs for clip in each.pooler_output]
-    return Encoded(pooler_output=features, deepstack_features=deeper), torch.cat(scores), source
+    return Encoded(pooler_output=features, deepstack_features=deeper), torch.cat(scores), source, seconds
 
 
 def _call(core: nn.Module, name: str, pixels: str, inputs: dict) -> Encoded:
@@ -165,6 +183,7 @@ def _call(core: nn.Module, name: str, pixels: str, inputs: dict) -> Encoded:
     given = {key: inputs[key] for key in arguments(core, name)[1:] if key in inputs and key != pixels}
     output = getattr(core, name)(inputs[pixels].to(core.dtype), **given, return_dict=True)
     deeper = getattr(output, "deepstack_features", None)
+    settle(rows(output.pooler_output))
     # Without the hidden states, which can be many times as large.
     return Encoded(pooler_output=output.pooler_output, deepstack_features=deeper)
 

@@ -12,11 +12,12 @@ from torch.nn import functional
 # isort: off
 import vtc_lab.models.torchvision_ops  # noqa: F401  (before transformers)
 from transformers import BatchFeature, Cache
+from transformers.cache_utils import DynamicLayer
 # isort: on
 
 from vtc_lab.models.compress import CompressedInputs, engaged
 from vtc_lab.models.families import Family
-from vtc_lab.models.prompt_clips import Encoded, EncodedPrompt
+from vtc_lab.models.prompt_clips import Encoded, EncodedPrompt, rows
 from vtc_lab.tokens import Clip, VTCError
 
 Rows = dict[str, Tensor]  # what is said of each token of a prompt, (B, N): ids, mask, kinds
@@ -40,7 +41,7 @@ def ask_processor(processor: object, family: Family, clip: Clip, question: str) 
         prompt = processor.apply_chat_template([message], add_generation_prompt=True)
     except ValueError as error:
         raise VTCError(
-            f"{family.name} cannot be asked, its checkpoint has no chat template; give model.processor.chat_template one"
+            f"{family.name} cannot be asked, its checkpoint has no chat template; set model.processor.chat_template"
         ) from error
     given = {"images": [list(clip.frames)]}
     if takes_videos:
@@ -48,7 +49,11 @@ def ask_processor(processor: object, family: Family, clip: Clip, question: str) 
         given = {"videos": [clip.frames], "videos_kwargs": told}
     if prompt.startswith(processor.tokenizer.bos_token or "\0"):
         given["add_special_tokens"] = False  # or there would be two of them
-    return processor(text=[prompt], return_tensors="pt", **given)
+    try:
+        return processor(text=[prompt], return_tensors="pt", **given)
+    except ValueError as error:
+        reason = " ".join(str(error).split())
+        raise VTCError(f"{family.name}'s processor does not take {len(clip)} frames as asked: {reason}") from error
 
 
 def _times(clip: Clip) -> dict[str, object]:
@@ -74,10 +79,10 @@ def tail_of(inputs: Mapping[str, object], places: Tensor) -> Rows:
 def with_tail(prompt: EncodedPrompt, tail: Rows) -> EncodedPrompt:
     """A prompt with other tokens behind its last placeholder."""
     after, width = int(prompt.places[0].nonzero()[-1]) + 1, tail["input_ids"].shape[1]
-    rows = rows_of(prompt.inputs)
-    rows = {name: torch.cat([row[:, :after], tail[name].to(row.device)], 1) for name, row in rows.items()}
+    said = rows_of(prompt.inputs)
+    said = {name: torch.cat([row[:, :after], tail[name].to(row.device)], 1) for name, row in said.items()}
     places = functional.pad(prompt.places[:, :after], (0, width))
-    return replace(prompt, places=places, inputs=prompt.inputs | rows)
+    return replace(prompt, places=places, inputs=prompt.inputs | said)
 
 
 def join(prompts: Sequence[CompressedInputs]) -> CompressedInputs:
@@ -104,44 +109,53 @@ def _joined(outputs: list[Encoded]) -> Encoded:
 
 
 def can_share(network: nn.Module) -> bool:
-    """Whether padding between a prompt's beginning and the rest is nothing to a model.
+    """Whether padding between a prompt's beginning and the rest is nothing to a model, by how it remembers a token.
 
     That is so with full attention, but not with a window, which counts it, nor with a state that is carried on.
     """
-    config = network.config.get_text_config()
-    return set(getattr(config, "layer_types", None) or ()) <= {"full_attention"} and not getattr(
-        config, "sliding_window", None
-    )
+    memory = network(input_ids=torch.zeros(1, 1, dtype=torch.long, device=network.device), use_cache=True)
+    layers = getattr(memory.past_key_values, "layers", [None])
+    return all(type(layer) is DynamicLayer for layer in layers)
 
 
-def say_each(inputs: CompressedInputs, tails: Sequence[Rows], pad: int) -> Rows:
-    """Prompts of one length, which end with the longest of the tails, with each of the tails instead.
+def say_each(inputs: CompressedInputs, shared: int, tails: Sequence[Rows], pad: int) -> Rows:
+    """The first `shared` tokens of some prompts, with each of the tails behind them; they have one at least as long.
 
     The rows are those of the first prompt, then those of the second. Padding stands before a tail, and the text after a
     clip goes on counting, whatever it says.
     """
     width = max(tail["input_ids"].shape[1] for tail in tails)
-    rows = {name: value for name, value in inputs.items() if isinstance(value, Tensor)}
-    rows = {name: value.repeat_interleave(len(tails), -2) for name, value in rows.items()}
-    shared = rows["input_ids"].shape[1] - width
+    said = {name: value[..., : shared + width] for name, value in inputs.items() if isinstance(value, Tensor)}
+    said = {name: value.repeat_interleave(len(tails), -2) for name, value in said.items()}
     for n, tail in enumerate(tails):
         length, mine = tail["input_ids"].shape[1], slice(n, None, len(tails))
-        tail = tail | {"position_ids": rows["position_ids"][..., mine, shared : shared + length].clone()}
-        for name, value in rows.items():
+        tail = tail | {"position_ids": said["position_ids"][..., mine, shared : shared + length].clone()}
+        for name, value in said.items():
             value[..., mine, shared:] = pad if name == "input_ids" else 0
             value[..., mine, shared + width - length :] = tail[name].to(value.device)
-    return rows
+    return said
 
 
-def prefill(network: nn.Module, inputs: CompressedInputs, length: int) -> Cache:
-    """The cache of the beginnings of some prompts, which hold all their visual tokens.
+def prefill(network: nn.Module, inputs: CompressedInputs, shared: int) -> Cache:
+    """The cache of the first `shared` tokens of some prompts, which hold all the visual ones.
 
     Raises
     ------
     VTCError
         If what reached the language model are not the reduced tokens.
     """
-    beginning = {name: value[..., :length] for name, value in inputs.items() if isinstance(value, Tensor)}
+    beginning = {name: value[..., :shared] for name, value in inputs.items() if isinstance(value, Tensor)}
     beginning |= {"mm_encoder_outputs": inputs["mm_encoder_outputs"]}
     with engaged(network, CompressedInputs(beginning, inputs.reductions)):
         return network(**beginning, use_cache=True, logits_to_keep=1).past_key_values
+
+
+def behind(inputs: CompressedInputs, say: Rows, shared: int) -> CompressedInputs:
+    """What is left of prompts for `engaged` to watch, once their visual tokens have been prefilled."""
+    features = {modality: _no_features(output) for modality, output in inputs["mm_encoder_outputs"].items()}
+    left = {name: value[..., shared:] for name, value in say.items()}
+    return CompressedInputs(left | {"mm_encoder_outputs": features}, inputs.reductions)
+
+
+def _no_features(output: Encoded) -> Encoded:
+    return Encoded(pooler_output=rows(output.pooler_output)[:0])

@@ -6,76 +6,83 @@ were encoded and reduced before. Nothing is patched, so there is nothing to undo
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Iterable, Sequence
-from contextlib import nullcontext
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
 # isort: off
 import vtc_lab.models.torchvision_ops  # noqa: F401  (before transformers)
-from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, LogitsProcessor, LogitsProcessorList
+from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 # isort: on
 
-from vtc_lab.models.prompts import build_inputs, share_prefix
-from vtc_lab.models.saliency import watch_saliency
-from vtc_lab.tokens import Clip, Reduction, VideoTokens, VTCError, demand_clip
+from vtc_lab.models.answers import Answer, first_words, say
+from vtc_lab.models.compress import put_back
+from vtc_lab.models.families import FAMILIES, family_of
+from vtc_lab.models.loading import ask_hub, choose_device, choose_dtype, demand_memory, describe_network
+from vtc_lab.models.prompt_clips import EncodedPrompt, encode_prompt, places_of
+from vtc_lab.models.prompts import Rows, ask_processor, can_share, join, tail_of, with_tail
+from vtc_lab.reduce.ops import prune
+from vtc_lab.tokens import Clip, Reduction, VideoTokens, VTCError, demand_clip, suggest
 from vtc_lab.video import ROOT
 
 BUNDLED = ROOT / "data" / "models" / "shapes-onevision-2m"
-_FAMILIES = ("llava_onevision",)
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What a model said to one question.
-
-    Parameters
-    ----------
-    text : the generated answer.
-    scores : probability of each candidate answer, normalised over the candidates; without candidates, of the five
-        likeliest first tokens, as they are.
-    logits : (V,) float32 logits of the first answered token, for comparing distributions.
-    entered, total : visual tokens that entered the language model, and that the clip has.
-    seconds : time of each stage: read, encode, reduce, prefill, decode. The last two are those of the whole batch of
-        questions divided by their number.
-    """
-
-    text: str
-    scores: dict[str, float]
-    logits: Tensor = field(repr=False)
-    entered: int
-    total: int
-    seconds: dict[str, float]
+_ANYTHING = "?"  # a question, where it does not matter which
+_BLANK = Clip(np.zeros((2, 64, 64, 3), np.uint8), np.arange(2.0))
 
 
 class VideoModel:
-    """A model and its processor, made by `load_model`; `spec` is how another process can load the same."""
+    """A model and its processor, made by `load_model`; `spec` is how another process can load the same.
+
+    >>> import vtc_lab as vtc
+    >>> vtc.load_model()
+    <LLaVA-OneVision, 2.2 million parameters, on cpu in float32, sdpa attention, 64 tokens a frame (16 of 640x360)>
+    """
 
     def __init__(self, network: torch.nn.Module, processor: object, name: str, spec: dict | None = None) -> None:
         self.network, self.processor, self.name, self.spec = network, processor, name, spec
-        self._last: tuple[object, dict[bool, VideoTokens]] = (None, {})  # frames; tokens without, with saliency
+        self.family = family_of(network)
+        self._last: tuple[object, object, dict[bool, VideoTokens], EncodedPrompt | None] = (None, None, {}, None)
+        self._tails: dict[str, Rows] = {}
 
-    @torch.no_grad()
+    def __repr__(self) -> str:
+        return f"<{self.family.name}, {describe_network(self.network)}, {self._per_frame()}>"
+
+    def _per_frame(self) -> str:
+        """How many visual tokens the processor makes room for."""
+        clip = Clip(np.zeros((16, 360, 640, 3), np.uint8), np.arange(16.0))
+        count = int(self._places(ask_processor(self.processor, self.family, clip, _ANYTHING)).sum())
+        each = (count - self.family.newline) / len(clip) - self.family.cls
+        return f"{each:g} tokens a frame (16 of 640x360)"
+
+    @cached_property
+    def _shares(self) -> bool:
+        return can_share(self.network)
+
+    def _places(self, inputs: Mapping[str, object]) -> Tensor:
+        return places_of(self.network, self.family.modality, inputs)
+
     def encode(self, clip: Clip, *, saliency: bool = False) -> VideoTokens:
         """The clip's visual tokens as the language model would get them.
 
         Parameters
         ----------
-        clip : T frames of any size; the model's own processor resizes them.
+        clip : F frames of any size; the model's own processor resizes them.
         saliency : also tell how much attention each token gets in the vision tower, for methods that need it.
 
         Returns
         -------
-        VideoTokens (T, h, w, D) in the model's dtype, on its device. The last clip's tokens are remembered, so that
-        several calls on one clip encode it once. The saliency is (T, h, w) float32, pooled as the tokens are;
-        `saliency_source` says what it is (see `vtc_lab.models.saliency`), and `seconds` includes it.
+        VideoTokens (T, h, w, D) in the model's dtype, on its device. T is F, but F / 2 rounded up with models that make
+        one token of the same place in two frames (Qwen). The last clip's tokens are remembered, so that several calls
+        on one clip encode it once. The saliency is (T, h, w) float32, pooled as the tokens are; `saliency_source` says
+        what it is (see `vtc_lab.models.saliency`), and `seconds` includes it.
 
         Raises
         ------
@@ -89,29 +96,32 @@ class VideoModel:
         >>> model.encode(clip).values.shape[1:]
         torch.Size([8, 8, 192])
         """
+        return self._encoded(clip, saliency)[0]
+
+    @torch.no_grad()
+    def _encoded(self, clip: Clip, saliency: bool = False) -> tuple[VideoTokens, EncodedPrompt]:
         demand_clip(clip)
-        frames, made = self._last
-        made = made if frames is clip.frames else {}
-        if saliency in made:
-            return made[saliency]
-        model, layer = self.network.model, self.network.config.vision_feature_layer
-        start = time.perf_counter()
-        pixels = self.processor.video_processor([clip.frames], return_tensors="pt")
-        pixels = pixels["pixel_values_videos"].to(self.network.device, self.network.dtype)
-        with watch_saliency(model.vision_tower, feature_layer=layer) if saliency else nullcontext() as measure:
-            features = model.get_video_features(pixels, return_dict=True).pooler_output
-        side = math.isqrt((features.shape[1] - 1) // len(clip))  # one newline after the last frame
-        values = features[0, : len(clip) * side * side].view(len(clip), side, side, -1)
-        _settle(values)
-        made = {False: VideoTokens(values, encoder=self.name, seconds=time.perf_counter() - start)} | made
-        if saliency:
-            scores, source = measure()
-            pooled = model.apply_pooling(scores[..., None]).view(len(clip), side, side)
-            _settle(pooled)
-            seconds = time.perf_counter() - start
-            made[True] = replace(made[False], saliency=pooled, saliency_source=source, seconds=seconds)
-        self._last = (clip.frames, made)
-        return made[saliency]
+        frames, times, made, prompt = self._last
+        if frames is not clip.frames or times is not clip.times:
+            made, prompt = {}, None
+        if saliency not in made:
+            start = time.perf_counter()
+            inputs = ask_processor(self.processor, self.family, clip, _ANYTHING)
+            processing = time.perf_counter() - start
+            found = encode_prompt(self.network, inputs, saliency=saliency)
+            if found is None:
+                words = f"no {self.family.pixels} but {', '.join(inputs)}; name its pixels in the family's entry"
+                raise VTCError(f"the processor of {self.name} makes {words}")
+            seconds, tokens = time.perf_counter() - start, replace(found.tokens[0], encoder=self.name)
+            plain = replace(tokens, saliency=None, saliency_source="", seconds=processing + found.seconds)
+            made = {False: plain} | made
+            if saliency:
+                given = {"saliency": tokens.saliency, "saliency_source": tokens.saliency_source, "seconds": seconds}
+                made[True] = replace(made[False], **given)
+            given = {name: value for name, value in found.inputs.items() if name != self.family.pixels}
+            prompt = prompt or replace(found, inputs=given)
+            self._last = (clip.frames, clip.times, made, prompt)
+        return made[saliency], prompt
 
     @torch.no_grad()
     def ask(
@@ -196,67 +206,56 @@ class VideoModel:
             raise VTCError(f"positions is {positions!r}; choose 'preserve' or 'compact'")
         if type(max_new_tokens) is not int or max_new_tokens < 1:
             raise VTCError(f"max_new_tokens is {max_new_tokens!r}; it must be a whole number, at least 1")
-        tokens = self.encode(clip)
+        tokens, prompt = self._encoded(clip)
         chosen = [_entering(reduction, tokens) for reduction in reductions]
-        lengths = sorted({len(anchor) for _, anchor in chosen})
+        lengths = sorted({len(each) for each in chosen})
         if len(lengths) != 1:
             raise VTCError(f"reductions to {lengths} tokens cannot be asked together; give those of one length")
         twin = [next(m for m, other in enumerate(chosen) if _same(one, other)) for one in chosen]
         different = sorted(set(twin))
-        features, anchor = (torch.stack([chosen[n][part] for n in different]) for part in (0, 1))
-        inputs = build_inputs(self.network, self.processor, questions, features, anchor, tokens.total, positions)
-        rows, kept = inputs["input_ids"].shape[0], anchor.shape[1]
-        clock = _Clock()
-        start = time.perf_counter()
-        inputs = share_prefix(self.network, inputs, len(questions))
-        output = self.network.generate(
-            **inputs,
-            max_new_tokens=max_new_tokens,
-            do_sample=False,
-            num_beams=1,
-            return_dict_in_generate=True,
-            output_logits=True,
-            logits_processor=LogitsProcessorList([clock]),
-        )
-        end = time.perf_counter()
-        width, steps = inputs["input_ids"].shape[1], len(output.logits)
-        reached, expected = output.past_key_values.get_seq_length(), width + steps - 1
-        if reached != expected:
-            raise VTCError(f"{reached} tokens reached the language model, not {expected}; the reduction did not engage")
-        shared = {"prefill": (clock.first - start) / rows, "decode": (end - clock.first) / rows}
-        texts = self.processor.tokenizer.batch_decode(output.sequences[:, width:], skip_special_tokens=True)
-        first = output.logits[0].float().cpu()
+        tails = [self._tail(question) for question in questions]
+        longest = max(tails, key=lambda tail: tail["input_ids"].shape[1])
+        whole = with_tail(prompt, longest)
+        inputs = join([put_back(self.network, whole, [chosen[n]], positions) for n in different])
+        shared = inputs["input_ids"].shape[1] - longest["input_ids"].shape[1]
+        tokenizer = self.processor.tokenizer
+        batches = [tails] if len(tails) > 1 and self._shares else [[tail] for tail in tails]
+        said = [say(self.network, tokenizer, inputs, shared, batch, max_new_tokens) for batch in batches]
+        said = [[answer for batch in said for answer in batch[n]] for n in range(len(different))]
         answers = []
         for reduction, same in zip(reductions, twin, strict=True):
             reducing = 0.0 if reduction is None else reduction.seconds
-            made = {"read": clip.seconds, "encode": tokens.seconds, "reduce": reducing, **shared}
-            begin = different.index(same) * len(questions)
+            made = {"read": clip.seconds, "encode": tokens.seconds, "reduce": reducing}
             answers.append(
                 [
-                    Answer(texts[n].strip(), self._scores(first[n], given), first[n], kept, tokens.total, made)
-                    for n, given in enumerate(candidates, begin)
+                    Answer(text, first_words(tokenizer, first, given), first, lengths[0], tokens.total, made | times)
+                    for (text, first, times), given in zip(said[different.index(same)], candidates, strict=True)
                 ]
             )
         return answers
 
-    def _scores(self, logits: Tensor, candidates: Sequence[str] | None) -> dict[str, float]:
-        tokenizer = self.processor.tokenizer
-        if candidates is None:
-            best = logits.softmax(-1).topk(min(5, len(logits)))
-            return {tokenizer.decode([i]).strip(): float(p) for p, i in zip(best.values, best.indices, strict=True)}
-        codes = [tokenizer(candidate, add_special_tokens=False)["input_ids"] for candidate in candidates]
-        first = [code[0] for code in codes if code]
-        if not first or len(set(first)) < len(codes):
-            raise VTCError(
-                f"candidates {list(candidates)} do not differ in their first token; make them single words or letters"
-            )
-        return dict(zip(candidates, logits[first].softmax(-1).tolist(), strict=True))
+    def _tail(self, question: str) -> Rows:
+        """What the processor writes behind a clip, found with a blank one."""
+        if question not in self._tails:
+            before, self._tails[question] = self._asked(question)
+            if not torch.equal(before, self._asked(_ANYTHING)[0]):
+                raise VTCError(
+                    f"the chat template of {self.name} does not leave the question behind the clip; give "
+                    "model.processor.chat_template one that does"
+                )
+        return self._tails[question]
+
+    def _asked(self, question: str) -> tuple[Tensor, Rows]:
+        """The tokens of a question about a blank clip, up to the clip's end and behind it."""
+        inputs = ask_processor(self.processor, self.family, _BLANK, question)
+        tail = tail_of(inputs, self._places(inputs))
+        return inputs["input_ids"][:, : -tail["input_ids"].shape[1]], tail
 
 
-def _entering(reduction: Reduction | None, tokens: VideoTokens) -> tuple[Tensor, Tensor]:
-    """(K, D) features and (K,) positions of what enters, if the reduction is one of these tokens."""
+def _entering(reduction: Reduction | None, tokens: VideoTokens) -> Reduction:
+    """What enters: a reduction, if it is one of these tokens, or all of them."""
     if reduction is None:
-        return tokens.values.flatten(0, 2), torch.arange(tokens.total)
+        return prune(tokens, torch.arange(tokens.total, device=tokens.values.device))
     if reduction.grid != tokens.grid:
         raise VTCError(
             f"the reduction is of a {reduction.grid} grid but this clip has {tokens.grid}; reduce its own tokens"
@@ -266,38 +265,18 @@ def _entering(reduction: Reduction | None, tokens: VideoTokens) -> tuple[Tensor,
             f"the reduction is of {reduction.tokens.shape[1]}-channel tokens by {reduction.encoder!r}, but this is "
             f"{tokens.encoder!r} with {tokens.values.shape[3]} channels; reduce what model.encode gives"
         )
-    return reduction.tokens, reduction.anchor.cpu()
+    return reduction.to(tokens.values.device)
 
 
-def _same(one: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor]) -> bool:
-    return torch.equal(one[1], other[1]) and torch.equal(one[0], other[0])
-
-
-def _settle(result: Tensor) -> None:
-    """Wait until a GPU has done what was asked of it, or a clock would tell how long the asking took."""
-    if result.is_cuda:
-        torch.cuda.synchronize(result.device)
-    elif result.is_mps:
-        torch.mps.synchronize()
-
-
-class _Clock(LogitsProcessor):
-    """Notes when the first token's logits are there, which ends the prefill."""
-
-    first = math.nan
-
-    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        if math.isnan(self.first):
-            _settle(scores)
-            self.first = time.perf_counter()
-        return scores
+def _same(one: Reduction, other: Reduction) -> bool:
+    return torch.equal(one.anchor, other.anchor) and torch.equal(one.tokens, other.tokens)
 
 
 def load_model(
     name: str | Path | None = None,
     *,
     device: str | torch.device | None = None,
-    dtype: torch.dtype | None = None,
+    dtype: str | torch.dtype | None = None,
     trust_remote_code: bool = False,
     safetensors_only: bool = True,
 ) -> VideoModel:
@@ -305,9 +284,11 @@ def load_model(
 
     Parameters
     ----------
-    name : a folder or hub id of a LLaVA-OneVision checkpoint, or None for the bundled toy model.
+    name : a folder or hub id of a checkpoint of one of the families in `vtc_lab.models.families.FAMILIES`, to which
+        `register_family` adds, or None for the bundled toy model.
     device : "cpu", "cuda", "mps"; by default the best there is.
-    dtype : by default float32 on a CPU and bfloat16 elsewhere.
+    dtype : "float32", "bfloat16" or "float16"; by default float32 on a CPU, elsewhere bfloat16, or float16 where the
+        device does not compute in that.
     trust_remote_code, safetensors_only : code from a checkpoint is not run and pickled weights are not read, unless
         you say otherwise.
 
@@ -318,7 +299,8 @@ def load_model(
     Raises
     ------
     VTCError
-        If there is no such checkpoint or device, or its family is not supported.
+        If there is no such checkpoint or device, its family is not supported, or, before anything is loaded, if free
+        memory is less than 1.2 times what the weights take.
 
     Examples
     --------
@@ -326,24 +308,28 @@ def load_model(
     'llava_onevision'
     """
     source = str(BUNDLED if name is None else name)
+    device = choose_device(device)
+    dtype = choose_dtype(dtype, device)
+    offline, weights = ask_hub(source)
+    given = {"trust_remote_code": trust_remote_code, "local_files_only": offline}
     try:
-        config = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
-        if config.model_type not in _FAMILIES:
-            raise VTCError(f"{source} is a {config.model_type} model; supported are {', '.join(_FAMILIES)}")
-        here = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-        here = [kind for kind, there in here.items() if there]
-        device = here[0] if device is None else str(device)
-        if device.split(":")[0] not in here:
-            raise VTCError(f"device is {device!r}; this machine has {', '.join(here)}")
-        dtype = dtype or (torch.float32 if torch.device(device).type == "cpu" else torch.bfloat16)
+        config = AutoConfig.from_pretrained(source, **given)
+        if config.model_type not in FAMILIES:
+            raise VTCError(
+                f"{source} is a {config.model_type} model, and nothing says where those have their clips "
+                f"({suggest(config.model_type, FAMILIES)}); add the family with vtc.register_family"
+            )
+        demand_memory(source, config, weights, dtype, device)
         network = AutoModelForImageTextToText.from_pretrained(
-            source, dtype=dtype, trust_remote_code=trust_remote_code, use_safetensors=safetensors_only or None
+            source, dtype=dtype, use_safetensors=safetensors_only or None, **given
         )
-        processor = AutoProcessor.from_pretrained(source, trust_remote_code=trust_remote_code)
+        processor = AutoProcessor.from_pretrained(source, **given)
     except VTCError:
         raise
     except (OSError, ValueError, SafetensorError) as error:
         reason = str(error).split("\n")[0]
+        if offline and not Path(source).exists():
+            reason = "there is no such folder, it is not in the cache, and the hub cannot be reached"
         raise VTCError(f"no model could be loaded from {source}: {reason}") from error
     local = Path(source).exists()
     label, place = (Path(source).name, str(Path(source).resolve())) if local else (source, source)

@@ -13,9 +13,9 @@ from PIL import Image
 
 from vtc_lab.qa.records import records
 from vtc_lab.tokens import Clip, VTCError
-from vtc_lab.video import read_clip
+from vtc_lab.video import VIDEOS, read_clip
 
-SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".gif", ".MP4")
+SUFFIXES = (*VIDEOS, ".MP4")
 _PICTURES = (".jpg", ".jpeg", ".png")
 
 

@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 
 from vtc_lab.fidelity import answer_fidelity
+from vtc_lab.qa.clips import read_sample_clip
+from vtc_lab.qa.scoring import score
 from vtc_lab.reduce.registry import needs_saliency, reduce
 from vtc_lab.tokens import Clip, FloorError, Reduction, VideoTokens, VTCError
-from vtc_lab.video import read_clip
 
 if TYPE_CHECKING:  # importing the model imports transformers, which takes seconds
     from vtc_lab.models.video_model import Answer, VideoModel
@@ -62,9 +63,9 @@ class Setting:
 
 @dataclass(frozen=True)
 class Job:
-    """A clip, its samples, all settings of the plan, and for each of them the samples that are still to do."""
+    """What to read, its samples, all settings of the plan, and for each of them the samples that are still to do."""
 
-    clip: str | Clip | None
+    clip: dict[str, object]
     samples: tuple[dict[str, object], ...]
     settings: tuple[Setting, ...]
     wanted: tuple[tuple[int, ...], ...]
@@ -76,9 +77,9 @@ Finished = tuple[int, int, Result]  # number of the sample and of the setting in
 def work(model: VideoModel, job: Job) -> Iterator[list[Finished]]:
     """Do a job, yielding what is finished a few settings at a time; what fails is a result that says so in words."""
     try:
-        if job.clip is None:
+        if "clip" not in job.clip:
             raise VTCError("the sample has no clip; give it the path of one, or a Clip")
-        clip = job.clip if isinstance(job.clip, Clip) else read_clip(job.clip)
+        clip = read_sample_clip(job.clip)
         if any(needs_saliency(setting.method, setting.options) for setting in job.settings):
             with suppress(Exception):  # said again where a setting needs it
                 model.encode(clip, saliency=True)
@@ -183,6 +184,11 @@ def _result(
     if not isinstance(answer, Exception) and answer.entered != len(reduction):
         words = f"{answer.entered} visual tokens entered, not {len(reduction)}; the reduction did not engage"
         answer = VTCError(words)
+    if not isinstance(answer, Exception):
+        try:
+            right = bool(score(sample, answer)) if "rule" in sample else answer.text == sample["answer"]
+        except VTCError as error:
+            answer = error
     if isinstance(answer, Exception):
         return _failure(answer)._replace(
             total=tokens.total, read_s=clip.seconds, encode_s=tokens.seconds, again=not isinstance(answer, VTCError)
@@ -194,7 +200,7 @@ def _result(
         total=answer.total,
         layer_mean=answer.entered,  # what enters stays: the reduction is before the first layer
         said=answer.text,
-        right=answer.text == sample["answer"],
+        right=right,
         likelihood=answer.scores.get(sample["answer"], math.nan) if sample["candidates"] else math.nan,
         kl=apart["kl"],
         tv=apart["tv"],

@@ -87,6 +87,7 @@ def revision(model: VideoModel) -> str:
         content = digest(source, commit)
     else:
         content = digest(*(f"{name} {_tensor_hash(value)}" for name, value in model.network.state_dict().items()))
+    content = digest(content, code_hash(model.family))  # a user may have registered it
     return f"{content} {model.network.device.type} {model.network.dtype}"
 
 

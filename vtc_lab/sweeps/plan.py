@@ -8,11 +8,12 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Real
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from vtc_lab.reduce.registry import Method, _check_option, get_method
+from vtc_lab.reduce.registry import Method, check_option, get_method
 from vtc_lab.sweeps.jobs import Job, Result, Setting
 from vtc_lab.sweeps.keys import code_hash, digest, file_hash, portable, revision
 from vtc_lab.sweeps.store import to_frame
@@ -22,6 +23,9 @@ from vtc_lab.video import resolve
 
 if TYPE_CHECKING:
     from vtc_lab.models.video_model import VideoModel
+
+_PART = ("start", "end", "picture_rate", "tried")  # what of a video a sample is about, see `read_sample_clip`
+_SCORING = ("rule", "options", "also")  # what else `score` looks at
 
 
 def variants(method: str, **options: Sequence[object]) -> list[tuple[str, dict[str, object]]]:
@@ -52,7 +56,7 @@ def variants(method: str, **options: Sequence[object]) -> list[tuple[str, dict[s
         if isinstance(values, str) or not isinstance(values, Sequence):
             raise VTCError(f"{name} is {values!r}; give a list of the values to compare")
         for value in values:
-            _check_option(get_method(method), name, value)
+            check_option(get_method(method), name, value)
     return [(method, dict(zip(options, values, strict=True))) for values in itertools.product(*options.values())]
 
 
@@ -65,11 +69,12 @@ class _Asked:
     question: str
     answer: str
     candidates: list[str] | None
+    scoring: dict[str, object]
 
     @property
     def facts(self) -> dict[str, object]:
         """What a job has to know."""
-        return {"question": self.question, "answer": self.answer, "candidates": self.candidates}
+        return {"question": self.question, "answer": self.answer, "candidates": self.candidates, **self.scoring}
 
 
 @dataclass(frozen=True)
@@ -88,7 +93,7 @@ class Plan:
     """Samples by settings; `clips` are (name, what a job reads, hash), `keys[i][n]` names a result by its content."""
 
     model: str
-    clips: list[tuple[str, str | Clip | None, str]]
+    clips: list[tuple[str, dict[str, object], str]]
     samples: list[_Asked]
     names: list[str]
     settings: list[Choice]
@@ -105,7 +110,8 @@ class Plan:
     def place(self, i: int, n: int) -> str:
         """What a result is of, whatever it is made with."""
         sample, choice = self.samples[i], self.settings[n]
-        asked = (self.clips[sample.clip][0], sample.question, sample.answer, sample.candidates)
+        name, part, _ = self.clips[sample.clip]
+        asked = (name, _range(part), sample.question, sample.answer, sample.candidates, sample.scoring)
         return digest(self.model, *asked, choice.setting.method, choice.options, choice.seed, choice.setting.ratio)
 
     def jobs(self, found: Mapping[str, Result]) -> tuple[list[Job], list[list[int]]]:
@@ -157,7 +163,7 @@ def settings_of(
 
 def _choices(method: Method, given: dict[str, object], ratios: Sequence[float | None]) -> Iterator[Choice]:
     for key, value in given.items():
-        _check_option(method, key, value)
+        check_option(method, key, value)
     defaults = {key: default for key, (_, default) in sorted(method.options.items())}
     options = defaults | given
     plain = {key: portable(value) for key, value in options.items()}
@@ -175,13 +181,16 @@ def make_plan(model: VideoModel, samples: Iterable[Mapping[str, object]], settin
     for number, sample in enumerate(samples, 1):
         if not isinstance(sample, Mapping) or sample.get("question") is None or sample.get("answer") is None:
             raise VTCError(f"sample {number} is {sample!r:.80}; give a dict with clip, question and answer")
-        source = sample.get("clip")
-        clip = clips.setdefault(id(source) if isinstance(source, Clip) else str(source), (len(clips), source))[0]
+        part = {name: sample.get(name) for name in ("clip", *_PART) if sample.get(name) is not None}
+        source = id(part["clip"]) if isinstance(part.get("clip"), Clip) else str(part.get("clip"))
+        clip = clips.setdefault((source, _range(part)), (len(clips), part))[0]
         texts = [str(sample.get(name) or "") for name in ("kind", "question", "answer")]
         candidates = sample.get("candidates")
-        asked.append(_Asked(clip, *texts, None if candidates is None else list(map(str, candidates))))
-    read = [_source(clip) for _, clip in clips.values()]
-    names = [digest(read[s.clip][2] or read[s.clip][0], s.question, s.answer, s.candidates) for s in asked]
+        scoring = {name: sample[name] for name in _SCORING if name in sample} if sample.get("rule") else {}
+        asked.append(_Asked(clip, *texts, None if candidates is None else list(map(str, candidates)), scoring))
+    read = [_source(part) for _, part in clips.values()]
+    pixels = [digest(content or name, _range(part)) for name, part, content in read]
+    names = [digest(pixels[s.clip], s.question, s.answer, s.candidates, s.scoring) for s in asked]
     made = digest(revision(model), environment())
     used = {choice.setting.method: get_method(choice.setting.method) for choice in settings}
     codes = {name: digest(name, method.needs, code_hash(method.run, method.least)) for name, method in used.items()}
@@ -189,14 +198,25 @@ def make_plan(model: VideoModel, samples: Iterable[Mapping[str, object]], settin
     return Plan(model.name, read, asked, names, settings, [[digest(name, way) for way in ways] for name in names])
 
 
-def _source(clip: object) -> tuple[str, str | Clip | None, str]:
+def _range(part: Mapping[str, object]) -> str:
+    """Which part of its video a clip is."""
+    return repr([portable(part.get(name)) for name in ("start", "end", "picture_rate")])
+
+
+def _source(part: dict[str, object]) -> tuple[str, dict[str, object], str]:
     """A clip's name, what a job reads, and the hash of its bytes or, where it cannot be read, nothing."""
+    clip = part.get("clip")
     if isinstance(clip, Clip):
-        return clip.path or f"clip {clip.sha256[:8]}", clip, clip.sha256
+        return clip.path or f"clip {clip.sha256[:8]}", part, clip.sha256
     if clip is None:
-        return "", None, ""
+        return "", part, ""
     try:
-        path = str(resolve(clip))
-        return str(clip), path, file_hash(path)
+        found = next((path for path in part.get("tried", ()) if Path(path).exists()), clip)
+        if Path(found).is_dir():
+            pictures = sorted(Path(found).iterdir())
+            return str(clip), part, digest(*(f"{picture.name} {file_hash(picture)}" for picture in pictures))
+        path = str(resolve(found))
+        rest = {name: value for name, value in part.items() if name != "tried"}
+        return str(clip), rest | {"clip": path}, file_hash(path)
     except (VTCError, OSError):
-        return str(clip), str(clip), ""
+        return str(clip), part, ""

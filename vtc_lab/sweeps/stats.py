@@ -13,6 +13,7 @@ import pandas as pd
 
 from vtc_lab.sweeps.tidy import (
     EVERYTHING,
+    NOT_RUN,
     by_cluster,
     demand_clips,
     differences,
@@ -22,6 +23,7 @@ from vtc_lab.sweeps.tidy import (
     ratio_of,
     resamples,
     tidy,
+    whole_seed,
     with_budgets,
 )
 from vtc_lab.tokens import VTCError
@@ -55,14 +57,14 @@ def bootstrap_interval(
     -------
     DataFrame with the columns of `by`, mean, low, high, n (rows with a result), clips (that have one), missing (rows
     without; of these: floor, error, and everywhere, rows of samples that have no result under any setting of the
-    table), the mean of each budget that the table has (kept, total, layer_mean), and value (its name). The mean is over
-    the n rows: where missing is more than everywhere, it is over other samples than the rest and does not compare. A
-    group of fewer than two clips has no interval (NaN), one without results no mean either.
+    table), the mean of each budget that the table has (kept, total, layer_mean), and value (its name). All means are
+    over the n rows: where missing is more than everywhere, they are over other samples than the rest and do not
+    compare. A group of fewer than two clips has no interval (NaN), one without results no mean either.
 
     Raises
     ------
     VTCError
-        For an empty table, a missing or non-numeric column, or fewer than two clips.
+        For an empty table, one of several models, a missing or non-numeric column, or fewer than two clips.
 
     Notes
     -----
@@ -109,7 +111,8 @@ def compare(
     -------
     DataFrame with a row for each label and ratio above 1:
 
-    - label, ratio, reference, n (samples that both sides answered), missing (the table's samples that one did not);
+    - label, ratio, reference, n (samples that both sides answered), missing (the table's samples that one did not; of
+      these, by the label's rows: floor, error, and everywhere, without a difference in any row);
     - difference, low, high: mean of label minus reference over the n samples, with the clustered interval;
     - gained, lost: samples where the label is better or worse;
     - p_mcnemar: exact and two-sided, for values that are true or false; it takes samples for independent;
@@ -162,7 +165,7 @@ def compare(
     result["p_holm"] = np.nan
     if tested.any():
         result.loc[tested, "p_holm"] = multipletests(result.p_permutation[tested], method="holm")[1]
-    tests = ["gained", "lost", "p_mcnemar", "p_permutation", "p_holm", "missing"]
+    tests = ["gained", "lost", "p_mcnemar", "p_permutation", "p_holm", "missing", "floor", "error", "everywhere"]
     return result[[*keys, "reference", "n", "clips", "difference", "low", "high", *tests]]
 
 
@@ -179,9 +182,10 @@ def area_under_curve(
 
     Returns
     -------
-    DataFrame with label, area, low, high, n, clips, missing (rows without a result), absent (text: the ratios at which
-    the label lacks results that others have, and how many rows if not all). Such a label has no area (NaN), because one
-    over fewer ratios or other samples would not compare; leave the ratio or the samples out for all labels to get one.
+    DataFrame with label, area, low, high, n, clips, missing, floor, error, everywhere (rows without a result, as in
+    `bootstrap_interval`), absent (text: the ratios at which the label lacks results that others have, and how many
+    rows, or that it was not run). Such a label has no area (NaN), because one over fewer ratios or other samples would
+    not compare; leave the ratio or the samples out for all labels to get one.
 
     Raises
     ------
@@ -218,25 +222,36 @@ def area_under_curve(
 
     status, value = table.status, table.value
     lost = np.bincount(group[value.isna() & (status != "everywhere")], minlength=len(place))
-    lost = np.where(counts.sum(0) > 0, lost, np.inf).reshape(len(labels), len(ratios))
+    run = np.bincount(group, minlength=len(place))
+    lost = np.where(run > 0, np.where(counts.sum(0) > 0, lost, run), np.inf).reshape(len(labels), len(ratios))
+    run = run.reshape(lost.shape)
     (area,) = np.where((lost > 0).any(1), np.nan, areas(np.ones((1, len(totals)))))
     clips = (counts.reshape(-1, len(labels), len(ratios)).sum(2) > 0).sum(0)
     low, high = quantiles(areas(resamples(len(totals), draws, seed)), level, ~np.isnan(area) & (clips > 1))
     result = pd.DataFrame({"label": labels, "area": area, "low": low, "high": high})
     result["n"] = counts.sum(0).reshape(len(labels), -1).sum(1).astype(int)
     result["clips"] = clips
-    result["missing"] = table.value.isna().groupby(table.label).sum().reindex(labels, fill_value=0).to_numpy()
-    result["absent"] = [", ".join(_lacking(*pair) for pair in zip(ratios, row, strict=True) if pair[1]) for row in lost]
+    gaps = {"missing": value.isna()} | {name: status == name for name in ("floor", "error", "everywhere")}
+    for name, rows in gaps.items():
+        result[name] = rows.groupby(table.label).sum().reindex(labels, fill_value=0).to_numpy()
+    result["absent"] = [
+        ", ".join(_lacking(*cell) for cell in zip(ratios, *rows, strict=True) if cell[1])
+        for rows in zip(lost, run, strict=True)
+    ]
     return result
 
 
-def _lacking(ratio: float, rows: float) -> str:
-    """A ratio in words, with the number of rows that it lacks unless that is all."""
-    return f"{ratio:g}" if np.isinf(rows) else f"{ratio:g} ({rows:g} rows)"
+def _lacking(ratio: float, lost: float, run: int) -> str:
+    """A ratio in words, with the number of rows that it lacks unless that is all that were run."""
+    if not run:
+        return f"{ratio:g} ({NOT_RUN})"
+    return f"{ratio:g}" if lost == run else f"{ratio:g} ({lost:g} rows)"
 
 
 def _flip_signs(pairs: pd.DataFrame, keys: list[str], permutations: int, seed: int) -> np.ndarray:
     """Two-sided p of each group's sum of differences under sign flips of whole clips."""
+    if type(permutations) is not int or permutations < 1:
+        raise VTCError(f"permutations is {permutations!r}; it must be a whole number of sign flips, such as 9999")
     groups = pairs.groupby(keys, sort=False, dropna=False)
     totals, counts = by_cluster(pairs, groups.ngroup().to_numpy(), groups.ngroups, "clip")
     from scipy.stats import permutation_test
@@ -249,6 +264,6 @@ def _flip_signs(pairs: pd.DataFrame, keys: list[str], permutations: int, seed: i
         n_resamples=permutations,
         batch=max(1, 1_000_000 // totals.size),  # a few tens of megabytes
         axis=-1,
-        rng=seed,
+        rng=whole_seed(seed),
     )
     return np.where(counts.sum(0) > 0, test.pvalue, np.nan)

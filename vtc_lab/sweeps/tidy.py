@@ -10,13 +10,15 @@ import pandas as pd
 from vtc_lab.tokens import VTCError, suggest
 
 EVERYTHING = "everything"  # the uncompressed run, ratio 1
+NOT_RUN = "not run"  # said of a setting that others have and a label lacks
 _STATUSES = ("ok", "floor", "error")
 
 
 def tidy(table: pd.DataFrame, value: str, needs: Sequence[str] = ()) -> pd.DataFrame:
     """A checked copy with label, method, status and seed filled in, and `value` as floats in a column of that name.
 
-    Results of rows whose status is not "ok" become NaN; where none is, under any setting, status is "everywhere".
+    Results of rows whose status is not "ok" become NaN; where none is, under any setting, status is "everywhere". What
+    is "" in a clip's name becomes NaN, as it is in a table that was saved as CSV.
     """
     if not isinstance(table, pd.DataFrame):
         raise VTCError(f"the table is a {type(table).__name__}; give the DataFrame that vtc.sweep returns")
@@ -26,7 +28,17 @@ def tidy(table: pd.DataFrame, value: str, needs: Sequence[str] = ()) -> pd.DataF
     for column in (value, *needs, *([] if named else ["label"])):
         if column not in table:
             raise VTCError(f"the table has no column {column!r}; {suggest(column, map(str, table.columns))}")
+    models = sorted(map(str, table["model"].dropna().unique())) if "model" in table else []
+    if len(models) > 1:
+        raise VTCError(
+            f"the table has results of {len(models)} models, {' and '.join(map(repr, models))}; choose the rows of one, "
+            f"such as table[table.model == {models[0]!r}]"
+        )
     table = table.reset_index(drop=True)
+    if "clip" in table:
+        table["clip"] = table["clip"].mask(table["clip"] == "")
+    if "kind" in table:
+        table["kind"] = table["kind"].astype(object).where(table["kind"].notna(), "")
     table["label"] = table[named[0]].astype(str)
     table["method"] = table[named[-1]].astype(str).str.replace(r" \(.*", "", regex=True)
     table["status"] = table.get("status", "ok")
@@ -60,14 +72,14 @@ def with_everywhere(table: pd.DataFrame) -> pd.Series:
     one = "sample" if "sample" in table else "clip"
     if one not in table:
         return table.status
-    return table.status.mask(table.value.isna().groupby(table[one]).transform("all"), "everywhere")
+    return table.status.mask(table.value.isna().groupby(table[one], dropna=False).transform("all"), "everywhere")
 
 
 def _one_ratio_where_free(table: pd.DataFrame) -> pd.Series:
     """The ratios, with that of the totals for a label whose options make a budget of its own for each clip."""
     ratios = table.ratio.copy()
     one = "sample" if "sample" in table else "clip"
-    repeated = table.label[table.duplicated(["label", one, "seed"])]
+    repeated = table.label[table.duplicated(["label", one, "seed"]) & table[one].notna()]
     several = table.groupby("label").ratio.agg(lambda r: r.nunique() > 1 or (r.isna().any() and r.notna().any()))
     for label in several[several].index.difference(repeated):
         mine = table[(table.label == label) & table.kept.notna()]
@@ -83,8 +95,10 @@ def of_curves(cells: pd.DataFrame, column: str) -> np.ndarray:
 
 def demand_clips(table: pd.DataFrame, cluster: str) -> None:
     """Raise a VTCError if there is only one cluster."""
-    if table[cluster].nunique() < 2:
-        raise VTCError(f"all rows are of one {cluster}, {table[cluster].iloc[0]!r:.60}; intervals need at least two")
+    names = table[cluster].dropna().unique()
+    if len(names) < 2:
+        which = f"all rows are of one {cluster}, {names[0]!r:.60}" if len(names) else f"no row names a {cluster}"
+        raise VTCError(f"{which}; intervals need at least two")
 
 
 def uncompressed(table: pd.DataFrame) -> pd.DataFrame:
@@ -123,6 +137,28 @@ def differences(table: pd.DataFrame, reference: str = EVERYTHING) -> pd.DataFram
     return each.assign(status=with_everywhere(each))
 
 
+def counted(
+    table: pd.DataFrame, by: list[str], cluster: str = "clip", per: str | None = None
+) -> tuple[pd.DataFrame, np.ndarray, np.ndarray]:
+    """Means of a tidy table and how many rows they are of; and (clusters, groups) sums, of which they are the ratio."""
+    for column in by:
+        if column not in table:
+            raise VTCError(f"the table has no column {column!r}; {suggest(column, map(str, table.columns))}")
+    groups = table.groupby(by, sort=False, dropna=False)
+    at = groups.ngroup().to_numpy()
+    totals, counts = by_cluster(table, at, groups.ngroups, cluster)
+    result = groups.size().index.to_frame(index=False)
+    sizes = counts
+    if per is not None:
+        sizes, _ = by_cluster(table.assign(value=table[per]), at, groups.ngroups, cluster)
+    result["mean"] = ratio_of(totals.sum(0), sizes.sum(0))
+    result["n"], result["clips"] = counts.sum(0).astype(int), (counts > 0).sum(0)
+    result["missing"] = groups.size().to_numpy() - result.n
+    for status in ("floor", "error", "everywhere"):
+        result[status] = np.bincount(at[table.status == status], minlength=groups.ngroups)
+    return result, totals, sizes
+
+
 def intervals(
     table: pd.DataFrame,
     by: list[str],
@@ -137,31 +173,19 @@ def intervals(
 
     With `per`, another column that is NaN in the same rows, the mean is the ratio of the totals, value / per.
     """
-    for column in by:
-        if column not in table:
-            raise VTCError(f"the table has no column {column!r}; {suggest(column, map(str, table.columns))}")
-    groups = table.groupby(by, sort=False, dropna=False)
-    at = groups.ngroup().to_numpy()
-    totals, counts = by_cluster(table, at, groups.ngroups, cluster)
-    result = groups.size().index.to_frame(index=False)
-    sizes = counts
-    if per is not None:
-        sizes, _ = by_cluster(table.assign(value=table[per]), at, groups.ngroups, cluster)
-    result["mean"] = ratio_of(totals.sum(0), sizes.sum(0))
-    clips = (counts > 0).sum(0)
+    result, totals, sizes = counted(table, by, cluster, per)
     weights = resamples(len(totals), draws, seed)
-    result["low"], result["high"] = quantiles(ratio_of(weights @ totals, weights @ sizes), level, clips > 1)
-    result["n"], result["clips"] = counts.sum(0).astype(int), clips
-    result["missing"] = groups.size().to_numpy() - result.n
-    for status in ("floor", "error", "everywhere"):
-        result[status] = np.bincount(at[table.status == status], minlength=groups.ngroups)
+    bounds = quantiles(ratio_of(weights @ totals, weights @ sizes), level, result.clips.to_numpy() > 1)
+    for name, bound in zip(("low", "high"), bounds, strict=True):
+        result.insert(result.columns.get_loc("n"), name, bound)
     return result
 
 
 def with_budgets(cells: pd.DataFrame, table: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
-    """Cells with the mean of each budget column that the table has."""
+    """Cells with the mean of each budget column that the table has, over the rows that the cells' means are of."""
     columns = [name for name in ("kept", "total", "layer_mean") if name in table]
-    means = table.groupby(keys, sort=False, dropna=False)[columns].mean().reset_index(drop=True)
+    answered = table[columns].where(table.value.notna()).assign(**table[keys])
+    means = answered.groupby(keys, sort=False, dropna=False)[columns].mean().reset_index(drop=True)
     return cells.assign(**means)
 
 
@@ -173,9 +197,10 @@ def uneven(cells: pd.DataFrame) -> pd.Series:
 def by_cluster(table: pd.DataFrame, group: np.ndarray, groups: int, cluster: str) -> tuple[np.ndarray, np.ndarray]:
     """(clusters, groups) sums of the values and how many there are."""
     codes, names = pd.factorize(table[cluster], sort=True)
-    if (codes < 0).any():
-        raise VTCError(f"column {cluster!r} is empty in {(codes < 0).sum()} rows; every row needs one")
     known = table.value.notna().to_numpy()
+    nameless = ((codes < 0) & known).sum()
+    if nameless:
+        raise VTCError(f"column {cluster!r} is empty in {nameless} rows with a result; each of them needs one")
     cell = (codes * groups + group)[known]
     size, shape = len(names) * groups, (len(names), groups)
     totals = np.bincount(cell, weights=table.value.to_numpy()[known], minlength=size)
@@ -186,8 +211,15 @@ def resamples(clusters: int, draws: int, seed: int) -> np.ndarray:
     """(draws, clusters) how often each cluster is drawn, shared by all groups."""
     if type(draws) is not int or draws < 1:
         raise VTCError(f"draws is {draws!r}; it must be a whole number of resamples, such as 2000")
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(whole_seed(seed))
     return rng.multinomial(clusters, np.full(clusters, 1 / clusters), size=draws).astype(float)
+
+
+def whole_seed(seed: int) -> int:
+    """The seed, or a VTCError if it is none."""
+    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
+        raise VTCError(f"seed is {seed!r}; it must be a whole number of 0 or more")
+    return int(seed)
 
 
 def ratio_of(totals: np.ndarray, counts: np.ndarray) -> np.ndarray:
@@ -197,9 +229,10 @@ def ratio_of(totals: np.ndarray, counts: np.ndarray) -> np.ndarray:
 
 def quantiles(samples: np.ndarray, level: float, known: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The bounds of the central interval of each column, NaN where it is not `known`."""
-    if not 0 < level < 1:
+    if not isinstance(level, float | int | np.number) or not 0 < level < 1:
         raise VTCError(f"level is {level!r}; it must lie between 0 and 1, such as 0.95")
     bounds = np.full((2, samples.shape[1]), np.nan)
+    known = known & ~np.isnan(samples).all(axis=0)
     if known.any():
         bounds[:, known] = np.nanquantile(samples[:, known], [(1 - level) / 2, (1 + level) / 2], axis=0)
     return bounds[0], bounds[1]

@@ -1,0 +1,75 @@
+"""Samples of benchmarks in a sweep: parts of videos are read, and answers are scored by the sample's own rule."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import vtc_lab as vtc
+
+CLIP = "data/shapes_qa/clips/00023.mp4"
+QUESTION = "how many objects appear ?"
+
+
+@pytest.fixture(scope="module")
+def model():
+    return vtc.load_model()
+
+
+def sample(**more: object) -> dict[str, object]:
+    return {"clip": CLIP, "question": QUESTION, "answer": "two", **more}
+
+
+def test_parts_of_one_video_are_clips_of_their_own(model, tmp_path) -> None:
+    length = float(vtc.read_clip(CLIP).times[-1])
+    asked = [sample(), sample(start=0, end=length / 3), sample(start=2 * length / 3), sample(end=length / 3, start=0.0)]
+    table = vtc.sweep(model, asked, ["random"], [2], results=tmp_path / "results.sqlite")
+    assert set(table.status) == {"ok"} and set(table["clip"]) == {CLIP}
+    assert table["sample"].nunique() == 3 and table["sample"][1] == table["sample"][3]
+    for one, row in zip(asked, table.itertuples(), strict=True):
+        clip = vtc.read_sample_clip(one)
+        assert row.total == model.encode(clip).total
+        assert row.said == model.ask(QUESTION, clip, vtc.reduce(model.encode(clip), "random", ratio=2)).text
+    again = vtc.sweep(model, asked[2:3], ["random"], [2], results=tmp_path / "results.sqlite")
+    assert again.prefill_s[0] == table.prefill_s[2]  # read back, and not the whole clip's
+
+
+def test_a_sample_is_scored_by_its_rule(model, tmp_path) -> None:
+    said = model.ask(QUESTION, vtc.read_clip(CLIP)).text
+    rules = [
+        sample(answer=f"{said.upper()}."),
+        sample(answer=f"{said.upper()}.", rule="exact"),
+        sample(answer="x", also=[said], rule="exact"),
+        sample(answer="B", options=["none", said], rule="letter"),
+        sample(answer=said, candidates=["one", "two", "three", "four"], rule="likelihood"),
+    ]
+    table = vtc.sweep(model, rules, ["uniform"], [1], results=tmp_path / "results.sqlite")
+    answers = [model.ask(QUESTION, vtc.read_clip(CLIP), candidates=[one.get("candidates")][0]) for one in rules]
+    assert table.right.tolist()[0] == 0 and table.right.tolist()[1:3] == [1, 1]
+    assert table.right.tolist()[1:] == [
+        vtc.score(one, answer) for one, answer in zip(rules[1:], answers[1:], strict=True)
+    ]
+    assert table["sample"].nunique() == len(rules)
+
+
+def test_a_rule_that_cannot_score_is_a_row(model) -> None:
+    table = vtc.sweep(model, [sample(rule="letter"), sample(rule="lettre"), sample()], ["uniform"], [2])
+    assert table.status.tolist() == ["error", "error", "ok"]
+    assert "'two'" in table.error[0] and "did you mean 'letter'" in table.error[1]
+
+
+def test_pictures_and_places_of_a_clip(model, tmp_path) -> None:
+    frames = vtc.read_clip(CLIP, frames=6).frames
+    folder = tmp_path / "frames"
+    folder.mkdir()
+    for number, frame in enumerate(frames, 1):
+        Image.fromarray(frame).save(folder / f"{number:05}.png")
+    asked = {"clip": str(tmp_path / "nowhere.mp4"), "tried": [str(tmp_path / "nowhere.mp4"), str(folder)]}
+    asked = sample(**asked, picture_rate=3)
+    table = vtc.sweep(model, [asked], ["uniform"], [1], results=tmp_path / "results.sqlite")
+    assert table.status[0] == "ok" and table.total[0] == 6 * 64
+    Image.fromarray(np.zeros_like(frames[0])).save(folder / "00003.png")
+    assert vtc.sweep(model, [asked], ["uniform"], [1])["sample"][0] != table["sample"][0]
+    gone = vtc.sweep(model, [asked | {"tried": [str(tmp_path / "nowhere.mp4")]}], ["uniform"], [1])
+    assert gone.status[0] == "error" and "nowhere.mp4" in gone.error[0]

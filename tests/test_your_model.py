@@ -1,0 +1,255 @@
+"""Every family by the one way in: load_model, encode, ask, sweep; each compared with the model's own way."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny_checkpoints
+import torch
+from tiny_checkpoints import TINY, frames
+
+import vtc_lab as vtc
+from vtc_lab.models.compress import compress
+from vtc_lab.models.families import FAMILIES
+from vtc_lab.models.loading import count_weights, free_memory
+from vtc_lab.models.prompts import ask_processor
+from vtc_lab.models.video_model import BUNDLED
+
+FRAMES = 6
+QUESTIONS = ["what moves first ?", "is the circle red ?", "where ?"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("tiny")
+
+
+@pytest.fixture(scope="module")
+def loaded(folder):
+    """Models by family, each written once."""
+    models = {}
+
+    def load(family: str):
+        if family not in models:
+            models[family] = vtc.load_model(tiny_checkpoints.write(family, folder))
+        return models[family]
+
+    return load
+
+
+def clip_of(seed: int) -> vtc.Clip:
+    return vtc.Clip(frames(seed), np.arange(FRAMES) / 2)
+
+
+def own_way(model, clip: vtc.Clip, question: str):
+    """What a user of this checkpoint writes: the template, the processor with the frames' times."""
+    pictures = TINY[model.network.config.model_type].frames_as_pictures
+    content = [{"type": "image"}] * len(clip) if pictures else [{"type": "video"}]
+    message = {"role": "user", "content": [*content, {"type": "text", "text": question}]}
+    text = model.processor.apply_chat_template([message], add_generation_prompt=True)
+    if pictures:
+        return model.processor(text=text, images=list(clip.frames), return_tensors="pt")
+    times = {"fps": 2, "frames_indices": list(range(len(clip))), "total_num_frames": len(clip)}
+    told = {"video_metadata": [times], "do_sample_frames": False}
+    return model.processor(text=text, videos=[clip.frames], videos_kwargs=told, return_tensors="pt")
+
+
+@torch.no_grad()
+def first_logits(model, inputs) -> torch.Tensor:
+    options = {"max_new_tokens": 3, "do_sample": False, "return_dict_in_generate": True, "output_logits": True}
+    return model.network.generate(**inputs, **options).logits[0][0]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_ask_is_the_models_own_way(loaded, family) -> None:
+    model, clip = loaded(family), clip_of(1)
+    tokens = model.encode(clip)
+    assert tokens.grid[0] in (FRAMES, FRAMES // 2) and len(FAMILIES) == len(TINY)
+    plain = own_way(model, clip, QUESTIONS[0])
+    for positions in ("preserve", "compact"):
+        for method in ("random", "pool"):
+            reduced = vtc.reduce(tokens, method, ratio=3)
+            answer = model.ask(QUESTIONS[0], clip, reduced, positions=positions)
+            inputs = compress(model.network, plain, method, 3, positions=positions)
+            torch.testing.assert_close(answer.logits, first_logits(model, inputs), atol=1e-4, rtol=0)
+            assert (answer.entered, answer.total) == (len(reduced), tokens.total)
+    whole = model.ask(QUESTIONS[0], clip).logits
+    torch.testing.assert_close(whole, first_logits(model, plain), atol=1e-4, rtol=0)
+    assert not torch.allclose(whole, answer.logits, atol=1e-3)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_asked_together_as_asked_alone(loaded, family) -> None:
+    model, clip = loaded(family), clip_of(2)
+    tokens = model.encode(clip)
+    reductions = [vtc.reduce(tokens, method, ratio=4) for method in ("random", "lftr", "uniform")]
+    for positions in ("preserve", "compact"):
+        rows = model.ask_each(QUESTIONS, clip, reductions, candidates=[None] * 3, positions=positions)
+        for reduction, row in zip(reductions, rows, strict=True):
+            for question, answer in zip(QUESTIONS, row, strict=True):
+                inputs = own_way(model, clip, question)
+                inputs = compress(model.network, inputs, reduction.method, 4, positions=positions)
+                torch.testing.assert_close(answer.logits, first_logits(model, inputs), atol=1e-4, rtol=0)
+                assert answer.text == model.ask(question, clip, reduction, positions=positions).text
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_sweep(loaded, family) -> None:
+    model = loaded(family)
+    samples = [{"clip": clip_of(n), "question": q, "answer": "red"} for n in (1, 2) for q in QUESTIONS[:2]]
+    table = vtc.sweep(model, samples, ["lftr", "random"], [1, 3])
+    assert set(table.status) == {"ok"} and table.engaged.all() and len(table) == 16
+    whole = table[table.ratio == 1]
+    assert (whole.kl == 0).all() and (whole.kept == whole.total).all()
+    assert (table[table.ratio == 3].kl > 0).all()
+
+
+def test_the_explorer_shows_one_frame_of_each_pair(loaded, tmp_path) -> None:
+    model = loaded("qwen3_vl")
+    explorer = vtc.explore(folder="data/clips", frames=5, encoder="video-qa model", model=model.spec["name"], ratio=4)
+    assert explorer.message == "" and explorer.state["clip"].endswith("bigbuckbunny.mp4")
+    assert "A token is of 2 frames" in explorer._code.value and "of 3 frames" in explorer._ledgers[0].value
+    explorer._controls["question"].value = "what ?"
+    explorer._ask.click()
+    explorer.wait()
+    assert explorer.message == "" and "vtc-answers" in explorer._answers.value
+
+
+# --- loading -----------------------------------------------------------------------------------------------------
+
+
+def test_memory_that_will_not_do_is_told_before_anything_is_loaded(tmp_path) -> None:
+    shutil.copy(BUNDLED / "config.json", tmp_path)
+    index = {"metadata": {"total_size": 2 * 10**15}, "weight_map": {"a.weight": "model-00001-of-00002.safetensors"}}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(vtc.VTCError, match="^[^\n]+$") as error:
+        vtc.load_model(tmp_path)
+    message = str(error.value)
+    assert "needs about" in message and "GB in float32 and cpu has" in message and "a smaller checkpoint" in message
+    free = free_memory("cpu")
+    config = json.loads((BUNDLED / "config.json").read_text())
+    stored = 4 if config.get("dtype", config.get("torch_dtype")) == "float32" else 2
+    index["metadata"]["total_size"] = int(free / 1.2 / 3 * stored)  # too many for 4 bytes each, not for 2
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(vtc.VTCError, match="dtype='bfloat16'"):
+        vtc.load_model(tmp_path)
+    with pytest.raises(vtc.VTCError, match="no model could be loaded"):
+        vtc.load_model(tmp_path, dtype="bfloat16")
+
+
+def test_weights_are_counted_from_headers(loaded, tmp_path) -> None:
+    model = loaded("qwen3_vl")
+    count = sum(weight.numel() for weight in model.network.state_dict().values())
+    assert count_weights(Path(model.spec["name"])) == count
+    model.network.save_pretrained(tmp_path, max_shard_size="20KB")
+    assert len(list(tmp_path.glob("*.safetensors"))) > 2 and count_weights(tmp_path) == count
+
+
+def test_a_hub_id_without_a_network_fails_within_seconds() -> None:
+    code = """
+import socket, time
+def closed(*_, **__):
+    raise OSError("no network")
+socket.socket.connect = closed
+socket.getaddrinfo = closed
+import vtc_lab as vtc
+from vtc_lab.models.video_model import load_model
+begun = time.perf_counter()
+try:
+    load_model("somebody/some-model-7b")
+except vtc.VTCError as error:
+    print(time.perf_counter() - begun, error)
+"""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    seconds, _, message = run.stdout.strip().partition(" ")
+    assert float(seconds) < 8 and "hub cannot be reached" in message and "\n" not in message, run.stderr
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", torch.float16])
+def test_dtypes(loaded, dtype) -> None:
+    model = vtc.load_model(loaded("llava").spec["name"], dtype=dtype)
+    clip = clip_of(1)
+    answers = model.ask(QUESTIONS, clip, vtc.reduce(model.encode(clip), "lftr", ratio=2))
+    assert all(answer.logits.isfinite().all() for answer in answers)
+    assert f"on cpu in {str(dtype).removeprefix('torch.')}" in repr(model) and "16 tokens a frame" in repr(model)
+
+
+def test_an_unknown_dtype_is_told() -> None:
+    with pytest.raises(vtc.VTCError, match="did you mean 'bfloat16'"):
+        vtc.load_model(dtype="bfloat")
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_line_says_what_it_is(loaded, family) -> None:
+    model = loaded(family)
+    clip = vtc.Clip(np.zeros((16, 360, 640, 3), np.uint8), np.arange(16.0))
+    each = model.encode(clip).total / 16
+    assert repr(model).startswith(f"<{FAMILIES[family].name}, 0.0 million")
+    assert repr(model).endswith(f", {each:g} tokens a frame (16 of 640x360)>")
+
+
+# --- chat templates ----------------------------------------------------------------------------------------------
+
+
+def test_without_a_chat_template_nobody_knows_how_to_ask(folder) -> None:
+    model = vtc.load_model(tiny_checkpoints.write("llava", folder / "bare"))
+    model.processor.chat_template = None
+    with pytest.raises(vtc.VTCError, match="no chat template; set model.processor.chat_template"):
+        model.encode(clip_of(1))
+    model.processor.chat_template = (
+        "{{ messages[0]['content'][-1]['text'] }} {% for part in messages[0]['content'][:-1] %}<image>{% endfor %} :"
+    )
+    with pytest.raises(vtc.VTCError, match="question behind the clip"):
+        model.ask("what ?", clip_of(1))
+
+
+HUB = """
+import json, sys, threading, time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+config = open(sys.argv[1], "rb").read()
+class Hub(BaseHTTPRequestHandler):
+    def log_message(self, *_): pass
+    def do_HEAD(self): self.do_GET()
+    def do_GET(self):
+        about = self.path.startswith("/api/models/somebody/huge")
+        known = about or self.path.endswith("/config.json")
+        weights = {"parameters": {"BF16": 10**15}, "total": 10**15}
+        found = json.dumps({"id": "somebody/huge", "safetensors": weights}).encode() if about else config
+        self.send_response(200 if known else 404)
+        self.send_header("X-Repo-Commit", "0" * 40)
+        self.send_header("ETag", '"1"')
+        if not known: self.send_header("X-Error-Code", "EntryNotFound")
+        self.send_header("Content-Length", str(len(found) if known else 0))
+        self.end_headers()
+        if known and self.command == "GET": self.wfile.write(found)
+server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+threading.Thread(target=server.serve_forever, daemon=True).start()
+import os
+os.environ |= {"HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}", "HF_HOME": sys.argv[2]}
+import vtc_lab as vtc
+begun = time.perf_counter()
+try:
+    vtc.load_model("somebody/huge")
+except vtc.VTCError as error:
+    print(error)
+"""
+
+
+def test_the_hub_is_asked_how_large_a_model_is_before_it_is_fetched(tmp_path) -> None:
+    run = [sys.executable, "-c", HUB, str(BUNDLED / "config.json"), str(tmp_path)]
+    done = subprocess.run(run, capture_output=True, text=True, timeout=120)
+    assert done.stdout.startswith("somebody/huge needs about 4800000.0 GB in float32 and cpu has"), done.stderr
+
+
+def test_timestamps_are_those_of_the_clip(loaded) -> None:
+    model = loaded("qwen3_vl")
+    clip = vtc.Clip(frames(1), np.array([0.0, 0.4, 3.0, 3.1, 5.25, 6.25]))
+    inputs = ask_processor(model.processor, model.family, clip, "what ?")
+    words = model.processor.tokenizer.decode(inputs["input_ids"][0]).replace(" ", "")
+    assert [part.split("seconds")[0] for part in words.split("<")[1:] if "seconds" in part] == ["0.2", "3.0", "5.8"]

@@ -1,0 +1,178 @@
+"""Before a model is loaded: on what and in which precision, whether its files are at hand, whether memory will do."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from pathlib import Path
+
+import torch
+from huggingface_hub import HfApi, try_to_load_from_cache
+from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError
+from torch import nn
+
+from vtc_lab.tokens import VTCError, suggest
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+_MARGIN = 1.2  # of the weights' size, for what a short clip takes beside them: our choice
+_WAIT = 5.0  # seconds for the hub to answer
+
+
+def choose_device(device: str | torch.device | None) -> str:
+    """The device asked for, or the best that is there.
+
+    Raises
+    ------
+    VTCError
+        If this machine does not have it.
+
+    Examples
+    --------
+    >>> choose_device("cpu")
+    'cpu'
+    """
+    here = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    here = [kind for kind, there in here.items() if there]
+    device = here[0] if device is None else str(device)
+    if device.split(":")[0] not in here:
+        raise VTCError(f"device is {device!r}; this machine has {', '.join(here)}")
+    return device
+
+
+def choose_dtype(dtype: str | torch.dtype | None, device: str) -> torch.dtype:
+    """The precision asked for; else float32 on a CPU, bfloat16 on what computes in it, and float16 elsewhere.
+
+    Raises
+    ------
+    VTCError
+        If it is none of the three.
+
+    Examples
+    --------
+    >>> choose_dtype(None, "cpu"), choose_dtype("float16", "cpu")
+    (torch.float32, torch.float16)
+    """
+    if dtype is None and device == "cpu":
+        return torch.float32
+    if dtype is None:
+        kind = device.split(":")[0]
+        good = torch.cuda.is_bf16_supported(including_emulation=False) if kind == "cuda" else _mps_has_bfloat16()
+        return torch.bfloat16 if good else torch.float16
+    found = DTYPES.get(str(dtype).removeprefix("torch."))
+    if found is None:
+        raise VTCError(f"dtype is {dtype!r}; {suggest(str(dtype), DTYPES)}")
+    return found
+
+
+def _mps_has_bfloat16() -> bool:
+    try:
+        torch.zeros(1, dtype=torch.bfloat16, device="mps")
+    except (TypeError, RuntimeError):  # before macOS 14
+        return False
+    return True
+
+
+def ask_hub(source: str) -> tuple[bool, int]:
+    """Whether files must come from the cache alone, and how many weights the hub says a model has (0 if it does not).
+
+    Without a network transformers tries for long; this waits 5 seconds for an answer.
+    """
+    if Path(source).exists():
+        return True, 0
+    try:
+        about = HfApi().model_info(source, timeout=_WAIT).safetensors
+    except (HFValidationError, RepositoryNotFoundError, GatedRepoError):
+        return False, 0  # transformers says what is wrong
+    except Exception:  # no network, an answer that takes too long, HF_HUB_OFFLINE
+        return True, 0
+    return False, about.total if about else 0
+
+
+def demand_memory(source: str, config: object, weights: int, dtype: torch.dtype, device: str) -> None:
+    """Raise a VTCError if a model's weights will not fit, with a margin of a fifth for what is computed with them.
+
+    Parameters
+    ----------
+    source : a folder, or the id of a model; what is on disk of it is measured by its index or headers of safetensors.
+    config : its configuration. Quantised weights count one byte each.
+    weights : how many weights it has, where that is known otherwise; else 0.
+    dtype, device : in and on which it is to be loaded.
+
+    Source: our definition of how much room is enough.
+    """
+    if not weights:
+        kept = None if Path(source).exists() else try_to_load_from_cache(source, "config.json")
+        weights = count_weights(Path(kept).parent if isinstance(kept, str) else Path(source))
+    quantised = getattr(config, "quantization_config", None) is not None
+    need = _MARGIN * weights * (1 if quantised else dtype.itemsize)
+    # Weights come through the CPU's memory on their way to another device.
+    for place in dict.fromkeys(["cpu", device]):
+        if need > (free := free_memory(place)):
+            half = need / dtype.itemsize * 2
+            help_ = ["a smaller checkpoint"]
+            if dtype.itemsize > 2 and not quantised and half <= free:
+                help_.insert(0, f"dtype='bfloat16' (needs {half / 1e9:.1f} GB)")
+            if place != "cpu" and need <= free_memory("cpu"):
+                help_.insert(0, "device='cpu'")
+            raise VTCError(
+                f"{source} needs about {need / 1e9:.1f} GB in {str(dtype).removeprefix('torch.')} and {place} has "
+                f"{free / 1e9:.1f} GB free; take {' or '.join(help_)}"
+            )
+
+
+def free_memory(device: str) -> float:
+    """Bytes that are free on a device; of the machine, where it shares its memory or nothing better is known.
+
+    >>> 0 < free_memory("cpu") < 1e15
+    True
+    """
+    if device.startswith("cuda"):
+        return torch.cuda.mem_get_info(device)[0]
+    try:
+        import psutil  # comes with ipykernel
+    except ImportError:
+        try:
+            return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        except (ValueError, AttributeError):
+            return math.inf
+    return psutil.virtual_memory().available
+
+
+def count_weights(folder: Path) -> int:
+    """How many weights a folder's safetensors hold, by their headers; by the index for files that are not there.
+
+    >>> from vtc_lab.models.video_model import BUNDLED
+    >>> count_weights(BUNDLED)
+    2150912
+    """
+    index = folder / "model.safetensors.index.json"
+    files = sorted(folder.glob("*.safetensors")) if folder.is_dir() else []
+    if index.is_file():
+        listed = json.loads(index.read_text())
+        shards = {folder / name for name in listed["weight_map"].values()}
+        if not shards <= set(files):
+            config = json.loads((folder / "config.json").read_text())
+            stored = DTYPES.get(str(config.get("dtype") or config.get("torch_dtype")), torch.bfloat16)
+            return int(listed["metadata"]["total_size"]) // stored.itemsize
+        files = sorted(shards)
+    return sum(_in_header(file) for file in files)
+
+
+def _in_header(file: Path) -> int:
+    with file.open("rb") as content:
+        entries = json.loads(content.read(int.from_bytes(content.read(8), "little")))
+    return sum(math.prod(entry["shape"]) for name, entry in entries.items() if name != "__metadata__")
+
+
+def describe_network(network: nn.Module) -> str:
+    """Size, place, precision and attention of a network in words.
+
+    >>> import vtc_lab as vtc
+    >>> describe_network(vtc.load_model().network)
+    '2.2 million parameters, on cpu in float32, sdpa attention'
+    """
+    size = sum(weight.numel() for weight in network.parameters())
+    size = f"{size / 1e9:.1f} billion" if size >= 1e9 else f"{size / 1e6:.1f} million"
+    place = f"on {network.device} in {str(network.dtype).removeprefix('torch.')}"
+    return f"{size} parameters, {place}, {network.config.get_text_config()._attn_implementation} attention"
