@@ -292,6 +292,41 @@ def test_the_frontier_is_what_nothing_beats_in_both():
     }
 
 
+def mixed_totals() -> pd.DataFrame:
+    """A sweep over long and short clips, of which all rows of the short ones failed."""
+    table = made_up_sweep(["lftr", "uniform"], [1, 4])
+    table["total"] = np.where(table["clip"] < "clips/006.mp4", 800, 400)
+    table["kept"] = table["total"] / table.ratio
+    table.loc[table["total"] == 400, ["kept", "right", "status"]] = [np.nan, None, "error"]
+    return table
+
+
+def test_the_total_on_an_axis_is_of_the_rows_that_have_a_result():
+    figure = plot_curves(mixed_totals())
+    assert figure.axes[0].get_xlabel() == "tokens kept of 800, and ratio"
+    assert (figure.vtc["data"].total == 800).all()
+    assert "tokens kept: 200 of 800" in plot_kinds(mixed_totals(), 4).legends[0].get_title().get_text()
+    split = '{"temporal_ratio": 2, "spatial_ratio": 2}'
+    table = mixed_totals().query("ratio == 4 and label == 'lftr'").assign(options=split)
+    assert plot_heatmap(table).axes[0].get_title().endswith("tokens kept of 800")
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_table_read_back_from_csv_is_drawn_as_before_though_a_sample_has_no_clip(tmp_path):
+    table = made_up_sweep(["lftr", "uniform"])
+    gone = table["clip"] == "clips/003.mp4"
+    results = ["kept", "layer_mean", "right", "flipped", "prefill_s", "decode_s", "reduce_s"]
+    table.loc[gone, results] = np.nan
+    table.loc[gone, ["clip", "kind", "status", "error"]] = ["", "", "error", "no such clip"]
+    table.to_csv(tmp_path / "sweep.csv", index=False)
+    back = pd.read_csv(tmp_path / "sweep.csv")
+    for plot in (plot_curves, plot_pareto, plot_flips, lambda t: plot_kinds(t, 4)):
+        before, after = plot(table), plot(back)
+        pd.testing.assert_frame_equal(before.vtc["data"], after.vtc["data"], check_dtype=False)
+        assert legend(before) == legend(after)
+        assert after.vtc["config"]["clips"] == 11
+
+
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("figures")
@@ -336,6 +371,8 @@ def test_saving_again_after_showing_gives_the_same_bytes(tmp_path):
         (lambda t: plot_curves(t, "said"), "'said' does not hold numbers"),
         (lambda t: plot_curves(t, budget="entering"), "budget is 'entering'; choose 'kept' or 'layer_mean'"),
         (lambda t: plot_curves(t, venue="nips"), "neurips"),
+        (lambda t: plot_curves(t, level="a"), "level is 'a'; it must lie between 0 and 1"),
+        (lambda t: plot_curves(t.assign(model=np.where(t.index < 9, "b", "a"))), "results of 2 models, 'a' and 'b'"),
         (lambda t: plot_curves(t.assign(status="error", error="disk full")), "none of the .* rows has .*: disk full"),
         (lambda t: plot_pareto(t.drop(columns="prefill_s")), "no column 'prefill_s'"),
         (lambda t: plot_pareto(t[t.ratio > 1]), "no result at ratio 1"),

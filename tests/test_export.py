@@ -22,7 +22,8 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 import vtc_lab
-from vtc_lab.export import SUFFIXES, attach, save_figure
+from vtc_lab.export import SUFFIXES, attach, replace_files, save_figure
+from vtc_lab.figures.tables import save_table
 from vtc_lab.style import _ROSTER, VENUES, figure_size, method_style, paper_style
 from vtc_lab.tokens import Clip, VideoTokens, VTCError
 
@@ -214,6 +215,24 @@ def test_a_table_of_the_earlier_figure_leaves_with_it_but_nobody_elses(figure, t
     table.write_text("mine\n1\n")
     assert ".csv" not in save_figure(Figure(), "f", tmp_path)
     assert table.read_text() == "mine\n1\n"
+
+
+def test_the_csv_of_a_saved_table_is_not_overwritten(figure, tmp_path):
+    save_table(pd.DataFrame({"label": ["lftr"], "n": [1]}), "results", tmp_path)
+    refuse("results.csv in .* is of the table 'results'; choose another name", tmp_path, figure, "results")
+    assert set(save_figure(Figure(), "results", tmp_path)) == set(SUFFIXES) - {".csv"}  # it has no CSV of its own
+    assert (tmp_path / "results.csv").read_text() == "label,n\nlftr,1\n"
+
+
+def test_files_are_replaced_and_taken_away_together_or_not_at_all(tmp_path):
+    first, second, third = (tmp_path / name for name in ("a.txt", "b.txt", "c.txt"))
+    replace_files({first: b"1", second: b"2"}, "text")
+    replace_files({first: b"3", second: None}, "text")
+    assert contents(tmp_path) == {"a.txt": b"3"}
+    third.mkdir()
+    with pytest.raises(VTCError, match="cannot write text 'a' into .*: Is a directory"):
+        replace_files({first: None, second: b"4", third: b"5"}, "text")
+    assert contents(tmp_path) == {"a.txt": b"3"}
 
 
 def refuse(message: str, earlier: Path, figure: Figure, name: str = "f", folder: Path | None = None) -> None:

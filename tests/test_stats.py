@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_up_sweep import made_up_sweep
 
+from vtc_lab.sweep import summary
 from vtc_lab.sweeps.stats import area_under_curve, bootstrap_interval, compare
 from vtc_lab.tokens import VTCError
 
@@ -232,10 +233,12 @@ def test_area_of_a_label_with_absent_ratios_is_none_and_says_so():
     table.loc[table["clip"] == "clips/003.mp4", "status"] = "error"
     table.loc[table.index[(table.label == "uniform") & (table.ratio == 2)][:3], "status"] = "error"
     found = area_under_curve(table).set_index("label")
-    assert found.absent.to_dict() == {"lftr": "", "dycoke": "8", "uniform": "2 (3 rows), 4"}
+    assert found.absent.to_dict() == {"lftr": "", "dycoke": "8", "uniform": "2 (3 rows), 4 (not run)"}
     assert found.area.notna().to_dict() == {"lftr": True, "dycoke": False, "uniform": False}
     assert found.missing.to_dict() == {"lftr": 16, "dycoke": 60, "uniform": 15}
     assert found.n.to_dict() == {"lftr": 176, "dycoke": 132, "uniform": 129}
+    counts = found[["floor", "error", "everywhere"]].to_numpy().tolist()
+    assert counts == [[0, 0, 16], [44, 0, 16], [0, 3, 12]]
     lftr = found.loc["lftr"]
     assert lftr.low < lftr.area < lftr.high and lftr.clips == 11
 
@@ -271,7 +274,50 @@ def test_a_label_with_a_budget_of_its_own_for_each_clip_is_one_point():
         "lftr (min_fidelity=0.9)": 1,
     }
     areas = area_under_curve(free_budgets()).set_index("label")
-    assert areas.absent.to_dict() == {"lftr": "", "uniform": "", "lftr (min_fidelity=0.9)": "1, 2, 8"}
+    absent = "1 (not run), 2 (not run), 8 (not run)"
+    assert areas.absent.to_dict() == {"lftr": "", "uniform": "", "lftr (min_fidelity=0.9)": absent}
+
+
+def test_kept_and_total_are_of_the_rows_that_the_mean_is_of():
+    table = made_up_sweep(["dtd", "uniform"], [1, 8], clips=6)
+    table["total"] = np.where(table["clip"] < "clips/003.mp4", 800, 400)
+    table["kept"] = table["total"] / table.ratio
+    floor = (table.label == "dtd") & (table.ratio == 8) & (table["total"] == 400)
+    table.loc[floor, ["kept", "right", "status"]] = [np.nan, None, "floor"]
+    table.loc[(table.label == "uniform") & (table.ratio == 1), "right"] = None  # with numbers in kept and total
+    found = bootstrap_interval(table).set_index(["label", "ratio"])[["n", "kept", "total"]]
+    assert found.loc[("dtd", 8)].tolist() == [12, 100, 800]
+    assert found.loc[("uniform", 8)].tolist() == [24, 75, 600]
+    assert found.loc[("uniform", 1)].isna().tolist() == [False, True, True]
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("value", ["right", "kl"])
+def test_a_table_read_back_from_csv_gives_the_same_and_samples_without_a_clip_are_missing(value, tmp_path):
+    table = made_up_sweep(["lftr", "uniform"], [1, 4], clips=4)
+    gone = table["clip"] == "clips/001.mp4"
+    table.loc[gone, ["clip", "status", "error", "kind"]] = ["", "error", "no such clip", ""]
+    table.loc[gone, ["right", "kl", "kept"]] = [None, np.nan, np.nan]
+    table.to_csv(tmp_path / "sweep.csv", index=False)
+    back = pd.read_csv(tmp_path / "sweep.csv")
+    assert back["clip"].isna().sum() == 16
+    for call in (bootstrap_interval, compare, area_under_curve):
+        pd.testing.assert_frame_equal(call(back, value=value), call(table, value=value))
+    found = bootstrap_interval(back, value)
+    assert found[["n", "clips", "missing", "everywhere"]].to_numpy().tolist() == [[12, 3, 4, 4]] * 4
+    without = bootstrap_interval(table[~gone], value)  # a clip without a name is not drawn
+    pd.testing.assert_frame_equal(found[["mean", "low", "high"]], without[["mean", "low", "high"]])
+    assert summary(back)[1] == summary(table)[1]
+    fine = back[back.status == "ok"].assign(error=np.nan)
+    assert summary(fine)[1] == "48 results: 48 ok, 0 below a floor, 0 failed"
+
+
+@pytest.mark.filterwarnings("error")
+def test_too_few_draws_for_a_label_of_few_clips_give_no_interval_and_no_warning():
+    table = made_up_sweep(["lftr", "uniform"], [4], clips=12)
+    table.loc[(table.label == "lftr") & (table["clip"] > "clips/001.mp4"), "status"] = "error"
+    found = [bootstrap_interval(table, draws=1, seed=seed).low.isna().tolist() for seed in range(20)]
+    assert [True, False] in found and [False, False] in found
 
 
 @pytest.mark.parametrize(
@@ -285,10 +331,27 @@ def test_a_label_with_a_budget_of_its_own_for_each_clip_is_one_point():
         (lambda t: bootstrap_interval(t.drop(columns=["label", "method"])), "no column 'label'"),
         (lambda t: bootstrap_interval(t[t["clip"] == "clips/000.mp4"]), "all rows are of one clip, 'clips/000.mp4'"),
         (lambda t: bootstrap_interval(t, level=95), "level is 95"),
+        (lambda t: bootstrap_interval(t, level=None), "level is None; it must lie between 0 and 1"),
+        (lambda t: area_under_curve(t, level="a"), "level is 'a'; it must lie between 0 and 1"),
+        (lambda t: bootstrap_interval(t, seed=-1), "seed is -1; it must be a whole number of 0 or more"),
+        (lambda t: compare(t, seed=0.5), "seed is 0.5; it must be a whole number"),
+        (lambda t: compare(t, permutations=0), "permutations is 0; it must be a whole number of sign flips"),
+        (lambda t: bootstrap_interval(t.assign(clip="")), "no row names a clip; intervals need at least two"),
+        (
+            lambda t: compare(t.assign(model=np.where(t.ratio == 1, "b", "a"))),
+            r"results of 2 models, 'a' and 'b'; choose the rows of one, such as table\[table.model == 'a'\]",
+        ),
+        (lambda t: area_under_curve(t.assign(model=np.where(t.index < 9, "b", "a"))), "results of 2 models, 'a' and"),
+        (lambda t: summary(None), "the table is a NoneType; give the DataFrame that vtc.sweep returns"),
+        (lambda t: summary(pd.DataFrame()), "the table has no column 'label'; give the DataFrame that vtc.sweep"),
+        (lambda t: summary(t.drop(columns="error")), "the table has no column 'error'"),
         (lambda t: compare(t.assign(ratio="2x")), "'ratio' does not hold numbers"),
         (lambda t: bootstrap_interval(t, draws=0), "draws is 0"),
         (lambda t: bootstrap_interval(t.assign(status="fine")), "status 'fine' is unknown"),
-        (lambda t: bootstrap_interval(t.assign(clip=t["clip"].where(t.index > 3))), "'clip' is empty in 4 rows"),
+        (
+            lambda t: bootstrap_interval(t.assign(clip=t["clip"].where(t.index > 3))),
+            "'clip' is empty in 4 rows with a result",
+        ),
         (lambda t: bootstrap_interval(t.assign(kl=np.inf), "kl"), "'kl' holds infinite numbers"),
         (lambda t: compare(t, "lfrt"), "no label is called 'lfrt'; did you mean 'lftr'"),
         (lambda t: compare(t[t.ratio > 1]), "no result at ratio 1"),

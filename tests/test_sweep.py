@@ -117,7 +117,6 @@ def test_columns_are_there_without_rows(model, samples):
         vtc.sweep(model, []),
         vtc.sweep(model, samples, []),
         vtc.sweep(model, samples, ratios=[]),
-        vtc.sweep(model, samples, seeds=[], methods=["random"]),
         vtc.sweep(model, samples, stop=lambda: True),
     ]
     for table in empty:
@@ -255,6 +254,7 @@ def test_wrong_arguments_are_sentences(model, samples):
         (twice(ratios=[float("nan")]), "ratio is nan"),
         (twice(ratios=4), "ratios is 4; give a list"),
         (twice(seeds=0), "seeds is 0; give a list"),
+        (twice(seeds=[]), "seeds is empty"),
         (twice(methods=["random"], seeds=["a"]), "seed is 'a'"),
         (lambda: vtc.sweep(model, ["a.mp4"]), "sample 1 is 'a.mp4'"),
         (lambda: vtc.sweep(model, [samples[0], {"clip": "a.mp4", "question": "x"}]), "sample 2 is"),

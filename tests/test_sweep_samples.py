@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import vtc_lab as vtc
@@ -46,10 +47,8 @@ def test_a_sample_is_scored_by_its_rule(model, tmp_path) -> None:
     ]
     table = vtc.sweep(model, rules, ["uniform"], [1], results=tmp_path / "results.sqlite")
     answers = [model.ask(QUESTION, vtc.read_clip(CLIP), candidates=[one.get("candidates")][0]) for one in rules]
-    assert table.right.tolist()[0] == 0 and table.right.tolist()[1:3] == [1, 1]
-    assert table.right.tolist()[1:] == [
-        vtc.score(one, answer) for one, answer in zip(rules[1:], answers[1:], strict=True)
-    ]
+    assert table.right.tolist()[:3] == [1, 1, 1]
+    assert table.right.tolist() == [vtc.score(one, answer) for one, answer in zip(rules, answers, strict=True)]
     assert table["sample"].nunique() == len(rules)
 
 
@@ -73,3 +72,43 @@ def test_pictures_and_places_of_a_clip(model, tmp_path) -> None:
     assert vtc.sweep(model, [asked], ["uniform"], [1])["sample"][0] != table["sample"][0]
     gone = vtc.sweep(model, [asked | {"tried": [str(tmp_path / "nowhere.mp4")]}], ["uniform"], [1])
     assert gone.status[0] == "error" and "nowhere.mp4" in gone.error[0]
+
+
+def test_samples_out_of_a_table_or_without_an_answer(model):
+    """What a benchmark keeps to itself is not scored, and a table's empty cells are nothing."""
+    one = vtc.read_samples()[0]
+    odd = [
+        one | {"answer": None},
+        one | {"candidates": float("nan"), "kind": float("nan")},
+        one | {"answer": one["answer"].upper()},
+        one | {"answer": "something else", "also": [one["answer"]]},
+        one | {"clip": 3},
+    ]
+    table = vtc.sweep(model, odd, ["uniform"], [1])
+    assert table.right.isna().tolist() == [True, False, False, False, True]
+    assert table.right[1:4].all() and table.kl[:4].tolist() == pytest.approx([0] * 4)
+    assert table.status.tolist() == ["ok"] * 4 + ["error"]
+    for wrong, words in (
+        (one | {"candidates": "red"}, "'red'"),
+        ({"clip": "a.mp4", "question": "?"}, "without answer"),
+    ):
+        with pytest.raises(vtc.VTCError, match=words):
+            vtc.sweep(model, [wrong], ["uniform"], [1])
+    for arguments, words in (
+        ({"model": "toy"}, "'toy'.*load_model"),
+        ({"executor": 3}, "executor is 3"),
+        ({"seeds": []}, "seeds"),
+    ):
+        with pytest.raises(vtc.VTCError, match=words):
+            vtc.sweep(**{"model": model, "samples": [one], **arguments})
+
+
+def test_a_seed_that_is_no_number_is_an_option(model):
+    @vtc.method
+    def spelt(tokens, budget, *, seed: str = "abc"):
+        return vtc.prune(tokens, torch.arange(budget))
+
+    table = vtc.sweep(model, vtc.read_samples()[:1], ["spelt", ("spelt", {"seed": "q"})], [4], seeds=[0, 1])
+    assert table.label.tolist() == ["spelt", "spelt (seed=q)"] and table.seed.tolist() == [0, 0]
+    with pytest.raises(vtc.VTCError, match="'lfrt'.*'lftr'"):
+        vtc.variants("lfrt")

@@ -66,25 +66,80 @@ def test_floors_errors_and_settings_not_run_are_said(sweep, tmp_path):
     sweep = sweep[(sweep.label != "uniform") | (sweep.ratio != 16)]
     path = save_table(bootstrap_interval(sweep), "t", tmp_path)[".tex"]
     rows = body(path)
-    assert rows["dycoke"][2] == r"--\textsuperscript{f}" and rows["uniform"][2] == "--"
+    assert rows["dycoke"][2] == r"--\textsuperscript{f}" and rows["uniform"][2] == r"--\textsuperscript{a}"
     assert rows["lftr"][1].endswith(r"]\textsuperscript{e}")
     assert not rows["lftr"][1].startswith("\\bfseries"), "it lacks samples that the others have"
     text = path.read_text()
     assert r"\textsuperscript{f} below its floor: 48 rows" in text and r"\textsuperscript{e} failed: 3 rows" in text
-    assert text.count(r"\multicolumn{4}{l}") == 2 and text.rstrip().endswith(r"\end{tabular}")
+    assert r"\textsuperscript{a} not run: 1 cells" in text
+    assert text.count(r"\multicolumn{4}{l}") == 3 and text.rstrip().endswith(r"\end{tabular}")
 
 
 def test_other_tables_are_written_row_by_row_with_intervals_folded_in(sweep, tmp_path):
     tests = compare(sweep)
     text = save_table(tests, "tests", tmp_path)[".tex"].read_text()
-    assert r"p\_holm" in text and "low" not in text.split("\n", 1)[1]
+    assert r"p\_holm" in text and "& low" not in text and "& floor" not in text
     row = tests[(tests.label == "uniform") & (tests.ratio == 16)].iloc[0]
     number = f"{row.difference:.3f} [{row.low:.3f}, {row.high:.3f}]".replace("-", "$-$")
     assert number in text and row.difference < 0
     assert r"$<$0.001" in text
     areas = save_table(area_under_curve(sweep), "areas", tmp_path)[".tex"]
-    assert body(areas)["dycoke"][0] == "--" and body(areas)["dycoke"][-1] == "16"
+    assert body(areas)["dycoke"][0] == r"--\textsuperscript{f}" and body(areas)["dycoke"][-1] == "16"
     assert body(areas)["lftr"][0].startswith(r"\bfseries 0.")
+
+
+def test_every_empty_cell_has_a_mark_that_a_note_explains(sweep, tmp_path):
+    sweep.loc[sweep["clip"] == "clips/003.mp4", ["right", "status"]] = [None, "error"]
+    nowhere = made_up_sweep(["tome"], [4], gaps={("tome", 4): "error"})
+    nowhere["sample"] = "of tome " + nowhere["sample"]
+    table = pd.concat([sweep[(sweep.label != "uniform") | (sweep.ratio != 16)], nowhere], ignore_index=True)
+    tables = {
+        "means": bootstrap_interval(table),
+        "kinds": bootstrap_interval(table, by=["label", "ratio", "kind"]).drop(columns="ratio"),
+        "tests": compare(table),
+        "many": compare(table, value="kl"),
+        "few": compare(table)[["label", "ratio", "n", "difference", "low", "high", "p_holm"]],
+        "areas": area_under_curve(table),
+        "own": pd.DataFrame({"name": ["a_b", None], "score": [np.nan, 1.0]}),
+    }
+    for name, saved in tables.items():
+        text = save_table(saved, name, tmp_path)[".tex"].read_text()
+        assert r"\textsuperscript{}" not in text
+        rows, notes = text.split("\\midrule\n")[1].split("\\bottomrule\n")
+        cells = re.findall(r"--(?:\\textsuperscript\{([a-z,]+)\})?", rows)
+        assert cells and all(cells), name
+        assert set("".join(cells)) - {","} <= set(re.findall(r"textsuperscript\{(.)\}", notes)), name
+    rows = body(tmp_path / "means.tex")
+    assert rows["dycoke"][2] == r"--\textsuperscript{f}" and rows["uniform"][2] == r"--\textsuperscript{a}"
+    assert rows["tome"][1] == r"--\textsuperscript{u}" and "\\textsuperscript" not in rows["lftr"][1]
+    rows = body(tmp_path / "areas.tex")
+    assert rows["uniform"][0] == r"--\textsuperscript{a}" and rows["uniform"][-1] == "16 (not run)"
+    assert r"--\textsuperscript{b}" in (tmp_path / "many.tex").read_text()
+    assert "only for values that are true or false" in (tmp_path / "many.tex").read_text()
+    assert r"a\_b & --\textsuperscript{n}" in (tmp_path / "own.tex").read_text()
+
+
+def test_budgets_are_in_the_head_only_where_all_full_means_have_the_same(tmp_path):
+    table = made_up_sweep(["lftr", "fastv", "dtd", "uniform"], [1, 4, 8], clips=8)
+    table["total"] = np.where(table["clip"] < "clips/004.mp4", 800, 400)
+    table["kept"] = table["total"] / table.ratio
+    floor = (table.label == "dtd") & (table.ratio == 8) & (table["total"] == 400)
+    table.loc[floor, ["kept", "layer_mean", "right", "status"]] = [np.nan, np.nan, None, "floor"]
+    table.loc[(table.label == "fastv") & (table.ratio == 4), "kept"] = table["total"]
+    means = bootstrap_interval(table)
+    (odd,) = means[(means.label == "dtd") & (means.ratio == 8)].itertuples()
+    assert (odd.kept, odd.total, odd.n) == (100, 800, 16)
+    path = save_table(means, "t", tmp_path)[".tex"]
+    assert r" & $1\times$ (600/600) & $4\times$ & $8\times$ (75/600) \\" in path.read_text()
+    rows = body(path)
+    assert [row[1].split("(")[-1] for row in rows.values()] == ["150/600)", "600/600)", "150/600)", "150/600)"]
+    assert rows["dtd"][2].endswith(r"] (100/800)\textsuperscript{f}")
+    assert not any("(" in row[at] for label, row in rows.items() for at in (0, 2) if label != "dtd")
+
+
+def test_ratios_that_differ_little_have_heads_of_their_own(tmp_path):
+    text = save_table(bootstrap_interval(made_up_sweep(["uniform"], [1, 6.401, 6.404])), "t", tmp_path)[".tex"]
+    assert r"& $6.401\times$ (140/896) & $6.404\times$ (140/896)" in text.read_text()
 
 
 def test_what_latex_would_read_as_a_command_is_escaped(tmp_path):

@@ -29,7 +29,7 @@ from vtc_lab.sweeps.plan import variants
 from vtc_lab.sweeps.stats import area_under_curve, bootstrap_interval, compare
 from vtc_lab.sweeps.store import read_results
 from vtc_lab.tokens import Clip, Reduction, VideoTokens, VTCError
-from vtc_lab.video import find_clips, read_clip
+from vtc_lab.video import find_clips, one_each, read_clip
 
 __all__ = [
     "Clip",
@@ -61,6 +61,7 @@ __all__ = [
     "method",
     "methods",
     "pixel_fidelity",
+    "one_each",
     "plot_agreement",
     "plot_curves",
     "plot_flips",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import math
 import platform
@@ -83,8 +84,8 @@ def save_figure(
     Raises
     ------
     VTCError
-        For something that is no figure, a bad name, a folder that cannot be written to, or a figure that cannot be
-        drawn.
+        For something that is no figure, a bad name, a folder that cannot be written to, a figure that cannot be drawn,
+        or a name whose CSV belongs to a saved table.
 
     Examples
     --------
@@ -96,55 +97,55 @@ def save_figure(
         raise VTCError(
             f"a {type(figure).__name__} cannot be saved; give a matplotlib Figure (of axes or a grid: .figure)"
         )
-    stem = name[: -len(Path(name).suffix)] if isinstance(name, str) and Path(name).suffix in SUFFIXES else name
-    if not (isinstance(stem, str) and re.fullmatch(r"\w([\w .+=,()-]*[\w+=)-])?", stem)):
-        raise VTCError(
-            f"{name!r} cannot name a figure; use letters, digits, spaces and .+=,()-_ (a folder goes into folder=)"
-        )
+    base = file_base(name, folder, SUFFIXES, "figure")
     attached = getattr(figure, "vtc", {"data": None, "config": {}})
     data = attached["data"] if data is None else data
     if not (data is None or isinstance(data, pd.DataFrame)):
         raise VTCError(f"data is a {type(data).__name__}; give a pandas DataFrame or leave it out")
-    table = None if data is None else _csv(data)
+    table = None if data is None else csv_bytes(data)
     facts = _facts(figure, table, {**attached["config"], **(provenance or {})})
+    targets = {
+        suffix: base.with_name(base.name + suffix) for suffix in SUFFIXES if suffix != ".csv" or data is not None
+    }
+    leaving = base.with_name(f"{base.name}.csv")
+    if data is not None and tells_of(base.with_name(f"{base.name}.tex"), leaving):
+        raise VTCError(f"{leaving.name} in {base.parent} is of the table {base.name!r}; choose another name")
+    contents = _contents(figure, base.name, table, facts)
+    gone = {leaving: None} if data is None and tells_of(targets[".json"], leaving) else {}
+    replace_files({path: contents[suffix] for suffix, path in targets.items()} | gone, "figure")
+    return targets
+
+
+def file_base(name: str, folder: str | Path | None, suffixes: tuple[str, ...], what: str) -> Path:
+    """The path without suffix of the files of a figure or table, by default in `figures`."""
+    stem = name[: -len(Path(name).suffix)] if isinstance(name, str) and Path(name).suffix in suffixes else name
+    if not (isinstance(stem, str) and re.fullmatch(r"\w([\w .+=,()-]*[\w+=)-])?", stem)):
+        raise VTCError(
+            f"{name!r} cannot name a {what}; use letters, digits, spaces and .+=,()-_ (a folder goes into folder=)"
+        )
     if folder is None:
         folder = _PACKAGE.parent / "figures" if (_PACKAGE.parent / "pyproject.toml").exists() else "figures"
-    folder = Path(folder)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with writing(), tempfile.TemporaryDirectory(prefix=".vtc-export-", dir=folder) as scratch:
-            new, old = Path(scratch, "new"), Path(scratch, "old")
-            new.mkdir()
-            old.mkdir()
-            _write(figure, stem, new, table, facts)
-            return _move_into_place(stem, new, folder, old)
-    except OSError as error:
-        reason = error.strerror or error
-        raise VTCError(
-            f"cannot write figure {stem!r} into {folder}: {reason}; give a writable folder with room"
-        ) from error
+    return Path(folder, stem)
 
 
-def _write(figure: Figure, stem: str, folder: Path, table: bytes | None, facts: dict) -> None:
-    """Write all files of a figure into an empty folder."""
+def _contents(figure: Figure, stem: str, table: bytes | None, facts: dict[str, object]) -> dict[str, bytes | None]:
+    """The bytes of all files of a figure by suffix."""
     line = json.dumps(facts)
     about = {
         "pdf": {"Title": stem, "Subject": line, "CreationDate": None},
         "svg": {"Title": stem, "Description": line, "Date": None},
         "png": {"Title": stem, "Description": line},
     }
+    drawn = {kind: io.BytesIO() for kind in about}
     try:
-        with _laid_out(figure):
+        with writing(), _laid_out(figure):
             for kind, entries in about.items():
-                figure.savefig(folder / f"{stem}.{kind}", format=kind, metadata=entries)
-    except OSError:
-        raise
+                figure.savefig(drawn[kind], format=kind, metadata=entries)
     except Exception as error:
         reason = " ".join(str(error).split())
         raise VTCError(f"figure {stem!r} cannot be drawn: {reason}; mend its text, data or size") from error
-    if table is not None:
-        (folder / f"{stem}.csv").write_bytes(table)
-    (folder / f"{stem}.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8", newline="\n")
+    contents = {f".{kind}": file.getvalue() for kind, file in drawn.items()}
+    return contents | {".csv": table, ".json": f"{json.dumps(facts, indent=2)}\n".encode()}
 
 
 @contextmanager
@@ -168,22 +169,41 @@ def _laid_out(figure: Figure) -> Iterator[None]:
         figure.set_layout_engine(engine)
 
 
-def _move_into_place(stem: str, new: Path, folder: Path, old: Path) -> dict[str, Path]:
-    """Move all files of `new` into `folder`, or none: what stood there is kept in `old` until all have arrived."""
-    targets = {suffix: folder / f"{stem}{suffix}" for suffix in SUFFIXES if (new / f"{stem}{suffix}").exists()}
-    leaving = folder / f"{stem}.csv"
-    changed = [*targets.values(), *([leaving] if ".csv" not in targets and _is_tabled(leaving) else [])]
-    for target in changed:
-        if target.exists():
-            shutil.copy2(target, old)
+def replace_files(contents: dict[Path, bytes | None], what: str) -> None:
+    """Put files into their folder, and take away those of None, or do nothing at all: all are written elsewhere first.
+
+    An error names the figure or table (`what`) by the first file.
+    """
+    first = next(iter(contents))
+    try:
+        first.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".vtc-export-", dir=first.parent) as scratch:
+            new, old = Path(scratch, "new"), Path(scratch, "old")
+            new.mkdir()
+            old.mkdir()
+            for target, data in contents.items():
+                if data is not None:
+                    (new / target.name).write_bytes(data)
+                if target.exists():
+                    shutil.copy2(target, old)
+            _move(contents, new, old)
+    except OSError as error:
+        reason = error.strerror or error
+        raise VTCError(
+            f"cannot write {what} {first.stem!r} into {first.parent}: {reason}; give a writable folder with room"
+        ) from error
+
+
+def _move(contents: dict[Path, bytes | None], new: Path, old: Path) -> None:
+    """Move all files of `new` to their places; if one fails, put back what is kept in `old`."""
     begun = []
     try:
-        for target in changed:
+        for target, data in contents.items():
             begun.append(target)
-            if target in targets.values():
-                (new / target.name).replace(target)
-            else:
+            if data is None:
                 target.unlink()
+            else:
+                (new / target.name).replace(target)
     except BaseException:
         for target in begun:
             with suppress(OSError):  # restore as much as can be restored
@@ -192,19 +212,19 @@ def _move_into_place(stem: str, new: Path, folder: Path, old: Path) -> dict[str,
                 else:
                     target.unlink(missing_ok=True)
         raise
-    return targets
 
 
-def _is_tabled(table: Path) -> bool:
-    """Whether a CSV is the table of the figure that stands beside it; any other is somebody else's file."""
+def tells_of(file: Path, table: Path) -> bool:
+    """Whether the JSON of a figure, or of a table the first line of its LaTeX, is of this CSV as it is on disk."""
     try:
-        facts = json.loads(table.with_suffix(".json").read_text(encoding="utf-8"))
+        text = file.read_text(encoding="utf-8")
+        facts = json.loads(text.splitlines()[0].removeprefix("% ") if file.suffix == ".tex" else text)
         return facts["data_sha256"] == hashlib.sha256(table.read_bytes()).hexdigest()
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, IndexError):
         return False
 
 
-def _csv(data: pd.DataFrame) -> bytes:
+def csv_bytes(data: pd.DataFrame) -> bytes:
     """A table as CSV bytes; a named index is a column of it, any other is not."""
     table = data.reset_index() if any(name is not None for name in data.index.names) else data.copy()
     texts = table.select_dtypes(exclude="number").columns
@@ -214,25 +234,26 @@ def _csv(data: pd.DataFrame) -> bytes:
 
 def _facts(figure: Figure, table: bytes | None, config: dict[str, object]) -> dict[str, object]:
     """How a figure was made, in what JSON can hold."""
-    commit = _git("rev-list", "-1", "HEAD", "--", ".")
+    made_by = origin()
     versions = {"python": platform.python_version(), "numpy": np.__version__, "torch": torch.__version__}
     return {
-        "vtc_lab": _version(),
-        # Of the package alone: a figure stays the same when only other files, such as figures, are committed.
-        "commit": commit or None,
-        "dirty": bool(_git("status", "--porcelain", "--", ".")) if commit else None,
+        **made_by,
+        "dirty": bool(_git("status", "--porcelain", "--", ".")) if made_by["commit"] else None,
         "versions": {**versions, "matplotlib": matplotlib.__version__},
         "inches": [round(float(side), 4) for side in figure.get_size_inches()],
         "data_sha256": None if table is None else hashlib.sha256(table).hexdigest(),
-        "config": _plain(config, "provenance"),
+        "config": plain(config, "provenance"),
     }
 
 
-def _version() -> str:
+def origin() -> dict[str, str | None]:
+    """Version and commit of the package."""
     try:
-        return metadata.version("vtc_lab")
+        version = metadata.version("vtc_lab")
     except metadata.PackageNotFoundError:
-        return "not installed"
+        version = "not installed"
+    # Of the package alone: a figure stays the same when only other files, such as figures, are committed.
+    return {"vtc_lab": version, "commit": _git("rev-list", "-1", "HEAD", "--", ".") or None}
 
 
 def _git(*command: str) -> str | None:
@@ -243,7 +264,7 @@ def _git(*command: str) -> str | None:
         return None
 
 
-def _plain(value: object, where: str) -> object:
+def plain(value: object, where: str) -> object:
     """A value in what JSON can hold, the same in every process: no address in memory, no local path."""
     match value:
         case None | bool() | int():
@@ -253,11 +274,11 @@ def _plain(value: object, where: str) -> object:
         case str() | Path():
             return _without_path(value)
         case np.ndarray() | np.generic() | torch.Tensor():
-            return _plain(value.tolist(), where)
+            return plain(value.tolist(), where)
         case list() | tuple():
-            return [_plain(item, where) for item in value]
+            return [plain(item, where) for item in value]
         case dict():
-            return {str(key): _plain(item, f"{where}[{key!r}]") for key, item in value.items()}
+            return {str(key): plain(item, f"{where}[{key!r}]") for key, item in value.items()}
         case Clip():
             facts = {"path": value.path, "reader": value.reader, "times": value.times, "sha256": value.sha256}
         case VideoTokens():
@@ -267,7 +288,7 @@ def _plain(value: object, where: str) -> object:
             facts |= {"kept": len(value), "total": value.total, "ratio": value.total / len(value)}
         case _:
             raise VTCError(f"{where} is a {type(value).__name__}; give numbers, text, lists or dicts of them")
-    return _plain(facts, where)
+    return plain(facts, where)
 
 
 def _without_path(value: object) -> object:

@@ -103,6 +103,13 @@ def sweep(
     >>> len(table) == 2 * len(asked), table.kept.unique().tolist(), set(table.status)
     (True, [896, 448], {'ok'})
     """
+    for name, value, kinds, right in (
+        ("model", model, "ask_each", "what vtc.load_model gives"),
+        ("samples", samples, "__iter__", "a list of dicts, such as vtc.read_samples gives"),
+        ("executor", executor, "submit", "None, or a concurrent.futures.Executor"),
+    ):
+        if not hasattr(value, kinds) and not (name == "executor" and value is None):
+            raise VTCError(f"{name} is {value!r:.60}; give {right}")
     plan = make_plan(model, samples, settings_of(methods, ratios, seeds))
     halted = getattr(stop, "is_set", stop) or (lambda: False)
     with nullcontext() if results is None else closing(Store(results)) as store:
@@ -160,7 +167,7 @@ def summary(table: pd.DataFrame) -> tuple[pd.DataFrame, str]:
     for column in ("label", "status", "error"):
         if column not in table:
             raise VTCError(f"the table has no column {column!r}; give the DataFrame that vtc.sweep returns")
-    errors = table.error.fillna("").astype(str)  # NaN for "" in a table that was saved as CSV
+    errors = table.error.astype(object).where(table.error.notna(), "").astype(str)  # a saved CSV has NaN for ""
     counts = pd.DataFrame({status: table.status == status for status in ("ok", "floor", "error")})
     counts["unsaved"] = errors.str.contains(UNSAVED, regex=False)
     counts = counts.groupby(table.label, sort=False).sum().astype(int)

@@ -111,7 +111,7 @@ def plot_curves(
         axes.margins(x=0.1 if len(gap_reasons(cells)) else 0.06)
         _label_ratios(axes, place, figure.get_figwidth() - 0.6)
         entering = "tokens kept" if budget == "kept" else "mean tokens a layer"
-        axes.set(xlabel=f"{entering} of {on_average(table.total[table.value.notna()])}, and ratio", ylabel=name)
+        axes.set(xlabel=f"{entering} of {on_average(table)}, and ratio", ylabel=name)
         entries |= _mark_gaps(axes, cells, styles)
         legend_below(figure, entries)
     return attach(

@@ -90,7 +90,7 @@ def plot_heatmap(
         axes.set_yticks(np.arange(len(down)) + 0.5, [f"{ratio:g}×" for ratio in down])
         axes.tick_params(length=0)
         axes.spines[:].set_visible(False)
-        axes.set_title(f"{name}, {level:.0%} interval, tokens kept of {on_average(rows.total[rows.value.notna()])}", fontsize=SMALL)
+        axes.set_title(f"{name}, {level:.0%} interval, tokens kept of {on_average(rows)}", fontsize=SMALL)
         if cells.below_floor.any():
             corner = Line2D([], [], marker=[(-1, 1), (1, 1), (1, -1), (-1, 1)], linestyle="", **_CORNER)
             legend_below(figure, {"a floor does better with no more tokens": corner})

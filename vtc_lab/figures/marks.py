@@ -89,8 +89,9 @@ def parts(rows: pd.DataFrame, style: dict[str, object]) -> list[tuple[pd.DataFra
     return [(even, style), (rows[odd], pale(style))] if odd.any() else [(even, style)]
 
 
-def on_average(tokens: pd.Series) -> str:
-    """A column of budgets in words: its one number, or their mean."""
+def on_average(table: pd.DataFrame) -> str:
+    """The tokens before reduction of the rows with a result in words: their one number, or the mean."""
+    tokens = table.total[table.value.notna()]
     return count(tokens.mean()) + (" on average" if tokens.nunique() > 1 else "")
 
 

@@ -130,8 +130,8 @@ def plot_kinds(
             axes.set_yticks(np.arange(len(mine)) + 0.5, [f"{kind}\nn = {counts[kind]}" for kind in mine])
             axes.hlines(range(1, height), 0, 1, "#dddddd", linewidth=0.5, transform=axes.get_yaxis_transform())
             axes.tick_params(axis="y", length=0)
-        known = at[at.value.notna()]
-        kept = f", tokens kept: {count(known.kept.mean())} of {on_average(known.total)}" if len(known) else ""
+        answered = at.kept[at.value.notna()]
+        kept = f", tokens kept: {count(answered.mean())} of {on_average(at)}" if len(answered) else ""
         where = f"{ratio:g}×{kept}"
         entries = {label: Line2D([], [], **style) for label, style in styles.items()} | gap_entries(cells)
         legend_below(figure, entries, f"change in {name.replace('%', 'points')} against {EVERYTHING}\nat {where}")

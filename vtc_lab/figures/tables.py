@@ -5,22 +5,25 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import shutil
-import tempfile
-from contextlib import suppress
+from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from vtc_lab.export import _PACKAGE, _csv, _git, _is_tabled, _plain, _version
+from vtc_lab.export import csv_bytes, file_base, origin, plain, replace_files, tells_of
 from vtc_lab.figures.marks import EVERYWHERE, GAPS, count, unit
-from vtc_lab.sweeps.tidy import uneven
+from vtc_lab.sweeps.tidy import NOT_RUN, uneven
 from vtc_lab.tokens import VTCError
 
 _SUFFIXES = (".tex", ".csv")
-_SIGNS = {"floor": "f", "error": "e", "empty": "n", "everywhere": ""}  # superscripts of what has no result
-_WORDS = {reason: words for reason, (_, words) in GAPS.items()} | {"everywhere": EVERYWHERE}
+_WORDS = {reason: words for reason, (_, words) in GAPS.items()} | {
+    "everywhere": EVERYWHERE,
+    "unfit": "only for values that are true or false",
+}
+_SIGNS = {"floor": "f", "error": "e", "empty": "n", "absent": "a", "everywhere": "u", "unfit": "b"}  # superscripts
+_COUNTED = ("floor", "error", "everywhere")  # columns of the package's tables that say why rows are missing
 _NONE = "--"
 
 
@@ -41,7 +44,8 @@ def save_table(
     Parameters
     ----------
     table : of `bootstrap_interval`, by label and ratio (labels go down, ratios across), or of `compare`,
-        `area_under_curve` or your own (row by row). Columns low and high go into the cell of the column before them.
+        `area_under_curve` or your own (row by row). Columns low and high go into the cell of the column before them,
+        floor, error and everywhere into marks and notes.
     name : of the files, without a folder; ".tex" or ".csv" is taken off.
     folder : made if missing; by default `figures` in the repository, or in the current folder outside of one.
     best : "max" or "min": what is set in bold at each ratio, of the column before low; None for no bold. A mean over
@@ -51,7 +55,9 @@ def save_table(
     Returns
     -------
     The path of each file by its suffix: ".tex" and ".csv". A cell without a result is "--"; it and a cell whose mean
-    lacks rows are marked, and a note under the table gives the reason and the number of rows.
+    lacks rows that others have are marked, and a note under the table gives the reason and the number of rows. The
+    tokens kept are in the head of a ratio if all means over all samples have the same, and else in the cells that
+    differ.
 
     Raises
     ------
@@ -61,6 +67,7 @@ def save_table(
 
     Examples
     --------
+    >>> import tempfile
     >>> table = pd.DataFrame({"label": ["lftr", "random"], "ratio": 8, "mean": [0.9, 0.5], "low": [0.8, 0.4],
     ...                       "high": [0.95, 0.6], "n": 9, "value": "right"})
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -80,36 +87,24 @@ def save_table(
         raise VTCError(f"{what} cannot be saved; give a DataFrame with rows, such as vtc.bootstrap_interval returns")
     if best not in ("max", "min", None):
         raise VTCError(f"best is {best!r}; choose 'max', 'min' or None")
-    stem = name[: -len(Path(name).suffix)] if isinstance(name, str) and Path(name).suffix in _SUFFIXES else name
-    if not (isinstance(stem, str) and re.fullmatch(r"\w([\w .+=,()-]*[\w+=)-])?", stem)):
-        raise VTCError(
-            f"{name!r} cannot name a table; use letters, digits, spaces and .+=,()-_ (a folder goes into folder=)"
-        )
-    data = _csv(table)
-    facts = {"vtc_lab": _version(), "commit": _git("rev-list", "-1", "HEAD", "--", ".")}
-    facts |= {"data_sha256": hashlib.sha256(data).hexdigest(), "config": _plain(provenance or {}, "provenance")}
+    base = file_base(name, folder, _SUFFIXES, "table")
+    data = csv_bytes(table)
+    facts = origin()
+    facts |= {"data_sha256": hashlib.sha256(data).hexdigest(), "config": plain(provenance or {}, "provenance")}
     latex = f"% {json.dumps(facts)}\n{_latex(table, best)}"
-    if folder is None:
-        folder = _PACKAGE.parent / "figures" if (_PACKAGE.parent / "pyproject.toml").exists() else "figures"
-    folder = Path(folder)
-    targets = {suffix: folder / f"{stem}{suffix}" for suffix in _SUFFIXES}
-    if _is_tabled(targets[".csv"]):
-        raise VTCError(f"{targets['.csv'].name} in {folder} is the table of the figure {stem!r}; choose another name")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        _replace({targets[".tex"]: latex.encode(), targets[".csv"]: data})
-    except OSError as error:
-        reason = error.strerror or error
-        raise VTCError(
-            f"cannot write table {stem!r} into {folder}: {reason}; give a writable folder with room"
-        ) from error
+    targets = {suffix: base.with_name(base.name + suffix) for suffix in _SUFFIXES}
+    if tells_of(base.with_name(f"{base.name}.json"), targets[".csv"]):
+        place = f"{targets['.csv'].name} in {base.parent}"
+        raise VTCError(f"{place} is the table of the figure {base.name!r}; choose another name")
+    replace_files({targets[".tex"]: latex.encode(), targets[".csv"]: data}, "table")
     return targets
 
 
 def _latex(table: pd.DataFrame, best: str | None) -> str:
     """The tabular of a table, with its notes."""
     across = {"label", "ratio", "mean", "low", "high"} <= set(table.columns)
-    numbers, texts, plain = _by_ratio(table) if across else _by_row(table)
+    marks: Counter[str] = Counter()  # how many cells have the mark of a reason
+    numbers, texts, words = _by_ratio(table, marks) if across else _by_row(table, marks)
     bold = np.zeros(texts.shape, bool)
     groups = table["ratio"].to_numpy() if "ratio" in table and not across else np.zeros(len(texts))
     for at, column in enumerate(texts.columns):
@@ -117,31 +112,36 @@ def _latex(table: pd.DataFrame, best: str | None) -> str:
             rivals = numbers[column].groupby(groups)
             bold[:, at] = (numbers[column] == rivals.transform(best)) & (rivals.transform("nunique") > 1)
     styler = texts.style.apply(lambda _: np.where(bold, "font-weight: bold", ""), axis=None)
-    styler.format(escape="latex", subset=plain)
+    for column in words:
+        styler.format(escape="latex", subset=(texts.index[table[column].notna()], [column]))
     if across:
         styler.format_index(escape="latex", axis=0)
     else:
         styler.format_index(escape="latex", axis=1).hide(axis="index")
-    layout = "l" * across + "".join("l" if column in plain else "c" for column in texts.columns)
+    layout = "l" * across + "".join("l" if column in words else "c" for column in texts.columns)
     lines = styler.to_latex(hrules=True, convert_css=True, column_format=layout)
-    return lines.replace("\\bottomrule\n", f"\\bottomrule\n{_notes(table, len(layout))}")
+    return lines.replace("\\bottomrule\n", f"\\bottomrule\n{_notes(table, marks, len(layout))}")
 
 
-def _by_ratio(table: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame, list[str]]:
+def _by_ratio(table: pd.DataFrame, marks: Counter[str]) -> tuple[pd.DataFrame, pd.DataFrame, list[str]]:
     """Means and cells with labels down and ratios across, and no column of plain text."""
     if table.duplicated(["label", "ratio"]).any():
         label, ratio = table[table.duplicated(["label", "ratio"])].iloc[0][["label", "ratio"]]
         raise VTCError(f"the table has more than one row for {label!r} at ratio {ratio:g}; save one value at a time")
     factor = unit(str(table["value"].iloc[0]))[1] if "value" in table else 1
     comparable = ~uneven(table) if {"missing", "everywhere"} <= set(table) else pd.Series(True, table.index)
-    cells = table.assign(
-        mean=table["mean"].where(comparable), text=[_cell(row._asdict(), factor) for row in table.itertuples()]
-    )
-    heads = {}
-    for ratio, rows in table.groupby("ratio"):
-        budgets = rows[["kept", "total"]].median() if {"kept", "total"} <= set(rows) else pd.Series([np.nan])
-        kept = "" if budgets.isna().any() else f" ({count(budgets.kept)}/{count(budgets.total)})"
-        heads[ratio] = f"${ratio:.3g}\\times${kept}"
+    budgets = _budgets(table)
+    full = budgets[comparable & table["mean"].notna()].groupby(table["ratio"])
+    shared = {ratio: kept.iloc[0] if kept.nunique() == 1 else "" for ratio, kept in full}
+    ratios = sorted(table["ratio"].dropna().unique())
+    digits = next(many for many in range(3, 18) if len({f"{ratio:.{many}g}" for ratio in ratios}) == len(ratios))
+    heads = {ratio: f"${ratio:.{digits}g}\\times${shared.get(ratio, '')}" for ratio in ratios}
+    own = budgets.where(budgets != table["ratio"].map(shared), "").where(table["mean"].notna(), "")
+    texts = [
+        _marked(_interval(row, factor) + kept, _reasons_of(row), marks)
+        for row, kept in zip(table.to_dict("records"), own, strict=True)
+    ]
+    cells = table.assign(mean=table["mean"].where(comparable), text=texts)
     wide = [
         cells.pivot(index="label", columns="ratio", values=column)
         .reindex(index=table.label.unique(), columns=heads)
@@ -149,46 +149,75 @@ def _by_ratio(table: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame, list[str
         .rename_axis(index=None, columns=None)
         for column in ("mean", "text")
     ]
-    return wide[0], wide[1].fillna(_NONE), []
+    return wide[0], wide[1].map(lambda text: _marked(_NONE, ["absent"], marks) if pd.isna(text) else text), []
 
 
-def _by_row(table: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame, list[str]]:
+def _budgets(table: pd.DataFrame) -> pd.Series:
+    """The tokens kept of all in words, "" where they are not known."""
+    if not {"kept", "total"} <= set(table):
+        return pd.Series("", table.index)
+    pairs = zip(table["kept"], table["total"], strict=True)
+    texts = ["" if pd.isna(kept) or pd.isna(total) else f" ({count(kept)}/{count(total)})" for kept, total in pairs]
+    return pd.Series(texts, table.index)
+
+
+def _by_row(table: pd.DataFrame, marks: Counter[str]) -> tuple[pd.DataFrame, pd.DataFrame, list[str]]:
     """Numbers and cells row by row, intervals folded into their estimates, and the columns of plain text."""
     columns = list(table.columns)
     estimate = columns[columns.index("low") - 1] if {"low", "high"} <= set(columns) and columns[0] != "low" else None
-    shown = [column for column in columns if not (estimate and column in ("low", "high"))]
-    plain = [column for column in shown if not pd.api.types.is_numeric_dtype(table[column])]
-    texts = pd.DataFrame(index=range(len(table)))
-    for column in shown:
-        values = table[column].tolist()
-        if column == estimate:
-            rows = zip(values, table.low, table.high, strict=True)
-            texts[column] = [_cell({"mean": value, "low": low, "high": high}, 1) for value, low, high in rows]
-        else:
-            texts[column] = [_number(value, column.startswith("p_")) for value in values]
+    folded = [*(("low", "high") if estimate else ()), *(_COUNTED if {"missing", *_COUNTED} <= set(columns) else ())]
+    shown = [column for column in columns if column not in folded]
+    words = [column for column in shown if not pd.api.types.is_numeric_dtype(table[column])]
+    texts = []
+    for row in table.to_dict("records"):
+        judged = row | {"mean": row[estimate]} if estimate else row
+        reasons, cells = _reasons_of(judged), {}
+        for column in shown:
+            if column == estimate:
+                cells[column] = _marked(_interval(judged, 1), reasons, marks)
+            elif isinstance(row[column], str) or not pd.isna(row[column]):
+                cells[column] = _number(row[column], str(column).startswith("p_"))
+            else:
+                unfit = column == "p_mcnemar" and row.get("n", 0) > 0
+                cells[column] = _marked(_NONE, ["unfit"] if unfit else reasons or ["empty"], marks)
+        texts.append(cells)
     numbers = table[[estimate]].reset_index(drop=True) if estimate else pd.DataFrame()
-    return numbers, texts, plain
+    return numbers, pd.DataFrame(texts, columns=shown), words
 
 
-def _cell(row: dict[str, object], factor: int) -> str:
-    """A mean with its interval, with signs for rows that have no result."""
+def _interval(row: dict[str, object], factor: int) -> str:
+    """A mean with its interval."""
     digits = 1 if factor == 100 else 3
     mean, low, high = (f"{row[key] * factor:.{digits}f}" for key in ("mean", "low", "high"))
-    text = _NONE if pd.isna(row["mean"]) else mean if pd.isna(row["low"]) else f"{mean} [{low}, {high}]"
-    counts = _reasons(pd.DataFrame([row])) if "missing" in row else {}
-    signs = ",".join(_SIGNS[reason] for reason, rows in counts.items() if rows and _SIGNS[reason])
-    return _minus(text) + (f"\\textsuperscript{{{signs}}}" if signs else "")
+    return _NONE if pd.isna(row["mean"]) else _minus(mean if pd.isna(row["low"]) else f"{mean} [{low}, {high}]")
 
 
-def _reasons(table: pd.DataFrame) -> dict[str, int]:
-    """How many rows have no result, by reason."""
-    known = {reason: int(table[reason].sum()) for reason in ("floor", "error", "everywhere") if reason in table}
-    return known | {"empty": int(table.missing.sum()) - sum(known.values())}
+def _marked(text: str, reasons: list[str], marks: Counter[str]) -> str:
+    """A cell with the signs of the reasons why it lacks rows, which are counted."""
+    marks.update(reasons)
+    return text + (f"\\textsuperscript{{{','.join(_SIGNS[reason] for reason in reasons)}}}" if reasons else "")
+
+
+def _rows_without(counts: Mapping[str, object]) -> dict[str, int]:
+    """How many rows have no result, by reason; nothing where the package did not count them."""
+    if not {"missing", *_COUNTED} <= set(counts.keys()):
+        return {}
+    known = {reason: int(counts[reason]) for reason in _COUNTED}
+    return known | {"empty": int(counts["missing"]) - sum(known.values())}
+
+
+def _reasons_of(row: dict[str, object]) -> list[str]:
+    """Why a cell's mean lacks rows that others have, or why there is none."""
+    rows = _rows_without(row)
+    reasons = [reason for reason, lost in rows.items() if lost > 0 and reason != "everywhere"]
+    if NOT_RUN in str(row.get("absent", "")):
+        reasons.append("absent")
+    if reasons or not pd.isna(row.get("mean", 0)):
+        return reasons
+    return ["everywhere" if rows.get("everywhere") else "empty"]
 
 
 def _number(value: object, probability: bool) -> str:
-    if not isinstance(value, str) and pd.isna(value):
-        return _NONE
     if probability and value < 0.001:
         return "$<$0.001"
     return _minus(f"{value:.3g}") if isinstance(value, float) else str(value)
@@ -199,38 +228,14 @@ def _minus(text: str) -> str:
     return re.sub(r"(?<!e)-(?=\d)", "$-$", text)
 
 
-def _notes(table: pd.DataFrame, columns: int) -> str:
-    """A line under the table for each reason why rows have no result."""
-    counts = _reasons(table) if {"missing", "floor", "error"} <= set(table.columns) else {}
-    return "".join(
-        f"\\multicolumn{{{columns}}}{{l}}{{\\footnotesize \\textsuperscript{{{_SIGNS[reason]}}} "
-        f"{_WORDS[reason]}: {rows} rows, which no mean includes}} \\\\\n"
-        for reason, rows in counts.items()
-        if rows
-    )
-
-
-def _replace(contents: dict[Path, bytes]) -> None:
-    """Put all files into place, or none: what stood there is kept until all have arrived."""
-    folder = next(iter(contents)).parent
-    with tempfile.TemporaryDirectory(prefix=".vtc-export-", dir=folder) as scratch:
-        new, old = Path(scratch, "new"), Path(scratch, "old")
-        new.mkdir()
-        old.mkdir()
-        for target, data in contents.items():
-            (new / target.name).write_bytes(data)
-            if target.exists():
-                shutil.copy2(target, old)
-        begun = []
-        try:
-            for target in contents:
-                begun.append(target)
-                (new / target.name).replace(target)
-        except BaseException:
-            for target in begun:
-                with suppress(OSError):  # restore as much as can be restored
-                    if (old / target.name).exists():
-                        (old / target.name).replace(target)
-                    else:
-                        target.unlink(missing_ok=True)
-            raise
+def _notes(table: pd.DataFrame, marks: Counter[str], columns: int) -> str:
+    """A line under the table for each reason why rows have no result or a cell has a mark."""
+    rows = _rows_without(table.select_dtypes("number").sum())
+    lines = []
+    for reason, sign in _SIGNS.items():
+        if marks[reason] or rows.get(reason, 0) > 0:
+            mark = f"\\textsuperscript{{{sign}}} " if marks[reason] else ""
+            lost = f"{rows[reason]} rows, which no mean includes" if rows.get(reason) else f"{marks[reason]} cells"
+            note = f"{mark}{_WORDS[reason]}: {lost}"
+            lines.append(f"\\multicolumn{{{columns}}}{{l}}{{\\footnotesize {note}}} \\\\\n")
+    return "".join(lines)

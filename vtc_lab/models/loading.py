@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from pathlib import Path
 
+import psutil
 import torch
 from huggingface_hub import HfApi, try_to_load_from_cache
 from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError
@@ -129,13 +129,6 @@ def free_memory(device: str) -> float:
     """
     if device.startswith("cuda"):
         return torch.cuda.mem_get_info(device)[0]
-    try:
-        import psutil  # comes with ipykernel
-    except ImportError:
-        try:
-            return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-        except (ValueError, AttributeError):
-            return math.inf
     return psutil.virtual_memory().available
 
 

@@ -186,7 +186,7 @@ def _result(
         answer = VTCError(words)
     if not isinstance(answer, Exception):
         try:
-            right = bool(score(sample, answer)) if "rule" in sample else answer.text == sample["answer"]
+            right = score(sample, answer)
         except VTCError as error:
             answer = error
     if isinstance(answer, Exception):

@@ -52,11 +52,12 @@ def variants(method: str, **options: Sequence[object]) -> list[tuple[str, dict[s
     >>> len(variants("lftr", temporal=["merge", "select"], segments=["greedy", "optimal"]))
     4
     """
+    chosen = get_method(method)
     for name, values in options.items():
-        if isinstance(values, str) or not isinstance(values, Sequence):
+        if isinstance(values, str) or not isinstance(values, Sequence) or not values:
             raise VTCError(f"{name} is {values!r}; give a list of the values to compare")
         for value in values:
-            check_option(get_method(method), name, value)
+            check_option(chosen, name, value)
     return [(method, dict(zip(options, values, strict=True))) for values in itertools.product(*options.values())]
 
 
@@ -67,7 +68,7 @@ class _Asked:
     clip: int
     kind: str
     question: str
-    answer: str
+    answer: str | None
     candidates: list[str] | None
     scoring: dict[str, object]
 
@@ -103,7 +104,7 @@ class Plan:
         """The values of a table's row, and whether it is to be tried again."""
         sample, choice = self.samples[i], self.settings[n]
         reached = result.total / result.kept if choice.setting.ratio is None else choice.setting.ratio
-        asked = (self.clips[sample.clip][0], sample.kind, sample.question, sample.answer)
+        asked = (self.clips[sample.clip][0], sample.kind, sample.question, sample.answer or "")
         how = (choice.setting.method, choice.options, choice.label, choice.seed, reached)
         return (self.names[i][:12], self.model, *asked, *how, *result)
 
@@ -145,6 +146,8 @@ def settings_of(
     for name, values in {"methods": methods, "ratios": ratios, "seeds": seeds}.items():
         if isinstance(values, str) or not isinstance(values, Iterable):
             raise VTCError(f"{name} is {values!r}; give a list")
+    if not list(seeds):
+        raise VTCError("seeds is empty; give at least one, such as [0]")
     for ratio in ratios:
         if ratio is not None and not (isinstance(ratio, Real) and ratio >= 1 and math.isfinite(ratio)):
             raise VTCError(f"ratio is {ratio!r}; give numbers of at least 1, or None where the options make the budget")
@@ -154,8 +157,9 @@ def settings_of(
         method = get_method(name)
         if not isinstance(given, Mapping):
             raise VTCError(f"the options of {name!r} are {given!r}; give a dict")
-        for seed in seeds if "seed" in method.options and "seed" not in given else [given.get("seed", 0)]:
-            options = {**given, "seed": seed} if "seed" in method.options else {**given}
+        seeded = method.options.get("seed", (None,))[0] is int  # a "seed" that is no number is an option like others
+        for seed in seeds if seeded and "seed" not in given else [given.get("seed", 0)]:
+            options = {**given, "seed": seed} if seeded else {**given}
             for choice in _choices(method, options, ratios):
                 chosen.setdefault((name, choice.plain, choice.setting.ratio), choice)
     return list(chosen.values())
@@ -167,27 +171,39 @@ def _choices(method: Method, given: dict[str, object], ratios: Sequence[float | 
     defaults = {key: default for key, (_, default) in sorted(method.options.items())}
     options = defaults | given
     plain = {key: portable(value) for key, value in options.items()}
-    changed = {key: value for key, value in plain.items() if key != "seed" and value != portable(defaults[key])}
+    seeded = method.options.get("seed", (None,))[0] is int
+    changed = {
+        key: value
+        for key, value in plain.items()
+        if not (seeded and key == "seed") and value != portable(defaults[key])
+    }
     label = f"{method.name} ({', '.join(f'{key}={value}' for key, value in changed.items())})"
     for ratio in ratios:
         setting = Setting(method.name, options, None if ratio is None else float(ratio))
         facts = (json.dumps(changed), label) if changed else ("", method.name)
-        yield Choice(setting, json.dumps(plain), *facts, int(options.get("seed") or 0))
+        yield Choice(setting, json.dumps(plain), *facts, int(options["seed"]) if seeded else 0)
 
 
 def make_plan(model: VideoModel, samples: Iterable[Mapping[str, object]], settings: list[Choice]) -> Plan:
     """Samples by settings, with the key of every result."""
     clips, asked = {}, []
     for number, sample in enumerate(samples, 1):
-        if not isinstance(sample, Mapping) or sample.get("question") is None or sample.get("answer") is None:
-            raise VTCError(f"sample {number} is {sample!r:.80}; give a dict with clip, question and answer")
-        part = {name: sample.get(name) for name in ("clip", *_PART) if sample.get(name) is not None}
+        if not isinstance(sample, Mapping) or _given(sample, "question") is None or "answer" not in sample:
+            lacks = [key for key in ("question", "answer") if not isinstance(sample, Mapping) or key not in sample]
+            lacks = " and ".join(lacks) or "a question"
+            raise VTCError(
+                f"sample {number} is {sample!r:.60}, without {lacks}; give a dict with clip, question and answer"
+            )
+        part = {name: value for name in ("clip", *_PART) if (value := _given(sample, name)) is not None}
         source = id(part["clip"]) if isinstance(part.get("clip"), Clip) else str(part.get("clip"))
         clip = clips.setdefault((source, _range(part)), (len(clips), part))[0]
-        texts = [str(sample.get(name) or "") for name in ("kind", "question", "answer")]
-        candidates = sample.get("candidates")
-        scoring = {name: sample[name] for name in _SCORING if name in sample} if sample.get("rule") else {}
-        asked.append(_Asked(clip, *texts, None if candidates is None else list(map(str, candidates)), scoring))
+        texts = [str(_given(sample, name) or "") for name in ("kind", "question")]
+        answer, candidates = _given(sample, "answer"), _given(sample, "candidates")
+        if isinstance(candidates, str) or not isinstance(candidates, Iterable | None):
+            raise VTCError(f"the candidates of sample {number} are {candidates!r:.60}; give a list of texts, or None")
+        scoring = {name: value for name in _SCORING if (value := _given(sample, name)) is not None}
+        answer = None if answer is None else str(answer)
+        asked.append(_Asked(clip, *texts, answer, None if candidates is None else list(map(str, candidates)), scoring))
     read = [_source(part) for _, part in clips.values()]
     pixels = [digest(content or name, _range(part)) for name, part, content in read]
     names = [digest(pixels[s.clip], s.question, s.answer, s.candidates, s.scoring) for s in asked]
@@ -196,6 +212,12 @@ def make_plan(model: VideoModel, samples: Iterable[Mapping[str, object]], settin
     codes = {name: digest(name, method.needs, code_hash(method.run, method.least)) for name, method in used.items()}
     ways = [digest(made, codes[choice.setting.method], choice.plain, choice.setting.ratio) for choice in settings]
     return Plan(model.name, read, asked, names, settings, [[digest(name, way) for way in ways] for name in names])
+
+
+def _given(sample: Mapping[str, object], name: str) -> object:
+    """What a sample says, None if it says nothing; a table's empty cell, NaN, is nothing."""
+    value = sample.get(name)
+    return None if isinstance(value, float) and math.isnan(value) else value
 
 
 def _range(part: Mapping[str, object]) -> str:
@@ -218,5 +240,5 @@ def _source(part: dict[str, object]) -> tuple[str, dict[str, object], str]:
         path = str(resolve(found))
         rest = {name: value for name, value in part.items() if name != "tried"}
         return str(clip), rest | {"clip": path}, file_hash(path)
-    except (VTCError, OSError):
+    except (VTCError, OSError, TypeError):  # read again, and refused in words, by the job
         return str(clip), part, ""

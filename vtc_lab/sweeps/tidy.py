@@ -31,8 +31,8 @@ def tidy(table: pd.DataFrame, value: str, needs: Sequence[str] = ()) -> pd.DataF
     models = sorted(map(str, table["model"].dropna().unique())) if "model" in table else []
     if len(models) > 1:
         raise VTCError(
-            f"the table has results of {len(models)} models, {' and '.join(map(repr, models))}; choose the rows of one, "
-            f"such as table[table.model == {models[0]!r}]"
+            f"the table has results of {len(models)} models, {' and '.join(map(repr, models))}; "
+            f"choose the rows of one, such as table[table.model == {models[0]!r}]"
         )
     table = table.reset_index(drop=True)
     if "clip" in table:
