@@ -334,7 +334,7 @@ def test_pooling_and_layer_are_those_of_the_model(model):
     network = transformers.LlavaOnevisionForConditionalGeneration(config).eval()
     settled(network.model.vision_tower)
     processor = deepcopy(model.processor)
-    processor.video_processor.size = {"height": 20, "width": 20}
+    processor.video_processor.size, processor.num_image_tokens = {"height": 20, "width": 20}, 25
     clip, _ = vtc.make_clip(7)
     tokens = VideoModel(network, processor, "odd").encode(clip, saliency=True)
     assert tokens.saliency.shape == tokens.grid == (len(clip), 3, 3)
