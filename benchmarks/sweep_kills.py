@@ -39,11 +39,24 @@ def attempt(model, samples: list[dict], path: Path) -> int:
     return child
 
 
-def finished(model, samples: list[dict], path: Path) -> float:
-    """Let one attempt run to its end; the seconds that it took."""
-    start = time.perf_counter()
-    assert os.waitpid(attempt(model, samples, path), 0)[1] == 0, "the sweep failed"
-    return time.perf_counter() - start
+def finished(model, samples: list[dict], path: Path) -> tuple[float, float]:
+    """Let one attempt run to its end; the seconds until its first result, and those that it took."""
+    start, first = time.perf_counter(), 0.0
+    child = attempt(model, samples, path)
+    while (ended := os.waitpid(child, os.WNOHANG)) == (0, 0):
+        if not first and results_in(path):
+            first = time.perf_counter() - start
+        time.sleep(0.01)
+    assert ended[1] == 0, "the sweep failed"
+    return first, time.perf_counter() - start
+
+
+def results_in(path: Path) -> int:
+    """How many results are in a file that a sweep may just be making."""
+    try:
+        return look(path)[0] if path.exists() and path.stat().st_size else 0
+    except sqlite3.OperationalError:  # the table is not there yet
+        return 0
 
 
 def without_times(table: pd.DataFrame) -> pd.DataFrame:
@@ -70,16 +83,20 @@ def main() -> None:
     model, draw = vtc.load_model(), random.Random(arguments.seed)
     with tempfile.TemporaryDirectory() as folder:
         alone, killed = Path(folder, "alone.db"), Path(folder, "killed.db")
-        took = finished(model, samples, alone)
-        print(f"left alone: {took:.1f} s, {look(alone)[0]} results")
+        first, took = finished(model, samples, alone)
+        total, counts = look(alone)[0], [0]
+        print(f"left alone: {took:.1f} s, the first of {total} results after {first:.1f} s")
         for number in range(arguments.kills):
             child = attempt(model, samples, killed)
-            time.sleep(draw.uniform(0, 1.2 * took / arguments.kills))
-            assert os.waitpid(child, os.WNOHANG) == (0, 0), f"attempt {number + 1} came to its end before it was killed"
+            # Before its first result as well as after it; all kills together about half through the sweep.
+            time.sleep(draw.uniform(0.7 * first, first + 1.5 * (took - first) / arguments.kills))
+            if os.waitpid(child, os.WNOHANG) != (0, 0):
+                break  # it has come to its end
             os.kill(child, signal.SIGKILL)
             os.waitpid(child, 0)
-            count = look(killed)[0] if killed.exists() and killed.stat().st_size else 0
-            print(f"killed {number + 1}: {count} results")
+            counts.append(results_in(killed))
+            print(f"killed {number + 1}: {counts[-1]} results")
+        assert any(0 < count < total for count in counts), "no kill came in the middle; nothing was tried"
         finished(model, samples, killed)
         files = [killed]
         if arguments.together:

@@ -270,7 +270,7 @@ class _Worker:
 
 def _ledger(scene: Scene, reduction: Reduction) -> str:
     """The result in words, as HTML."""
-    kept = fidelity(scene.tokens, reduction)
+    kept = fidelity(scene.tokens, reduction, ["coverage", "coverage_p5"])
     return (
         f"<div style='line-height:1.4'><b>{html.escape(describe(reduction))}</b>: {reduction.ledger}; "
         f"coverage {kept['coverage']:.3f} (5th percentile {kept['coverage_p5']:.3f})<br>"
