@@ -88,8 +88,8 @@ def main() -> None:
         print(f"left alone: {took:.1f} s, the first of {total} results after {first:.1f} s")
         for number in range(arguments.kills):
             child = attempt(model, samples, killed)
-            # Before its first result as well as after it; all kills together about half through the sweep.
-            time.sleep(draw.uniform(0.7 * first, first + 1.5 * (took - first) / arguments.kills))
+            # Before its first result as well as after it; all kills together not through the sweep.
+            time.sleep(draw.uniform(0.7 * first, first + (took - first) / arguments.kills))
             if os.waitpid(child, os.WNOHANG) != (0, 0):
                 break  # it has come to its end
             os.kill(child, signal.SIGKILL)
