@@ -90,8 +90,7 @@ def main() -> None:
             child = attempt(model, samples, killed)
             # Before its first result as well as after it; all kills together not through the sweep.
             time.sleep(draw.uniform(0.7 * first, first + (took - first) / arguments.kills))
-            if os.waitpid(child, os.WNOHANG) != (0, 0):
-                break  # it has come to its end
+            assert os.waitpid(child, os.WNOHANG) == (0, 0), f"attempt {number + 1} came to its end before it was killed"
             os.kill(child, signal.SIGKILL)
             os.waitpid(child, 0)
             counts.append(results_in(killed))
