@@ -123,3 +123,13 @@ def test_errors_are_sentences(grey, tokens):
         vtc.show(grey)
     with pytest.raises(vtc.VTCError, match="neurips"):
         vtc.show(grey, vtc.reduce(tokens, "uniform", ratio=2), venue="nips")
+
+
+def test_a_caption_is_no_wider_than_its_frame():
+    from vtc_lab.plots import _fitting, _font
+
+    caption = ("1.25 s", "16 kept, 48 merged")
+    wide = _font().getlength("1.25 s  16 kept, 48 merged")
+    assert _fitting(caption, int(wide) + 1, _font()) == "1.25 s  16 kept, 48 merged"
+    assert _fitting(caption, int(wide) - 1, _font()) == "1.25 s  16 kept"
+    assert _fitting(caption, 50, _font()) == "1.25 s"

@@ -152,10 +152,17 @@ def strip(clip: Clip, reduction: Reduction, room: int = 1120) -> bytes:
     draw, font = ImageDraw.Draw(image), _font()
     for index, text in enumerate(captions(clip, reduction)):
         place = (index % columns * width, index // columns * height + tiles.shape[1] + 2)
-        draw.text(place, "  ".join(text), fill=(40, 40, 40), font=font)
+        draw.text(place, _fitting(text, tiles.shape[2], font), fill=(40, 40, 40), font=font)
     data = io.BytesIO()
     image.save(data, "jpeg", quality=90, subsampling=0)
     return data.getvalue()
+
+
+def _fitting(caption: tuple[str, str], room: int, font: ImageFont.FreeTypeFont) -> str:
+    """As much of a frame's caption as fits below it: all, time and the first count, or the time."""
+    time, counts = caption
+    tries = (f"{time}  {counts}", f"{time}  {counts.split(',')[0]}", time)
+    return next((text for text in tries if font.getlength(text) <= room), time)
 
 
 def _untidiness(frames: int, columns: int, width: float, ideal: float) -> float:
