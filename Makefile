@@ -55,10 +55,10 @@ clean: ## remove .venv and all caches; figures stay
 	$(PIP_INSTALL) -e '.[test]'
 	@touch $@ .venv/.lab
 
-# lmms-eval wants a PyAV older than 16.
-$(LMMS)/.done: pyproject.toml constraints.txt
+# lmms-eval wants an older PyAV.
+$(LMMS)/.done: pyproject.toml constraints.txt constraints-lmms.txt
 	$(PYTHON) -m venv $(LMMS)
-	grep -v '^av==' constraints.txt > $(LMMS)/constraints.txt
+	grep -v '^av==' constraints.txt | cat - constraints-lmms.txt > $(LMMS)/constraints.txt
 	$(LMMS)/bin/python -m pip install --disable-pip-version-check -c $(LMMS)/constraints.txt -e '.[lmms-eval]' pytest
 	@touch $@
 

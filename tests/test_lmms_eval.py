@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from importlib import metadata
 from importlib.util import find_spec
 from types import SimpleNamespace
 
@@ -52,6 +53,13 @@ def process_results(doc, results):
 """
 # What `lmms-eval` starts; beside a CPU torch its own imports fail with torchvision built for CUDA, so that comes first.
 START = "import vtc_lab.models.torchvision_ops; from lmms_eval.cli.dispatch import main; main()"
+
+
+def test_all_that_is_installed_here_is_pinned():
+    pins = "".join((ROOT / name).read_text().lower() for name in ("constraints.txt", "constraints-lmms.txt"))
+    pins = {line.split("==")[0].replace("_", "-") for line in pins.splitlines()}
+    here = {each.name.lower().replace("_", "-") for each in metadata.distributions()}
+    assert "lmms-eval" in here and here - pins <= {"vtc-lab", "pip", "setuptools"}
 
 
 @pytest.fixture(scope="module")
