@@ -101,6 +101,15 @@ def test_state_goes_out_and_in_as_json(explorer):
     assert line.state == state
 
 
+def test_who_names_a_model_sees_its_tokens():
+    assert complete_state({"model": "a/folder"})["encoder"] == "video-qa model"
+    assert code_line(complete_state({"model": "a/folder"})) == "vtc.explore(model='a/folder')"
+    pixels = complete_state({"model": "a/folder", "encoder": "efficientnet-lite0"})
+    assert eval(code_line(pixels), {"vtc": vtc}).state == pixels
+    with pytest.raises(vtc.VTCError, match="model is a int; give what load_model returns"):
+        vtc.explore(3)
+
+
 def test_every_setting_survives():
     state = {
         **{"clip": "data/clips/dog.mp4", "frames": 5, "encoder": "pixels", "model": "a/folder", "question": "what ?"},

@@ -20,6 +20,7 @@ from vtc_lab.models.families import FAMILIES
 from vtc_lab.models.loading import count_weights, free_memory
 from vtc_lab.models.prompts import ask_processor
 from vtc_lab.models.video_model import BUNDLED
+from vtc_lab.video import ROOT
 
 FRAMES = 6
 QUESTIONS = ["what moves first ?", "is the circle red ?", "where ?"]
@@ -119,6 +120,43 @@ def test_the_explorer_shows_one_frame_of_each_pair(loaded, tmp_path) -> None:
     explorer._ask.click()
     explorer.wait()
     assert explorer.message == "" and "vtc-answers" in explorer._answers.value
+
+
+def test_a_model_that_is_loaded_is_not_loaded_again(loaded, monkeypatch) -> None:
+    model = loaded("llava_next_video")
+    monkeypatch.setattr("vtc_lab.models.video_model.load_model", None)  # whoever calls it gets an error on show
+    explorer = vtc.explore(model, clip="data/clips/dog.mp4", frames=4, question="what ?")
+    assert explorer.message == "" and f"Tokens: {model.name}" in explorer._code.value
+    assert (explorer.state["encoder"], explorer.state["model"]) == ("video-qa model", model.spec["name"])
+    explorer._ask.click()
+    explorer.wait()
+    assert explorer.message == "" and "vtc-answers" in explorer._answers.value
+
+
+def test_model_and_folder_can_be_typed(loaded, tmp_path) -> None:
+    model = loaded("llava_next_video")
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    for name in ("b.mp4", "a.mp4"):
+        shutil.copy(ROOT / "data" / "clips" / "dog.mp4", folder / name)
+    explorer = vtc.explore(frames=4, encoder="video-qa model", ratio=4)
+    picture = explorer._images[0].value
+
+    explorer._controls["folder"].value = str(folder)
+    explorer.wait()
+    assert explorer.message == "" and explorer._images[0].value != picture
+    assert explorer.state["clip"] == str(folder / "a.mp4")
+    assert [name for name, _ in explorer._controls["clip"].options] == ["a.mp4", "b.mp4", "a file of your own"]
+    explorer._controls["folder"].value = "no/such/folder"
+    explorer.wait()
+    assert "no/such/folder" in explorer.message and explorer.state["folder"] == str(folder)
+
+    explorer._controls["model"].value = f" {model.spec['name']} "
+    explorer.wait()
+    assert explorer.message == "" and f"Tokens: {model.name}" in explorer._code.value
+    explorer._controls["model"].value = "no/such/checkpoint"
+    explorer.wait()
+    assert "no/such/checkpoint" in explorer.message and f"Tokens: {model.name}" in explorer._code.value
 
 
 # --- loading -----------------------------------------------------------------------------------------------------

@@ -53,24 +53,22 @@ class OptionPanel:
 
 def make_controls(state: dict[str, object]) -> tuple[dict[str, widgets.Widget], dict[str, widgets.Widget]]:
     """A control for every setting but the options, and the row that shows each; `own_file` is a path off the menu."""
-    listed = [(path.name, str(path)) for path in find_clips(state["folder"])] if state["folder"] else []
-    listed = listed or [(name, name) for name in (path.relative_to(ROOT).as_posix() for path in find_clips())]
+    listed = clip_menu(state["folder"])
     own = state["clip"] not in dict(listed).values()
     names = list(methods().index)
-    wide = {"layout": widgets.Layout(width="400px"), "continuous_update": False}
     kinds = [("total ratio", "ratio"), ("time x space", "stages"), ("fidelity", "fidelity")]
     controls = {
-        "clip": _menu("clip", [*listed, (OWN_FILE, OWN_FILE)], OWN_FILE if own else state["clip"]),
+        "folder": _field("folder", state["folder"], "of clips; these come along"),
+        "clip": _menu("clip", listed, OWN_FILE if own else state["clip"]),
         "own_file": widgets.Text(
             value=state["clip"] if own else "", placeholder="path of a video", continuous_update=False
         ),
         "encoder": _menu("encoder", list(ENCODER_NAMES), state["encoder"]),
+        "model": _field("model", state["model"], "folder or hub id; the bundled toy"),
         "method": _menu("method", names, state["method"]),
         "compare": _menu("against", [("nothing", ""), *((name, name) for name in names)], state["compare"]),
         "budget": _menu("budget by", kinds, state["budget"]),
-        "question": widgets.Text(
-            value=state["question"], description="question", placeholder="type one, or choose a sample", **wide
-        ),
+        "question": _field("question", state["question"], "type one, or choose a sample"),
         "figure": widgets.Text(value=state["figure"], description="figure", continuous_update=False),
         "venue": _menu("venue", list(VENUES), state["venue"]),
     }
@@ -85,6 +83,21 @@ def make_controls(state: dict[str, object]) -> tuple[dict[str, widgets.Widget], 
     for key, (label, slider) in sliders.items():
         controls[key], rows[key] = _slider_with_box(label, state[key], slider)
     return controls, rows
+
+
+def clip_menu(folder: str) -> list[tuple[str, str]]:
+    """What a menu of the clips in a folder has, "" for the bundled ones: their names and paths, and a file off it.
+
+    Raises
+    ------
+    VTCError
+        If there is no such folder, or no video in it.
+    """
+    if folder:
+        listed = [(path.name, str(path)) for path in find_clips(folder)]
+    else:
+        listed = [(name, name) for name in (path.relative_to(ROOT).as_posix() for path in find_clips())]
+    return [*listed, (OWN_FILE, OWN_FILE)]
 
 
 def sample_menu(each: int = 4) -> widgets.Dropdown:
@@ -104,6 +117,11 @@ def sample_menu(each: int = 4) -> widgets.Dropdown:
 
 def _menu(label: str, options: list, value: object) -> widgets.Dropdown:
     return widgets.Dropdown(options=options, value=value, description=label, layout=widgets.Layout(width="290px"))
+
+
+def _field(label: str, value: str, hint: str) -> widgets.Text:
+    look = {"layout": widgets.Layout(width="400px"), "continuous_update": False}
+    return widgets.Text(value=value, description=label, placeholder=hint, **look)
 
 
 def _slider_with_box(label: str, value: float, slider: widgets.Widget) -> tuple[widgets.Widget, widgets.Widget]:

@@ -9,39 +9,42 @@ from __future__ import annotations
 
 import html
 import math
-import threading
-import traceback
-from collections import deque
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import ipywidgets as widgets
 
-from vtc_lab.controls import OWN_FILE, OptionPanel, make_controls, sample_menu
+from vtc_lab.controls import OWN_FILE, OptionPanel, clip_menu, make_controls, sample_menu
 from vtc_lab.export import save_figure
 from vtc_lab.fidelity import divergence, fidelity
 from vtc_lab.plots import describe, show, strip
-from vtc_lab.scene import MODEL, Scene, ask_scene, build_scene, code_line, complete_state
+from vtc_lab.scene import MODEL, Scene, ask_scene, build_scene, code_line, complete_state, name_of
 from vtc_lab.sweep import STAGES
 from vtc_lab.tokens import Reduction, VTCError
 from vtc_lab.video import ROOT, read_clip
+from vtc_lab.worker import Worker, explain
+
+if TYPE_CHECKING:  # importing the model imports transformers, which takes seconds
+    from vtc_lab.models.video_model import VideoModel
 
 _ROOM = 1120  # pixels in a row, shared by the methods on show
 _LEGEND = "As it is: kept. Dark and hatched: dropped. Tinted: merged into the patch with a dot of that colour."
 _FOR_BUDGET = {"ratio": ["ratio"], "stages": ["temporal_ratio", "spatial_ratio"], "fidelity": ["min_fidelity"]}
 
 
-def explore(**state: object) -> Explorer:
+def explore(model: VideoModel | str | None = None, **state: object) -> Explorer:
     """Open the explorer.
 
     Parameters
     ----------
+    model : from `load_model`, or a folder or hub id, whose tokens are shown and which answers; None or "" for the
+        bundled one, as soon as `encoder` says "video-qa model".
     state : any setting, as `Explorer.state` returns them: clip (a path), folder (of clips for the menu, or "" for the
-        bundled ones), frames, encoder, model (folder or hub id of the encoder "video-qa model", or "" for the bundled
-        one), question, method, options (dict), compare (a second method, or ""), compare_options, budget ("ratio",
-        "stages" or "fidelity"), ratio, temporal_ratio, spatial_ratio, min_fidelity, figure (name of the exported
-        files), venue.
+        bundled ones), frames, encoder, question, method, options (dict), compare (a second method, or ""),
+        compare_options, budget ("ratio", "stages" or "fidelity"), ratio, temporal_ratio, spatial_ratio, min_fidelity,
+        figure (name of the exported files), venue.
 
     Returns
     -------
@@ -57,15 +60,18 @@ def explore(**state: object) -> Explorer:
     >>> explore(frames=4, encoder="pixels", ratio=4).state["ratio"]
     4.0
     """
-    return Explorer(complete_state(state))
+    name, given = name_of(model), None if isinstance(model, str) else model
+    chosen = {"encoder": MODEL} if given else {}
+    return Explorer(complete_state({**chosen, **state, "model": name}), given)
 
 
 class Explorer(widgets.VBox):
     """The widget; `state` is what it shows, as a dict that `explore(**state)` takes."""
 
-    def __init__(self, state: dict[str, object]) -> None:
+    def __init__(self, state: dict[str, object], model: VideoModel | None = None) -> None:
+        self._model, self._folder = model, state["folder"]
         self._controls, self._rows = make_controls(state)
-        self._worker = _Worker()
+        self._worker = Worker()
         self._images = [widgets.Image(format="jpeg", layout=widgets.Layout(width="100%")) for _ in range(2)]
         self._ledgers = [widgets.HTML(layout=widgets.Layout(min_height="80px")) for _ in range(2)]
         self._message, self._code, self._answers = widgets.HTML(), widgets.HTML(), widgets.HTML()
@@ -84,7 +90,6 @@ class Explorer(widgets.VBox):
         self._options["compare_options"] = OptionPanel(state["compare"], state["compare_options"], self._changed)
         for control in self._controls.values():
             control.observe(self._changed, "value")
-        self._fixed = {key: state[key] for key in ("model", "folder")}
         self._last, self._said, self._held = None, "", False
         self._now = self.state  # of the latest change; whoever works in another thread gets it and reads no control
         self._arrange()
@@ -98,7 +103,7 @@ class Explorer(widgets.VBox):
         if state["clip"] == OWN_FILE:
             state["clip"] = self._controls["own_file"].value
         state.update({key: panel.values for key, panel in self._options.items()})
-        return complete_state({**state, **self._fixed})
+        return complete_state({**state, "folder": self._folder, "model": state["model"].strip()})
 
     @property
     def message(self) -> str:
@@ -120,7 +125,7 @@ class Explorer(widgets.VBox):
         if change["owner"] in (self._controls["method"], self._controls["compare"]):
             name = "options" if change["owner"] is self._controls["method"] else "compare_options"
             self._options[name].rebuild(change["new"], {})
-        if self._held:
+        if self._held or (change["owner"] is self._controls["folder"] and not self._take_folder(change["new"])):
             return
         if change["owner"] in [self._controls[name] for name in ("clip", "own_file", "question")]:
             self._sample.value = None  # it is no longer the sample that is on show
@@ -137,17 +142,19 @@ class Explorer(widgets.VBox):
         try:
             job(state)
         except Exception as error:
-            self._say(*_in_words(error))
+            self._say(*explain(error))
 
     def _draw(self, state: dict[str, object]) -> None:
         """Show a state; on an error the last good picture stays."""
         if not state["clip"]:
             self._say("type the path of a video into the field beside the menu, and press Enter")
             return
-        source = (state["clip"], state["frames"], state["encoder"])
+        source = (state["encoder"], state["model"], state["clip"], state["frames"])
         if source != self._last:
-            self._say("reading and encoding the clip ...")
-        scene = build_scene(state)
+            loaded = state["encoder"] != MODEL or (self._last or ())[:2] == source[:2]
+            first = "" if loaded else f"loading {state['model'] or 'the bundled model'}, "
+            self._say(f"{first}reading and encoding the clip ...")
+        scene = self._scene(state)
         room = _ROOM // len(scene.reductions)
         pictures = [strip(scene.shown, reduction, room) for reduction in scene.reductions]
         ledgers = [_ledger(scene, reduction) for reduction in scene.reductions]
@@ -170,7 +177,7 @@ class Explorer(widgets.VBox):
         try:
             frames = len(read_clip(path))
         except VTCError as error:
-            self._say(*_in_words(error))
+            self._say(*explain(error))
             return
         self._held = True
         self._controls["own_file"].value = path.relative_to(ROOT).as_posix() if path.is_relative_to(ROOT) else str(path)
@@ -181,9 +188,27 @@ class Explorer(widgets.VBox):
         self._held = False
         self._refresh()
 
+    def _take_folder(self, folder: str) -> bool:
+        """Put the clips of another folder into the menu and choose the first; say so if there is none."""
+        folder = folder.strip()
+        try:
+            listed = clip_menu(folder)
+        except VTCError as error:
+            self._say(*explain(error))
+            return False
+        self._folder, self._held = folder, True
+        self._controls["clip"].options = listed
+        self._controls["clip"].value = listed[0][1]
+        self._held, self._sample.value = False, None
+        return True
+
+    def _scene(self, state: dict[str, object]) -> Scene:
+        given = self._model is not None and state["model"] == name_of(self._model)
+        return build_scene(state, self._model if given else None)
+
     def _put_question(self, state: dict[str, object]) -> None:
         self._say("asking ...")
-        scene = build_scene(state)
+        scene = self._scene(state)
         answers, right = ask_scene(state, scene)
         if state is self._now:  # else they are about what is no longer on show
             self._answers.value = _answer_table(scene, answers, right)
@@ -191,7 +216,7 @@ class Explorer(widgets.VBox):
 
     def _write_figure(self, state: dict[str, object]) -> None:
         self._say("drawing the figure ...")
-        scene = build_scene(state)
+        scene = self._scene(state)
         figure = show(scene.shown, *scene.reductions, venue=state["venue"])
         provenance = {"explorer": state, "encoder": scene.tokens.encoder}
         paths = save_figure(figure, state["figure"], provenance=provenance)
@@ -206,6 +231,7 @@ class Explorer(widgets.VBox):
 
     def _arrange(self) -> None:
         """Show the controls that count in the present state."""
+        self._rows["model"].layout.display = "" if self._controls["encoder"].value == MODEL else "none"
         self._rows["own_file"].layout.display = "" if self._controls["clip"].value == OWN_FILE else "none"
         for kind, names in _FOR_BUDGET.items():
             for name in names:
@@ -214,7 +240,8 @@ class Explorer(widgets.VBox):
     def _panel(self) -> widgets.Widget:
         r = self._rows
         rows = [
-            [r["clip"], r["own_file"], r["frames"], r["encoder"]],
+            [r["folder"], r["clip"], r["own_file"], r["frames"]],
+            [r["encoder"], r["model"]],
             [r["budget"], r["ratio"], r["temporal_ratio"], r["spatial_ratio"], r["min_fidelity"]],
             [r["method"], self._options["options"].box],
             [r["compare"], self._options["compare_options"].box],
@@ -223,49 +250,6 @@ class Explorer(widgets.VBox):
         ]
         wrap = widgets.Layout(flex_flow="row wrap", align_items="center")
         return widgets.VBox([widgets.HBox(row, layout=wrap) for row in rows])
-
-
-class _Worker:
-    """One thread that runs the latest drawing request, and every queued job, one at a time."""
-
-    def __init__(self) -> None:
-        self.idle = threading.Event()
-        self.idle.set()
-        self._wake = threading.Condition()
-        self._latest: Callable[[], None] | None = None
-        self._jobs: deque[Callable[[], None]] = deque()
-        self._thread: threading.Thread | None = None
-
-    def request(self, job: Callable[[], None]) -> None:
-        """Run a job soon; one that was requested before and has not begun is forgotten."""
-        with self._wake:
-            self._latest = job
-            self._start()
-
-    def queue(self, job: Callable[[], None]) -> None:
-        """Run a job soon, whatever else is asked for."""
-        with self._wake:
-            self._jobs.append(job)
-            self._start()
-
-    def _start(self) -> None:
-        self.idle.clear()
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._run, daemon=True, name="vtc-explorer")
-            self._thread.start()
-
-    def _run(self) -> None:
-        while True:
-            with self._wake:
-                if self._latest is None and not self._jobs:
-                    self._thread = None  # a thread lives while there is work, so an unused explorer holds none
-                    self.idle.set()
-                    return
-                if self._latest is not None:
-                    job, self._latest = self._latest, None
-                else:
-                    job = self._jobs.popleft()
-            job()
 
 
 def _ledger(scene: Scene, reduction: Reduction) -> str:
@@ -297,10 +281,3 @@ def _answer_table(scene: Scene, answers: list, right: str | None) -> str:
     head = "".join(f"<th style='text-align:left;padding-right:14px'>{text}</th>" for text in heads)
     truth = f"<p>The right answer is <b>{html.escape(right)}</b>.</p>" if right else ""
     return f"<table class='vtc-answers'><tr>{head}</tr>{''.join(rows)}</table>{truth}"
-
-
-def _in_words(error: Exception) -> tuple[str, str]:
-    """The text and kind of message for an error; one that nobody foresaw comes with its traceback."""
-    if isinstance(error, VTCError):
-        return str(error), "error"
-    return "This should not have happened; please report it:\n" + "".join(traceback.format_exception(error)), "error"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vtc_lab.models.encoders import ENCODERS, load_encoder
@@ -16,7 +17,8 @@ from vtc_lab.tokens import Clip, Reduction, VideoTokens, VTCError, suggest
 from vtc_lab.video import find_clips, one_each, read_clip, resolve
 
 if TYPE_CHECKING:
-    from vtc_lab.models.video_model import Answer
+    from vtc_lab.models.encoders import EfficientNetLite0, Pixels
+    from vtc_lab.models.video_model import Answer, VideoModel
 
 DEFAULTS = {
     "clip": "data/clips/bigbuckbunny.mp4",
@@ -44,12 +46,13 @@ ENCODER_NAMES = (*ENCODERS, MODEL)
 
 @dataclass(frozen=True)
 class Scene:
-    """A clip, what is shown of it, its tokens, and one reduction of them for each method in the state."""
+    """A clip, what is shown of it, its tokens, one reduction of them for each method in the state, and who encoded."""
 
     clip: Clip
     shown: Clip
     tokens: VideoTokens
     reductions: tuple[Reduction, ...]
+    encoder: Pixels | EfficientNetLite0 | VideoModel
 
 
 def complete_state(state: dict[str, object]) -> dict[str, object]:
@@ -77,7 +80,7 @@ def complete_state(state: dict[str, object]) -> dict[str, object]:
         if key not in DEFAULTS:
             raise VTCError(f"the explorer has no setting {key!r}; {suggest(key, DEFAULTS)}")
     first = str(find_clips(str(state["folder"]))[0]) if state.get("folder") else DEFAULTS["clip"]
-    state = {**DEFAULTS, **state, "clip": str(state.get("clip", first))}
+    state = {**_usual(state.get("model", "")), **state, "clip": str(state.get("clip", first))}
     for key, default in DEFAULTS.items():
         kinds = (int, float) if isinstance(default, float) else (type(default),)
         if not isinstance(state[key], kinds) or isinstance(state[key], bool):
@@ -92,12 +95,29 @@ def complete_state(state: dict[str, object]) -> dict[str, object]:
         raise VTCError(f"the state of the explorer must be plain JSON values: {error}") from error
 
 
-def build_scene(state: dict[str, object]) -> Scene:
+def name_of(model: VideoModel | str | None) -> str:
+    """What a state calls a model: its folder or hub id, "" for the bundled one.
+
+    >>> name_of(None), name_of("a/folder")
+    ('', 'a/folder')
+    """
+    if model is None or isinstance(model, str):
+        return model or ""
+    if not hasattr(model, "ask_each"):
+        raise VTCError(f"model is a {type(model).__name__}; give what load_model returns, a folder or a hub id")
+    from vtc_lab.models.video_model import BUNDLED  # whoever has a model has imported it
+
+    name = model.spec["name"] if model.spec else model.name
+    return "" if Path(name) == BUNDLED else name
+
+
+def build_scene(state: dict[str, object], model: VideoModel | None = None) -> Scene:
     """Read, encode and reduce as a state says; clips and tokens that were used lately are remembered.
 
     Parameters
     ----------
     state : as `complete_state` returns it.
+    model : the encoder "video-qa model", from `load_model`; by default the state's, loaded for this.
 
     Returns
     -------
@@ -114,7 +134,8 @@ def build_scene(state: dict[str, object]) -> Scene:
         state[name] and needs_saliency(state[name], state[options])
         for name, options in (("method", "options"), ("compare", "compare_options"))
     )
-    clip, tokens = _read(*key), _encode(*key, state["encoder"], state["model"], salient)
+    encoder = _encoder(state["encoder"], (model or state["model"]) if state["encoder"] == MODEL else "")
+    clip, tokens = _read(*key), _encode(*key, encoder, salient)
     shown = one_each(clip, tokens.grid[0])
     method, known = state["method"], get_method(state["method"]).options
     if state["budget"] == "fidelity" and "min_fidelity" not in known:
@@ -131,12 +152,12 @@ def build_scene(state: dict[str, object]) -> Scene:
         size = {"ratio": state["ratio"]}
     first = reduce(tokens, method, **_joined(size, state["options"], "options"))
     if not state["compare"]:
-        return Scene(clip, shown, tokens, (first,))
+        return Scene(clip, shown, tokens, (first,), encoder)
     size = {"ratio": tokens.total / len(first)}
     if state["budget"] == "stages" and "temporal_ratio" in get_method(state["compare"]).options:
         size["temporal_ratio"] = state["temporal_ratio"]
     second = reduce(tokens, state["compare"], **_joined(size, state["compare_options"], "compare_options"))
-    return Scene(clip, shown, tokens, (first, second))
+    return Scene(clip, shown, tokens, (first, second), encoder)
 
 
 def _joined(size: dict[str, float], options: dict[str, object], where: str) -> dict[str, object]:
@@ -163,10 +184,10 @@ def ask_scene(state: dict[str, object], scene: Scene) -> tuple[list[Answer], str
         raise VTCError(f"encoder {state['encoder']!r} gives features only and cannot answer; choose {MODEL!r}")
     if not state["question"].strip():
         raise VTCError("there is no question; choose a sample or type one")
-    model = _encoder(MODEL, state["model"])
     sample = next((s for s in samples_of(state["clip"]) if s["question"] == state["question"]), {})
     choices = {"candidates": sample.get("candidates")}
-    answers = [model.ask(state["question"], scene.clip, reduced, **choices) for reduced in (None, *scene.reductions)]
+    asked = (state["question"], scene.clip)
+    answers = [scene.encoder.ask(*asked, reduced, **choices) for reduced in (None, *scene.reductions)]
     return answers, sample.get("answer")
 
 
@@ -188,8 +209,14 @@ def code_line(state: dict[str, object]) -> str:
     >>> code_line(complete_state({"ratio": 4}))
     'vtc.explore(ratio=4)'
     """
-    changed = [f"{key}={value!r}" for key, value in state.items() if value != DEFAULTS[key]]
+    usual = _usual(state["model"])
+    changed = [f"{key}={value!r}" for key, value in state.items() if value != usual[key]]
     return f"vtc.explore({', '.join(changed)})"
+
+
+def _usual(model: object) -> dict[str, object]:
+    """The defaults; who names a model wants to see its tokens."""
+    return DEFAULTS | ({"encoder": MODEL} if model else {})
 
 
 @lru_cache(maxsize=4)
@@ -198,15 +225,16 @@ def _read(path: str, changed: int, frames: int) -> Clip:
 
 
 @lru_cache(maxsize=4)
-def _encode(path: str, changed: int, frames: int, encoder: str, model: str, salient: bool) -> VideoTokens:
-    clip = _read(path, changed, frames)
-    return _encoder(encoder, model).encode(clip, **({"saliency": True} if salient else {}))
+def _encode(path: str, changed: int, frames: int, encoder: object, salient: bool) -> VideoTokens:
+    return encoder.encode(_read(path, changed, frames), **({"saliency": True} if salient else {}))
 
 
 @lru_cache(maxsize=2)
-def _encoder(name: str, model: str):
+def _encoder(name: str, model: VideoModel | str) -> Pixels | EfficientNetLite0 | VideoModel:
     if name != MODEL:
         return load_encoder(name)
+    if not isinstance(model, str):
+        return model
     from vtc_lab.models.video_model import load_model  # transformers takes seconds to import
 
     return load_model(model or None)

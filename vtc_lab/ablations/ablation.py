@@ -15,7 +15,6 @@ import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import ipywidgets as widgets
@@ -33,14 +32,15 @@ from vtc_lab.ablations.study import (
     study_settings,
 )
 from vtc_lab.ablations.study_controls import AblatedMethod, row, study_controls
-from vtc_lab.explorer import _in_words, _Worker
 from vtc_lab.export import save_figure
 from vtc_lab.figures.curves import plot_curves
 from vtc_lab.figures.tables import save_table
+from vtc_lab.scene import name_of
 from vtc_lab.sweep import Progress, summary, sweep
 from vtc_lab.sweeps.stats import bootstrap_interval
 from vtc_lab.tokens import VTCError
 from vtc_lab.video import ROOT
+from vtc_lab.worker import Worker, explain
 
 if TYPE_CHECKING:  # importing the model imports transformers, which takes seconds
     from vtc_lab.models.video_model import VideoModel
@@ -81,12 +81,8 @@ def ablate(model: VideoModel | str | None = None, **state: object) -> Ablation:
     >>> panel.state["methods"], panel.state["values"]
     ([], ['distinct', 'neighbours'])
     """
-    if model is None or isinstance(model, str):
-        return Ablation(complete_study({**state, "model": model or ""}))
-    from vtc_lab.models.video_model import BUNDLED  # whoever has a model has imported it
-
-    name = model.spec["name"] if model.spec else model.name
-    return Ablation(complete_study({**state, "model": "" if Path(name) == BUNDLED else name}), model)
+    given = None if isinstance(model, str) else model
+    return Ablation(complete_study({**state, "model": name_of(model)}), given)
 
 
 @dataclass
@@ -109,7 +105,7 @@ class Ablation(widgets.VBox):
             other.stop()
         _PANELS.add(self)
         self._model, self._fixed = model, {"model": state["model"], "results": state["results"]}
-        self._runner, self._drawer = _Worker(), _Worker()
+        self._runner, self._drawer = Worker(), Worker()
         self._drawn, self._took = -math.inf, 0.0
         self._said = ""
         self._plain, self._several = study_controls(state, self._changed)
@@ -194,7 +190,7 @@ class Ablation(widgets.VBox):
         try:
             job(state)
         except Exception as error:
-            _put(put, *_in_words(error)) if put else self._say(*_in_words(error))
+            _put(put, *explain(error)) if put else self._say(*explain(error))
 
     def _loaded(self) -> VideoModel:
         if self._model is None:
