@@ -58,13 +58,13 @@ def make_controls(state: dict[str, object]) -> tuple[dict[str, widgets.Widget], 
     names = list(methods().index)
     kinds = [("total ratio", "ratio"), ("time x space", "stages"), ("fidelity", "fidelity")]
     controls = {
-        "folder": _field("folder", state["folder"], "of clips; these come along"),
+        "folder": _field("folder", state["folder"], "data/clips", 290),
         "clip": _menu("clip", listed, OWN_FILE if own else state["clip"]),
         "own_file": widgets.Text(
             value=state["clip"] if own else "", placeholder="path of a video", continuous_update=False
         ),
         "encoder": _menu("encoder", list(ENCODER_NAMES), state["encoder"]),
-        "model": _field("model", state["model"], "folder or hub id; the bundled toy"),
+        "model": _field("model", state["model"], "a folder or hub id; empty is the bundled toy"),
         "method": _menu("method", names, state["method"]),
         "compare": _menu("against", [("nothing", ""), *((name, name) for name in names)], state["compare"]),
         "budget": _menu("budget by", kinds, state["budget"]),
@@ -119,8 +119,8 @@ def _menu(label: str, options: list, value: object) -> widgets.Dropdown:
     return widgets.Dropdown(options=options, value=value, description=label, layout=widgets.Layout(width="290px"))
 
 
-def _field(label: str, value: str, hint: str) -> widgets.Text:
-    look = {"layout": widgets.Layout(width="400px"), "continuous_update": False}
+def _field(label: str, value: str, hint: str, width: int = 400) -> widgets.Text:
+    look = {"layout": widgets.Layout(width=f"{width}px"), "continuous_update": False}
     return widgets.Text(value=value, description=label, placeholder=hint, **look)
 
 
