@@ -97,6 +97,9 @@ def test_samples_out_of_a_table_or_without_an_answer(model):
     for arguments, words in (
         ({"model": "toy"}, "'toy'.*load_model"),
         ({"executor": 3}, "executor is 3"),
+        ({"progress": 3}, "progress is 3"),
+        ({"stop": 3}, "stop is 3"),
+        ({"results": 5}, "results is 5"),
         ({"seeds": []}, "seeds"),
     ):
         with pytest.raises(vtc.VTCError, match=words):

@@ -252,7 +252,7 @@ def _names(tokens: VideoTokens, asked: str | Iterable[str] | None) -> list[str]:
         return [name for name in able if _OF_TOKENS[name].follows_a_slider]
     if isinstance(asked, str):
         asked = able if asked == "all" else [asked]
-    asked = list(asked)
+    asked = list(asked) if isinstance(asked, Iterable) else [asked]
     for name in asked:
         if name not in _OF_TOKENS:
             raise VTCError(f"no measure of tokens is called {name!r}; {suggest(name, [*_OF_TOKENS, 'all'])}")

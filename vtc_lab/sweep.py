@@ -103,13 +103,7 @@ def sweep(
     >>> len(table) == 2 * len(asked), table.kept.unique().tolist(), set(table.status)
     (True, [896, 448], {'ok'})
     """
-    for name, value, kinds, right in (
-        ("model", model, "ask_each", "what vtc.load_model gives"),
-        ("samples", samples, "__iter__", "a list of dicts, such as vtc.read_samples gives"),
-        ("executor", executor, "submit", "None, or a concurrent.futures.Executor"),
-    ):
-        if not hasattr(value, kinds) and not (name == "executor" and value is None):
-            raise VTCError(f"{name} is {value!r:.60}; give {right}")
+    _check(model, samples, results, executor, progress, stop)
     plan = make_plan(model, samples, settings_of(methods, ratios, seeds))
     halted = getattr(stop, "is_set", stop) or (lambda: False)
     with nullcontext() if results is None else closing(Store(results)) as store:
@@ -180,6 +174,20 @@ def summary(table: pd.DataFrame) -> tuple[pd.DataFrame, str]:
     if unsaved:
         words.append(f"{unsaved} could not be saved")
     return counts, "; ".join(words)
+
+
+def _check(model: object, samples: object, results: object, executor: object, progress: object, stop: object) -> None:
+    """Say which argument is of the wrong kind before anything is done."""
+    for name, value, right, fits in (
+        ("model", model, "what vtc.load_model gives", hasattr(model, "ask_each")),
+        ("samples", samples, "a list of dicts, such as vtc.read_samples gives", isinstance(samples, Iterable)),
+        ("results", results, "None or the path of a file", results is None or isinstance(results, str | os.PathLike)),
+        ("executor", executor, "None or an Executor", executor is None or hasattr(executor, "submit")),
+        ("progress", progress, "None or a function of a Progress", progress is None or callable(progress)),
+        ("stop", stop, "None, a function or an Event", stop is None or callable(getattr(stop, "is_set", stop))),
+    ):
+        if not fits:
+            raise VTCError(f"{name} is {value!r:.60}; give {right}")
 
 
 def _work(
