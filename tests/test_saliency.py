@@ -5,13 +5,18 @@ import math
 import threading
 from copy import deepcopy
 
+import numpy as np
 import pytest
+import tiny_checkpoints
 import torch
+from conformance_table import clips_of, load
+from tiny_checkpoints import prompt
 from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import vtc_lab as vtc
 from vtc_lab.models import saliency
+from vtc_lab.models.prompt_clips import encode_prompt
 from vtc_lab.models.saliency import tower_saliency, watch_saliency
 from vtc_lab.models.video_model import VideoModel
 
@@ -23,6 +28,8 @@ from transformers.models.qwen2_5_vl.configuration_qwen2_5_vl import Qwen2_5_VLVi
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VisionTransformerPretrainedModel
 from transformers.models.qwen3_vl.configuration_qwen3_vl import Qwen3VLVisionConfig
 from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLVisionModel
+from transformers.models.qwen3_5.configuration_qwen3_5 import Qwen3_5VisionConfig
+from transformers.models.qwen3_5.modeling_qwen3_5 import Qwen3_5VisionModel
 # isort: on
 
 VIT = {
@@ -35,6 +42,7 @@ VIT = {
 }
 QWEN = {"depth": 3, "num_heads": 2, "patch_size": 4, "temporal_patch_size": 2, "spatial_merge_size": 2}
 WIDE = {**QWEN, "hidden_size": 16, "intermediate_size": 24, "out_hidden_size": 8}
+PLAIN = {name: value for name, value in VIT.items() if name != "image_size"}
 GRID = (2, 6, 10)  # of patches: 3x5 merge groups, so that windows of 2x2 groups are cut off at two edges
 
 
@@ -70,16 +78,93 @@ def qwen3():
     return settled(Qwen3VLVisionModel(config))
 
 
-QWENS = {"Qwen2-VL": qwen2, "Qwen2.5-VL": qwen2_5, "Qwen2.5-VL windows": lambda: qwen2_5([1]), "Qwen3-VL": qwen3}
+def qwen3_5():
+    return settled(Qwen3_5VisionModel(Qwen3_5VisionConfig(**WIDE, num_position_embeddings=16)))
 
 
-def frames(count=3, seed=0):
-    return torch.randn(count, 3, 16, 16, generator=torch.Generator().manual_seed(seed))
+def video_llama_3():
+    return settled(transformers.VideoLlama3VisionModel(transformers.VideoLlama3VisionConfig(**PLAIN)))
 
 
-def packed():
-    patches = math.prod(GRID)
-    return torch.randn(patches, 3 * 2 * 4 * 4, generator=torch.Generator().manual_seed(1)), torch.tensor([GRID])
+def internvl(**options):
+    config = transformers.InternVLVisionConfig(**VIT, **options)
+    return settled(transformers.InternVLVisionModel(config))
+
+
+def smolvlm():
+    return settled(transformers.SmolVLMVisionTransformer(transformers.SmolVLMVisionConfig(**VIT)))
+
+
+def perception(architecture="vit_pe_core_base_patch16_224", **options):
+    """A tower of timm for 6x4 patches."""
+    sizes = {"img_size": [24, 16], "patch_size": 4, "depth": 3, "embed_dim": 16, "num_heads": 2, "global_pool": ""}
+    options = sizes | {"ref_feat_shape": [6, 4]} | options
+    return settled(
+        transformers.TimmWrapperModel(transformers.TimmWrapperConfig(architecture=architecture, model_args=options))
+    )
+
+
+def gemma4():
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8}
+    config = transformers.Gemma4VisionConfig(**PLAIN | heads, pooling_kernel_size=2, position_embedding_size=8)
+    return settled(transformers.Gemma4VisionModel(config))
+
+
+PACKED = {
+    "Qwen2-VL": qwen2,
+    "Qwen2.5-VL": qwen2_5,
+    "Qwen2.5-VL windows": lambda: qwen2_5([1]),
+    "Qwen3-VL": qwen3,
+    "Qwen3.5": qwen3_5,
+    "VideoLLaMA3": video_llama_3,
+}
+
+
+def random(*shape, seed=1):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def frames(count=3, seed=0, height=16):
+    return random(count, 3, height, 16, seed=seed)
+
+
+def packed(name, *grids, sides=None):
+    """What a tower takes of clips, whose patches (Qwen's of two frames each) lie one behind the other."""
+    given = {"grid_thw": torch.tensor(grids)}
+    if name == "VideoLLaMA3":
+        given["merge_sizes"] = torch.tensor(sides or [2] * len(grids))
+    return random(sum(math.prod(grid) for grid in grids), 48 if name == "VideoLLaMA3" else 96), given
+
+
+def placed():
+    """Frames of 4x6 and 6x2 patches for Gemma 4 in some order, the second one padded."""
+    places = torch.full((2, 24, 2), -1)
+    for frame, (height, width) in zip(places, [(4, 6), (6, 2)], strict=True):
+        order = torch.randperm(height * width, generator=torch.Generator().manual_seed(height))
+        frame[: height * width] = torch.tensor([(x, y) for y in range(height) for x in range(width)])[order]
+    return random(2, 24, 48).sigmoid(), {"pixel_position_ids": places}
+
+
+def padded():
+    """Frames for SmolVLM of which the second has no last row and column, the third no last two columns."""
+    mask = torch.ones(3, 4, 4, dtype=torch.bool)
+    mask[1, 3], mask[1, :, 3], mask[2, :, 2:] = False, False, False
+    return frames(), {"patch_attention_mask": mask}
+
+
+@torch.no_grad()
+def own_weights(tower, attention, *given, **named):
+    """The weights that a layer's own attention gives, if it is the plain one."""
+    caught, tower = [], tower.eval()
+    if hasattr(attention, "fused_attn"):  # timm: they come by its dropout
+        attention.fused_attn = False
+        handle = attention.attn_drop.register_forward_hook(lambda _, args, weights: caught.append(weights))
+    else:
+        tower.set_attn_implementation("eager")
+        handle = attention.register_forward_hook(lambda _, args, output: caught.append(output[1]))
+    tower(*given, **named)
+    handle.remove()
+    return caught[0]
 
 
 def softmax(row):
@@ -141,8 +226,8 @@ def test_clip_is_the_row_of_cls(kind, taken, layer):
     assert source == f"attention of [CLS] in {where}, mean over heads"
 
 
-def qwen_order(windowed):
-    """For each row of a Qwen tower, as lists: its frame, patch row and column, merge group, and sequence."""
+def packed_order(windowed):
+    """For each row of packed patches, as lists: its frame, patch row and column, merge group, and sequence."""
     count, height, width = GRID
     groups = [(t, y, x) for t in range(count) for y in range(height // 2) for x in range(width // 2)]
     if windowed:
@@ -156,16 +241,21 @@ def qwen_order(windowed):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("name", QWENS)
-def test_qwen_is_attention_received_in_its_merge_groups(name):
-    tower, (pixels, grid) = QWENS[name](), packed()
-    scores, source = tower_saliency(tower, pixels, grid_thw=grid)
+@pytest.mark.parametrize("name", PACKED)
+def test_packed_is_attention_received_in_its_merge_groups(name):
+    tower, (pixels, given) = PACKED[name](), packed(name, GRID)
+    scores, source = tower_saliency(tower, pixels, **given)
 
-    hidden, attention = tower(pixels, grid, output_hidden_states=True).hidden_states[-2], tower.blocks[-1].attn
-    hidden = tower.blocks[-1].norm1(hidden)
-    order, (size, heads) = qwen_order("2.5" in name), (16, 2)
+    hidden = tower(pixels, **given, output_hidden_states=True).hidden_states[-2]
+    if name == "VideoLLaMA3":
+        layer = tower.encoder.layers[-1]
+        hidden, attention = layer.layer_norm1(hidden), layer.self_attn
+        both = linear(attention.q_proj, hidden), linear(attention.k_proj, hidden)
+        numbers = [query + key for query, key in zip(*both, strict=True)]
+    else:
+        numbers = linear(tower.blocks[-1].attn.qkv, tower.blocks[-1].norm1(hidden))
+    order, (size, heads) = packed_order("2.5" in name), (16, 2)
     width, half, quarter = size // heads, size // heads // 2, size // heads // 4
-    numbers = linear(attention.qkv, hidden)
     want = torch.zeros(GRID[0], GRID[1] * GRID[2] // 4, dtype=torch.double)
     for head in range(heads):
         queries, keys = [], []
@@ -181,43 +271,128 @@ def test_qwen_is_attention_received_in_its_merge_groups(name):
             for i, weight in zip(seen, softmax([x / math.sqrt(width) for x in row]), strict=True):
                 want[t, order[i][3]] += weight / heads / len(seen) / 4  # a merge group has 4 patches
 
-    assert scores.dtype == torch.float32 and scores.shape == (2, 15)
-    assert torch.allclose(scores.double(), want, atol=1e-6)
+    assert scores.dtype == torch.float32 and scores.shape == (30,)
+    assert torch.allclose(scores.double().view(2, 15), want, atol=1e-6)
     assert want.max() > 2 * want.min()
     assert source == (
         "attention received in the last layer, mean over heads, the queries that see it and the patches of each "
         f"merge group ({name.split()[0]} has no [CLS])"
     )
+    if name == "VideoLLaMA3":
+        eager = own_weights(tower, attention, pixels, **given)
+        received = torch.stack([frame[0].mean((0, 1)) for frame in eager])  # of each frame by itself
+        assert torch.allclose(scores, received.view(30, 4).mean(1), atol=1e-6)
 
 
-EVERY = {"SigLIP": siglip, "CLIP": clip_tower, **QWENS}
+@pytest.mark.parametrize("name", PACKED)
+def test_clips_in_one_run_are_as_if_alone(name):
+    grids, sides = [(2, 6, 10), (1, 4, 4), (3, 8, 4)], [2, 1, 2]
+    tower, (pixels, given) = PACKED[name](), packed(name, *grids, sides=sides)
+    scores, _ = tower_saliency(tower, pixels, **given)
+    alone = [
+        tower_saliency(tower, part, **{key: value[n : n + 1] for key, value in given.items()})[0]
+        for n, part in enumerate(pixels.split([math.prod(grid) for grid in grids]))
+    ]
+    assert [len(clip) for clip in alone] == [30, 16 if name == "VideoLLaMA3" else 4, 24]
+    assert torch.allclose(scores, torch.cat(alone), atol=1e-6)
 
 
-def inputs_of(name):
-    return packed() if name.startswith("Qwen") else (frames(), None)
+@pytest.mark.parametrize("norm", [False, True])
+@pytest.mark.parametrize(("taken", "layer"), [(-1, 3), (-2, 2)])
+def test_internvl_is_the_row_of_cls(norm, taken, layer):
+    tower, pixels = internvl(use_qk_norm=norm), frames(height=24)
+    scores, source = tower_saliency(tower, pixels, feature_layer=taken)
+    want = own_weights(tower, tower.encoder.layer[layer - 1].attention, pixels)[:, :, 0, 1:].mean(1)
+    assert scores.shape == (3, 24) and torch.allclose(scores, want, atol=1e-6) and want.max() > 1.4 * want.min()
+    where = "the last layer" if layer == 3 else "layer 2 of 3, the last that is used"
+    assert source == f"attention of [CLS] in {where}, mean over heads"
 
 
+def test_smolvlm_is_attention_received_without_padding():
+    tower, (pixels, given) = smolvlm(), padded()
+    scores, source = tower_saliency(tower, pixels, **given)
+    weights = own_weights(tower, tower.encoder.layers[-1].self_attn, pixels, **given)
+    assert scores.shape == (3, 16) and torch.allclose(scores.sum(1), torch.ones(3))
+    for row, heads, there in zip(scores, weights, given["patch_attention_mask"].flatten(1), strict=True):
+        assert torch.allclose(row, heads[:, there].mean((0, 1)), atol=1e-6) and not row[~there].any()
+    assert source == (
+        "attention received in the last layer, mean over heads and the queries that are no padding "
+        "(SmolVLM has no [CLS])"
+    )
+    whole, _ = tower_saliency(smolvlm(), pixels)
+    assert torch.allclose(whole[0], scores[0], atol=1e-6) and not torch.allclose(whole[1], scores[1], atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "cls"), [("vit_pe_lang_large_patch14_448", True), ("vit_pe_lang_gigantic_patch14_448", False)]
+)
+def test_perception_encoder_is_the_row_of_cls_if_it_has_one(architecture, cls):
+    tower, pixels = perception(architecture), frames(height=24)
+    scores, source = tower_saliency(tower, pixels)
+    weights = own_weights(tower, tower.timm_model.blocks[-1].attn, pixels)
+    want = weights[:, :, 0, 1:].mean(1) if cls else weights.mean((1, 2))
+    assert scores.shape == (3, 24) and torch.allclose(scores, want, atol=1e-6) and want.max() > 2 * want.min()
+    received = (
+        "attention received in the last layer, mean over heads and queries (this Perception Encoder has no [CLS])"
+    )
+    assert source == ("attention of [CLS] in the last layer, mean over heads" if cls else received)
+
+
+def test_gemma_is_attention_received_in_its_pools():
+    tower, (pixels, given) = gemma4(), placed()
+    scores, source = tower_saliency(tower, pixels, **given)
+    weights = own_weights(tower, tower.encoder.layers[-1].self_attn, pixels, **given)
+    want = []
+    for heads, places, (height, width) in zip(
+        weights, given["pixel_position_ids"].tolist(), [(4, 6), (6, 2)], strict=True
+    ):
+        pools = [[0.0] * (width // 2) for _ in range(height // 2)]
+        for n, (x, y) in enumerate(places[: height * width]):
+            received = [float(heads[head, query, n]) for head in range(4) for query in range(height * width)]
+            pools[y // 2][x // 2] += sum(received) / len(received) / 4
+        want += [pool for row in pools for pool in row]
+    assert scores.shape == (6 + 3,) and torch.allclose(scores, torch.tensor(want), atol=1e-6)
+    assert scores[:6].max() > 1.5 * scores[:6].min()
+    assert source == (
+        "attention received in the last layer, mean over heads, the queries that are no padding and the patches of "
+        "each pool (Gemma 4 has no [CLS])"
+    )
+
+
+EVERY = {
+    "SigLIP": (siglip, lambda: (frames(), {})),
+    "CLIP": (clip_tower, lambda: (frames(), {})),
+    "InternVL": (lambda: internvl(use_qk_norm=True), lambda: (frames(), {})),
+    "SmolVLM": (smolvlm, padded),
+    "Perception Encoder": (perception, lambda: (frames(height=24), {})),
+    "Gemma 4": (gemma4, placed),
+} | {name: (make, lambda name=name: packed(name, GRID, (1, 4, 4))) for name, make in PACKED.items()}
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("name", EVERY)
-def test_bfloat16_gives_float32(name):
-    tower, (pixels, grid) = EVERY[name](), inputs_of(name)
-    want, _ = tower_saliency(tower, pixels, grid_thw=grid)
-    scores, _ = tower_saliency(tower.bfloat16(), pixels.bfloat16(), grid_thw=grid)
+def test_half_precision_gives_float32(name, dtype):
+    make, inputs = EVERY[name]
+    tower, (pixels, given) = make(), inputs()
+    want, _ = tower_saliency(tower, pixels, **given)
+    scores, _ = tower_saliency(tower.to(dtype), pixels.to(dtype), **given)
     assert scores.dtype == torch.float32 and bool(scores.isfinite().all()) and bool((scores >= 0).all())
     assert torch.corrcoef(torch.stack([scores.flatten(), want.flatten()]))[0, 1] > 0.98
-    assert not torch.equal(scores, scores.bfloat16().float())  # summed in float32, not rounded
+    assert not torch.equal(scores, scores.to(dtype).float())  # summed in float32, not rounded
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("name", EVERY)
 def test_the_tower_is_left_as_it_was(name):
-    tower, (pixels, grid) = EVERY[name](), inputs_of(name)
-    given = (pixels,) if grid is None else (pixels, grid)
+    make, inputs = EVERY[name]
+    tower, (pixels, given) = make(), inputs()
+    given = (pixels, *given.values())
     before = tower(*given).last_hidden_state
-    with watch_saliency(tower, grid_thw=grid) as measure:
+    with watch_saliency(tower) as measure:
         during = tower(*given).last_hidden_state
-    with pytest.raises(RuntimeError, match="stop"), watch_saliency(tower, grid_thw=grid):
+    with pytest.raises(RuntimeError, match="stop"), watch_saliency(tower):
         raise RuntimeError("stop")
-    assert torch.equal(measure()[0], tower_saliency(tower, pixels, grid_thw=grid)[0])
+    assert torch.equal(measure()[0], tower_saliency(tower, pixels, **inputs()[1])[0])
     assert torch.equal(before, during) and torch.equal(before, tower(*given).last_hidden_state)
     assert not any(module._forward_pre_hooks for module in tower.modules())
     assert tower.config._attn_implementation == "sdpa"
@@ -225,10 +400,11 @@ def test_the_tower_is_left_as_it_was(name):
 
 @pytest.mark.parametrize("name", EVERY)
 def test_a_few_queries_at_a_time_are_all_of_them(name, monkeypatch):
-    tower, (pixels, grid) = EVERY[name](), inputs_of(name)
-    want, _ = tower_saliency(tower, pixels, grid_thw=grid)
+    make, inputs = EVERY[name]
+    tower, (pixels, given) = make(), inputs()
+    want, _ = tower_saliency(tower, pixels, **given)
     monkeypatch.setattr(saliency, "_WEIGHTS", 100)
-    assert torch.allclose(tower_saliency(tower, pixels, grid_thw=grid)[0], want, atol=1e-7)
+    assert torch.allclose(tower_saliency(tower, pixels, **given)[0], want, atol=1e-7)
 
 
 class Largest(TorchDispatchMode):
@@ -257,14 +433,27 @@ def test_weights_are_never_held_all_at_once(count, side, limit):
 
 
 @torch.no_grad()
-def test_another_thread_may_use_the_tower_meanwhile():
-    tower, want = siglip(), tower_saliency(siglip(), frames())[0]
-    other = threading.Thread(target=tower, args=(frames(5, seed=9),))
+@pytest.mark.parametrize("name", ["SigLIP", "Qwen3-VL"])
+def test_another_thread_may_use_the_tower_meanwhile(name):
+    make, inputs = EVERY[name]
+    tower, (pixels, given) = make(), inputs()
+    want, _ = tower_saliency(tower, pixels, **given)
+    pixels_there, given_there = packed(name, (4, 2, 6)) if given else (frames(5, seed=9), {})
+    other = threading.Thread(target=tower, args=(pixels_there,), kwargs=given_there)
     with watch_saliency(tower) as measure:
-        tower(frames())
+        tower(pixels, **given)
         other.start()
         other.join()
     assert torch.equal(measure()[0], want)
+
+
+@torch.no_grad()
+def test_the_last_run_counts():
+    tower, (pixels, given) = smolvlm(), padded()
+    with watch_saliency(tower) as measure:
+        tower(pixels, **given)
+        tower(pixels)
+    assert torch.equal(measure()[0], tower_saliency(tower, pixels)[0])
 
 
 def test_what_is_not_known_is_said():
@@ -273,10 +462,15 @@ def test_what_is_not_known_is_said():
         tower_saliency(other, frames())
     with pytest.raises(vtc.VTCError, match="Linear tower; supported"):
         tower_saliency(torch.nn.Linear(2, 2), frames())
-    with pytest.raises(vtc.VTCError, match=r"Qwen3-VL tower needs the \(1, 3\) grid of one clip, not none"):
-        tower_saliency(qwen3(), packed()[0])
-    with pytest.raises(vtc.VTCError, match=r"needs .* not one of shape \(2, 3\)"):
-        tower_saliency(qwen2(), packed()[0], grid_thw=torch.tensor([GRID, GRID]))
+    with pytest.raises(vtc.VTCError, match="Qwen3VLVisionModel cannot be run on what was given: missing .*'grid_thw'"):
+        tower_saliency(qwen3(), frames())
+    for other in ("eva02_tiny_patch14_224", "vit_small_patch16_rope_mixed_224", "vit_tiny_patch16_224"):
+        config = transformers.TimmWrapperConfig(
+            architecture=other, model_args={"depth": 1, "embed_dim": 24, "num_heads": 2}
+        )
+        tower = transformers.TimmWrapperModel(config)
+        with pytest.raises(vtc.VTCError, match=f"timm's {other}; of timm's towers it is for Perception Encoder's"):
+            tower_saliency(tower, frames())
     for layer in (0, 4, -4, []):
         with pytest.raises(vtc.VTCError, match=r"feature_layer is .*; it must be 1 to 3, or -3 to -1"):
             tower_saliency(siglip(), frames(), feature_layer=layer)
@@ -291,9 +485,9 @@ def test_the_bundled_model_tells_its_saliency(model):
     clip, _ = vtc.make_clip(7)
     tokens = model.encode(clip, saliency=True)
     assert tokens.saliency.shape == tokens.grid == (len(clip), 8, 8) and tokens.saliency.dtype == torch.float32
-    assert (
-        tokens.saliency_source
-        == "attention received in the last layer, mean over heads and queries (SigLIP has no [CLS])"
+    assert tokens.saliency_source == (
+        "attention received in the last layer, mean over heads and queries (SigLIP has no [CLS]), then over the "
+        "patches of each token"
     )
     pixels = model.processor.video_processor([clip.frames], return_tensors="pt")["pixel_values_videos"][0]
     scores, _ = tower_saliency(model.network.model.vision_tower, pixels)
@@ -351,3 +545,100 @@ def test_a_bfloat16_model_has_float32_saliency():
     plain, tokens = model.encode(clip), model.encode(clip, saliency=True)
     assert tokens.values.dtype == torch.bfloat16 and torch.equal(tokens.values, plain.values)
     assert tokens.saliency.dtype == torch.float32 and bool(tokens.saliency.isfinite().all())
+
+
+# --- families, with their real processors ------------------------------------------------------------------------
+
+SIDES = {"qwen3_5": (48, 32), "video_llama_3": (48, 32), "gemma4": (48, 32)}  # others make squares of everything
+
+
+def clip_of(family, seed):
+    """(6, H, W, 3) uint8, taller than wide where the family's tokens then are."""
+    height, width = SIDES.get(family, (tiny_checkpoints.SIDE,) * 2)
+    return tiny_checkpoints.frames(seed).repeat(2, 1)[:, :height, :width]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("family", ["internvl", "smolvlm", "perception_lm", "gemma4", "video_llama_3", "qwen3_5"])
+def test_tokens_have_the_saliency_of_their_patches(family):
+    """Row by row and column by column, from the weights of the model's own attention; of Qwen from its tower's."""
+    model, processor = load(family)
+    inputs = prompt(family, processor, ("what", clip_of(family, 1)))
+    tokens = encode_prompt(model, inputs, saliency=True).tokens[0]
+    core = deepcopy(model).base_model
+    tower, grid = getattr(core, vtc.models.families.FAMILIES[family].tower), tokens.grid
+    assert grid[1] > grid[2] or family not in SIDES
+    if family == "qwen3_5":
+        want, _ = tower_saliency(tower, inputs["pixel_values_videos"], grid_thw=inputs["video_grid_thw"])
+        assert torch.allclose(tokens.saliency, want.view(grid), atol=1e-7)
+        return
+
+    pixels = {"pixel_values": inputs["pixel_values_videos" if "pixel_values_videos" in inputs else "pixel_values"]}
+    side = 2
+    if family == "internvl":
+        weights = own_weights(tower, tower.encoder.layer[-1].attention, **pixels)[:, :, 0, 1:].mean(1)
+    elif family == "smolvlm":
+        weights = own_weights(tower, tower.encoder.layers[-1].self_attn, pixels["pixel_values"][0]).mean((1, 2))
+    elif family == "perception_lm":
+        attention = tower.timm_model.blocks[-1].attn
+        weights = own_weights(tower, attention, pixels["pixel_values"][0])[:, :, 0, 1:].mean(1)
+    elif family == "gemma4":
+        side, places = 3, inputs["video_position_ids"]
+        there = (places >= 0).all(-1)[0]  # the same in every frame of a clip
+        weights = own_weights(tower, tower.encoder.layers[-1].self_attn, **pixels, pixel_position_ids=places)
+        weights = weights[:, :, there][..., there].mean((1, 2))
+    else:
+        given = {"grid_thw": inputs["video_grid_thw"], "merge_sizes": inputs["video_merge_sizes"]}
+        weights = own_weights(tower, tower.encoder.layers[-1].self_attn, **pixels, **given)
+        weights = torch.cat([frame.mean((1, 2)) for frame in weights])
+    want = torch.zeros(grid)
+    for t, row in enumerate(weights.tolist()):
+        for n, weight in enumerate(row):
+            if family == "video_llama_3":  # its patches lie group by group
+                y, x = divmod(n // 4, grid[2])
+            else:
+                y, x = (place // side for place in divmod(n, grid[2] * side))
+            want[t, y, x] += weight / side**2
+    assert torch.allclose(tokens.saliency, want, atol=1e-6)
+    assert not torch.allclose(tokens.saliency.mT.reshape(grid), want, atol=1e-4)
+    words = ", then over the patches of each token"
+    assert tokens.saliency_source.endswith(words) == (family in ("internvl", "smolvlm", "perception_lm"))
+
+
+@pytest.mark.parametrize("family", ["internvl", "smolvlm", "perception_lm", "gemma4", "video_llama_3", "qwen3_5"])
+def test_clips_of_a_batch_have_the_saliency_they_have_alone(family):
+    """Beside a picture, as SmolVLM's processor does not allow; of different sizes where a family has such."""
+    model, processor = load(family)
+    still = () if family == "smolvlm" else (tiny_checkpoints.frames(9)[0],)
+    clips = [tiny_checkpoints.frames(1), clip_of(family, 2), clip_of(family, 3)[:, :, :32]]
+    inputs = prompt(family, processor, ("is", *still, "in", clips[0], "?"), ("what", clips[1], "then", clips[2], "?"))
+    skip = len(inputs["pixel_values"]) - 18 if family == "internvl" else len(still)
+    places = clips_of(family, 6, 6, 6, skip=skip)
+    plain, salient = (encode_prompt(model, inputs, saliency=asked, **places) for asked in (False, True))
+    assert torch.equal(plain.features, salient.features)
+    assert len({tokens.grid for tokens in salient.tokens}) == (2 if family in SIDES else 1)
+    for clip, with_it, without in zip(clips, salient.tokens, plain.tokens, strict=True):
+        alone = encode_prompt(model, prompt(family, processor, ("what", clip)), saliency=True).tokens[0]
+        assert torch.equal(with_it.values, without.values)
+        assert with_it.saliency.shape == with_it.grid and bool((with_it.saliency > 0).all())
+        assert torch.allclose(with_it.saliency, alone.saliency, atol=1e-6)
+
+
+def test_padding_of_smolvlm_has_no_saliency():
+    model, processor = load("smolvlm")
+    inputs = prompt("smolvlm", processor, ("what", tiny_checkpoints.frames(1)))
+    inputs["pixel_attention_mask"][0, 1, :, 16:] = 0
+    tokens = encode_prompt(model, inputs, saliency=True).tokens[0]
+    assert not tokens.saliency[1, :, 1].any() and bool((tokens.saliency[1, :, 0] > 0).all())
+    assert bool((tokens.saliency[[0, 2, 3, 4, 5]] > 0).all())
+
+
+@pytest.mark.parametrize("family", ["internvl", "smolvlm", "perception_lm", "gemma4", "video_llama_3", "qwen3_5"])
+def test_a_loaded_model_encodes_with_saliency(family, tmp_path):
+    model = vtc.load_model(tiny_checkpoints.write(family, tmp_path), device="cpu", dtype=torch.bfloat16)
+    clip = vtc.Clip(tiny_checkpoints.frames(1), np.arange(6) / 2)
+    plain, tokens = model.encode(clip), model.encode(clip, saliency=True)
+    assert torch.equal(plain.values, tokens.values) and tokens.values.dtype == torch.bfloat16
+    assert tokens.saliency.shape == tokens.grid and tokens.saliency.dtype == torch.float32
+    reduced = vtc.reduce(tokens, "visionzip", ratio=4)
+    assert tokens.saliency_source in " ".join(reduced.notes)

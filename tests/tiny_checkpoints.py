@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
-from tokenizers.pre_tokenizers import Digits, Punctuation, Sequence, WhitespaceSplit
+from tokenizers.pre_tokenizers import ByteLevel, Digits, Punctuation, Sequence, WhitespaceSplit
 
 # isort: off
 import vtc_lab.models.torchvision_ops  # noqa: F401  (before transformers)
@@ -48,9 +48,15 @@ def frames(seed: int, still: int = 1) -> np.ndarray:
 
 
 def tokenizer(*special: str, **named: str) -> hf.PreTrainedTokenizerBase:
-    """Words, digits one by one, and a family's special tokens; pads on the left."""
-    vocabulary = ["<pad>", "<s>", "</s>", "<unk>", *special, *named.values(), *"0123456789", *WORDS.split()]
+    """Words, digits one by one, and a family's special tokens; pads on the left.
+
+    A class of its own (Qwen3.5's) reads the same vocabulary byte by byte, so the bytes are in it too.
+    """
+    special = [*special, *named.values()]
+    vocabulary = ["<pad>", "<s>", "</s>", "<unk>", *special, *"0123456789", *WORDS.split()]
+    vocabulary += sorted(ByteLevel.alphabet())
     words = Tokenizer(WordLevel({word: n for n, word in enumerate(dict.fromkeys(vocabulary))}, unk_token="<unk>"))
+    words.add_special_tokens(special)
     words.pre_tokenizer = Sequence([WhitespaceSplit(), Digits(individual_digits=True), Punctuation()])
     return hf.PreTrainedTokenizerFast(
         tokenizer_object=words,
@@ -58,7 +64,6 @@ def tokenizer(*special: str, **named: str) -> hf.PreTrainedTokenizerBase:
         bos_token="<s>",
         eos_token="</s>",
         unk_token="<unk>",
-        additional_special_tokens=list(special),
         extra_special_tokens=named,
         padding_side="left",
     )

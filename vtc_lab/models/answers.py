@@ -1,12 +1,13 @@
-"""What a model says to prompts whose clips are reduced, and how it is timed."""
+"""What a model says to prompts whose clips are reduced, how likely it holds given answers, and how that is timed."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor, nn
 
 # isort: off
@@ -14,10 +15,10 @@ import vtc_lab.models.torchvision_ops  # noqa: F401  (before transformers)
 from transformers import LogitsProcessor, LogitsProcessorList
 # isort: on
 
-from vtc_lab.models.compress import CompressedInputs, engaged, padding_token
-from vtc_lab.models.prompt_clips import settle
-from vtc_lab.models.prompts import Rows, behind, prefill, say_each
-from vtc_lab.tokens import VTCError
+from vtc_lab.models.compress import CompressedInputs, engaged, padding_token, put_back
+from vtc_lab.models.prompt_clips import EncodedPrompt, settle
+from vtc_lab.models.prompts import Rows, behind, join, lengthened, prefill, say_each, with_tail
+from vtc_lab.tokens import Reduction, VTCError
 
 
 @dataclass(frozen=True)
@@ -27,8 +28,8 @@ class Answer:
     Parameters
     ----------
     text : the generated answer.
-    scores : probability of each candidate answer, normalised over the candidates; without candidates, of the five
-        likeliest first tokens, as they are.
+    scores : probability of each candidate answer, normalised over the candidates: of their first tokens where no two
+        are the same, else of the whole texts. Without candidates, of the five likeliest first tokens, as they are.
     logits : (V,) float32 logits of the first answered token, for comparing distributions.
     entered, total : visual tokens that entered the language model, and that the clip has.
     seconds : time of each stage: read, encode, reduce, prefill, decode. The last two are those of the whole batch of
@@ -43,19 +44,112 @@ class Answer:
     seconds: dict[str, float]
 
 
+@dataclass(frozen=True)
+class Continuation:
+    """How likely a text is as the answer: the log-probability of each token, in nats; is each the likeliest?"""
+
+    logprobs: tuple[float, ...]
+    greedy: bool
+
+
+@dataclass(frozen=True)
+class Entering:
+    """What enters a language model before the question: one clip's prompt under several reductions to one length.
+
+    `together` says whether padding before a question is nothing to the model, so that several can be run at once.
+    """
+
+    network: nn.Module
+    prompt: EncodedPrompt
+    reductions: Sequence[Reduction]
+    positions: str
+    together: bool
+
+
 def say(
-    network: nn.Module, tokenizer: object, inputs: CompressedInputs, shared: int, tails: list[Rows], max_new_tokens: int
+    entering: Entering, tokenizer: object, tails: Sequence[Rows], max_new_tokens: int
 ) -> list[list[tuple[str, Tensor, dict[str, float]]]]:
-    """For each reduced prompt and each tail the text, the first logits, and the seconds of prefill and decoding.
+    """For each reduction and each tail the text, the first logits, and the seconds of prefill and decoding.
 
     Raises
     ------
     VTCError
         If what the language model worked on was not the reduced prompts.
     """
+    inputs, shared = _prepared(entering, tails)
+    parts = [_say(entering, tokenizer, inputs, shared, part, max_new_tokens) for part in _parts(entering, tails)]
+    return [[answer for part in parts for answer in part[n]] for n in range(len(entering.reductions))]
+
+
+def weigh(entering: Entering, tail: Rows, codes: Sequence[Sequence[int]]) -> list[list[Continuation]]:
+    """For each reduction, how likely each of some answers, given as tokens, is behind a tail.
+
+    Raises
+    ------
+    VTCError
+        As `say`.
+    """
+    tails = [lengthened(tail, code) for code in codes]
+    inputs, shared = _prepared(entering, tails)
+    parts = [_weigh(entering, inputs, shared, part) for part in _parts(entering, list(zip(tails, codes, strict=True)))]
+    return [[one for part in parts for one in part[n]] for n in range(len(entering.reductions))]
+
+
+def codes_of(tokenizer: object, candidates: Sequence[str]) -> list[list[int]]:
+    """The tokens of each candidate answer.
+
+    Raises
+    ------
+    VTCError
+        If they are no texts, one is empty, or two are the same.
+    """
+    if isinstance(candidates, str) or not all(isinstance(candidate, str) for candidate in candidates):
+        raise VTCError(f"candidates are {candidates!r:.80}; give a list of texts")
+    codes = [tokenizer(candidate, add_special_tokens=False)["input_ids"] for candidate in candidates]
+    if not codes or not all(codes) or len({tuple(code) for code in codes}) < len(codes):
+        raise VTCError(f"candidates {list(candidates)!r:.80} do not differ or are empty; give different texts")
+    return codes
+
+
+def scores_of(
+    entering: Entering, tokenizer: object, tail: Rows, first: Sequence[Tensor], candidates: Sequence[str] | None
+) -> list[dict[str, float]]:
+    """For each reduction the scores of a question, as in `Answer`; `first` are the logits of the first token."""
+    if candidates is None:
+        best = [logits.softmax(-1).topk(min(5, len(logits))) for logits in first]
+        return [
+            {tokenizer.decode([i]).strip(): p for p, i in zip(*map(Tensor.tolist, each), strict=True)} for each in best
+        ]
+    codes = codes_of(tokenizer, candidates)
+    if len({code[0] for code in codes}) == len(codes):
+        scores = [logits[[code[0] for code in codes]] for logits in first]
+    else:
+        scores = [torch.tensor([sum(one.logprobs) for one in each]) for each in weigh(entering, tail, codes)]
+    return [dict(zip(candidates, each.softmax(-1).tolist(), strict=True)) for each in scores]
+
+
+def _prepared(entering: Entering, tails: Sequence[Rows]) -> tuple[CompressedInputs, int]:
+    """The prompts with the longest of the tails, and how much of them comes before it."""
+    longest = max(tails, key=lambda tail: tail["input_ids"].shape[1])
+    network, whole = entering.network, with_tail(entering.prompt, longest)
+    inputs = join([put_back(network, whole, [each], entering.positions) for each in entering.reductions])
+    return inputs, inputs["input_ids"].shape[1] - longest["input_ids"].shape[1]
+
+
+def _parts(entering: Entering, tails: Sequence) -> list[Sequence]:
+    """What is run at once."""
+    return [tails] if len(tails) > 1 and entering.together else [[tail] for tail in tails]
+
+
+def _say(
+    entering: Entering,
+    tokenizer: object,
+    inputs: CompressedInputs,
+    shared: int,
+    tails: Sequence[Rows],
+    max_new_tokens: int,
+) -> list[list[tuple[str, Tensor, dict[str, float]]]]:
     clock, start = _Clock(), time.perf_counter()
-    pad = padding_token(network, inputs["input_ids"], inputs["attention_mask"])
-    rows = say_each(inputs, shared, tails, pad)
     options = {
         "max_new_tokens": max_new_tokens,
         "do_sample": False,
@@ -64,15 +158,9 @@ def say(
         "output_logits": True,
         "logits_processor": LogitsProcessorList([clock]),
     }
-    if len(tails) == 1:
-        given = CompressedInputs(rows | {"mm_encoder_outputs": inputs["mm_encoder_outputs"]}, inputs.reductions)
-        watched = given
-    else:
-        cache = prefill(network, inputs, shared)
-        cache.batch_repeat_interleave(len(tails))
-        given, watched = rows | {"past_key_values": cache}, behind(inputs, rows, shared)
-    with engaged(network, watched):
-        output = network.generate(**given, **options)
+    rows, given, watched = _begun(entering.network, inputs, shared, tails)
+    with engaged(entering.network, watched):
+        output = entering.network.generate(**given, **options)
     end = time.perf_counter()
     if len(tails) > 1:  # what was prefilled must be in the end of it
         reached, expected = output.past_key_values.get_seq_length(), rows["input_ids"].shape[1] + len(output.logits) - 1
@@ -87,24 +175,39 @@ def say(
     return [answers[n : n + len(tails)] for n in range(0, count, len(tails))]
 
 
-def first_words(tokenizer: object, logits: Tensor, candidates: Sequence[str] | None) -> dict[str, float]:
-    """The probability of each candidate answer, among them, or of the five likeliest first tokens.
+def _weigh(
+    entering: Entering, inputs: CompressedInputs, shared: int, tails: Sequence[tuple[Rows, Sequence[int]]]
+) -> list[list[Continuation]]:
+    rows, given, watched = _begun(entering.network, inputs, shared, [tail for tail, _ in tails])
+    if len(tails) > 1:  # what was prefilled is not run again, but the mask is of all
+        given |= {name: value[..., shared:] for name, value in rows.items() if name != "attention_mask"}
+    lengths = [len(code) for _, code in tails] * len(entering.reductions)
+    with engaged(entering.network, watched):
+        logits = entering.network(**given, use_cache=True, logits_to_keep=max(lengths) + 1).logits
+    logits = logits[:, -max(lengths) - 1 :]  # not every model heeds logits_to_keep
+    logprobs, said = logits[:, :-1].float().log_softmax(-1), rows["input_ids"][:, -max(lengths) :]
+    chosen, best = logprobs.gather(2, said[..., None])[..., 0].tolist(), (logprobs.argmax(-1) == said).tolist()
+    found = [
+        Continuation(tuple(row[-length:]), all(likeliest[-length:]))
+        for row, likeliest, length in zip(chosen, best, lengths, strict=True)
+    ]
+    return [found[n : n + len(tails)] for n in range(0, len(found), len(tails))]
 
-    Raises
-    ------
-    VTCError
-        If two candidates begin with the same token.
+
+def _begun(
+    network: nn.Module, inputs: CompressedInputs, shared: int, tails: Sequence[Rows]
+) -> tuple[Rows, Mapping[str, object], CompressedInputs]:
+    """The prompts with each of the tails, what to run of them, and of that what `engaged` is to watch.
+
+    With several tails a prompt's beginning is run once, here.
     """
-    if candidates is None:
-        best = logits.softmax(-1).topk(min(5, len(logits)))
-        return {tokenizer.decode([i]).strip(): float(p) for p, i in zip(best.values, best.indices, strict=True)}
-    codes = [tokenizer(candidate, add_special_tokens=False)["input_ids"] for candidate in candidates]
-    first = [code[0] for code in codes if code]
-    if not first or len(set(first)) < len(codes):
-        raise VTCError(
-            f"candidates {list(candidates)} do not differ in their first token; make them single words or letters"
-        )
-    return dict(zip(candidates, logits[first].softmax(-1).tolist(), strict=True))
+    rows = say_each(inputs, shared, tails, padding_token(network, inputs["input_ids"], inputs["attention_mask"]))
+    if len(tails) == 1:
+        given = CompressedInputs(rows | {"mm_encoder_outputs": inputs["mm_encoder_outputs"]}, inputs.reductions)
+        return rows, given, given
+    cache = prefill(network, inputs, shared)
+    cache.batch_repeat_interleave(len(tails))
+    return rows, rows | {"past_key_values": cache}, behind(inputs, rows, shared)
 
 
 class _Clock(LogitsProcessor):

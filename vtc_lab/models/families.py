@@ -38,8 +38,8 @@ class Family:
     cls : features before the patches of each frame that are none, kept as they are.
     newline : features after the patches of each clip that are none, kept as they are.
     tower : the core's vision tower, for methods that need saliency.
-    pool : given (core, (frames, N, 1) saliency of the tower's tokens), that of the visual tokens made of them; None if
-        the tower's are the visual tokens.
+    pool : given (core, (frames, N, 1) saliency of the tower's tokens), that of the visual tokens, each made of several
+        of them; None if the tower's are the visual tokens.
     unused : other things that the processor makes and that a reduced prompt must not carry.
     settings : what the processor of its clips must be told, for it to leave all of a clip's tokens there.
 
@@ -106,6 +106,12 @@ def _average(core: nn.Module, scores: Tensor) -> Tensor:
     return functional.avg_pool2d(scores.view(-1, side, side), core.config.spatial_pool_stride)
 
 
+def _shuffled(core: nn.Module, scores: Tensor) -> Tensor:
+    """The mean saliency of the patches that InternVL's pixel shuffle makes one token of."""
+    side = math.isqrt(scores.shape[1])
+    return core.pixel_shuffle(scores.view(-1, side, side, 1), core.config.downsample_ratio).mean(-1)
+
+
 def _gemma4(core: nn.Module, inputs: Mapping[str, Tensor], count: int) -> list[Grid]:
     frames, side = inputs["num_frames_per_video"].tolist(), core.config.vision_config.pooling_kernel_size
     clips = inputs["video_position_ids"].split(frames)  # (T, patches, 2) x and y, -1 for padding
@@ -126,8 +132,14 @@ FAMILIES: dict[str, Family] = {
     "qwen2_5_vl": Family("Qwen2.5-VL", **_QWEN),
     "qwen3_vl": Family("Qwen3-VL", **_QWEN),
     "qwen3_5": Family("Qwen3.5", **_QWEN),
-    "internvl": Family("InternVL", square_pictures, **_PICTURES),
-    "smolvlm": Family("SmolVLM", _smolvlm, tower="vision_model", **_PICTURES),
+    "internvl": Family("InternVL", square_pictures, pool=_shuffled, **_PICTURES),
+    "smolvlm": Family(
+        "SmolVLM",
+        _smolvlm,
+        tower="vision_model",
+        pool=lambda core, scores: core.connector.pixel_shuffle(scores, core.connector.scale_factor).mean(-1),
+        **_PICTURES,
+    ),
     "video_llama_3": Family(
         "VideoLLaMA3",
         _videollama3,
@@ -135,7 +147,12 @@ FAMILIES: dict[str, Family] = {
         unused=("video_compression_mask",),
         settings={"use_token_compression": False},
     ),
-    "perception_lm": Family("PerceptionLM", square_frames, encoder="get_image_features"),
+    "perception_lm": Family(
+        "PerceptionLM",
+        square_frames,
+        encoder="get_image_features",
+        pool=lambda core, scores: core.multi_modal_projector.pooling(scores),
+    ),
     "gemma4": Family("Gemma 4", _gemma4),
     "llava": Family("LLaVA", square_pictures, **_PICTURES),
 }

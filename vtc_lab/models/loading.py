@@ -1,4 +1,4 @@
-"""Before a model is loaded: on what and in which precision, whether its files are at hand, whether memory will do."""
+"""Load a model: on what and in which precision, whether its files are at hand, and whether memory will do."""
 
 from __future__ import annotations
 
@@ -10,13 +10,88 @@ import psutil
 import torch
 from huggingface_hub import HfApi, try_to_load_from_cache
 from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError
-from torch import nn
+from safetensors import SafetensorError
 
+# isort: off
+import vtc_lab.models.torchvision_ops  # noqa: F401  (before transformers)
+from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
+# isort: on
+
+from vtc_lab.models.families import FAMILIES
+from vtc_lab.models.video_model import VideoModel
 from vtc_lab.tokens import VTCError, suggest
+from vtc_lab.video import ROOT
 
+BUNDLED = ROOT / "data" / "models" / "shapes-onevision-2m"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _MARGIN = 1.2  # of the weights' size, for what a short clip takes beside them: our choice
 _WAIT = 5.0  # seconds for the hub to answer
+
+
+def load_model(
+    name: str | Path | None = None,
+    *,
+    device: str | torch.device | None = None,
+    dtype: str | torch.dtype | None = None,
+    trust_remote_code: bool = False,
+    safetensors_only: bool = True,
+) -> VideoModel:
+    """Load a Video-QA model: the bundled one, a folder, or a hub id, all by the same code.
+
+    Parameters
+    ----------
+    name : a folder or hub id of a checkpoint of one of the families in `vtc_lab.models.families.FAMILIES`, to which
+        `register_family` adds, or None for the bundled toy model.
+    device : "cpu", "cuda", "mps"; by default the best there is.
+    dtype : "float32", "bfloat16" or "float16"; by default float32 on a CPU, elsewhere bfloat16, or float16 where the
+        device does not compute in that.
+    trust_remote_code, safetensors_only : code from a checkpoint is not run and pickled weights are not read, unless
+        you say otherwise.
+
+    Returns
+    -------
+    VideoModel, in evaluation mode.
+
+    Raises
+    ------
+    VTCError
+        If there is no such checkpoint or device, its family is not supported, or, before anything is loaded, if free
+        memory is less than 1.2 times what the weights take.
+
+    Examples
+    --------
+    >>> load_model().network.config.model_type
+    'llava_onevision'
+    """
+    source = str(BUNDLED if name is None else name)
+    device = choose_device(device)
+    dtype = choose_dtype(dtype, device)
+    offline, weights = ask_hub(source)
+    given = {"trust_remote_code": trust_remote_code, "local_files_only": offline}
+    try:
+        config = AutoConfig.from_pretrained(source, **given)
+        if config.model_type not in FAMILIES:
+            raise VTCError(
+                f"{source} is a {config.model_type} model, and nothing says where those have their clips "
+                f"({suggest(config.model_type, FAMILIES)}); add the family with vtc.register_family"
+            )
+        demand_memory(source, config, weights, dtype, device)
+        network = AutoModelForImageTextToText.from_pretrained(
+            source, dtype=dtype, use_safetensors=safetensors_only or None, **given
+        )
+        processor = AutoProcessor.from_pretrained(source, **given)
+    except VTCError:
+        raise
+    except (OSError, ValueError, SafetensorError) as error:
+        reason = str(error).split("\n")[0]
+        if offline and not Path(source).exists():
+            reason = "there is no such folder, it is not in the cache, and the hub cannot be reached"
+        raise VTCError(f"no model could be loaded from {source}: {reason}") from error
+    local = Path(source).exists()
+    label, place = (Path(source).name, str(Path(source).resolve())) if local else (source, source)
+    spec = {"name": place, "device": device, "dtype": dtype}
+    spec |= {"trust_remote_code": trust_remote_code, "safetensors_only": safetensors_only}
+    return VideoModel(network.to(device).eval(), processor, label, spec)
 
 
 def choose_device(device: str | torch.device | None) -> str:
@@ -135,7 +210,6 @@ def free_memory(device: str) -> float:
 def count_weights(folder: Path) -> int:
     """How many weights a folder's safetensors hold, by their headers; by the index for files that are not there.
 
-    >>> from vtc_lab.models.video_model import BUNDLED
     >>> count_weights(BUNDLED)
     2150912
     """
@@ -156,16 +230,3 @@ def _in_header(file: Path) -> int:
     with file.open("rb") as content:
         entries = json.loads(content.read(int.from_bytes(content.read(8), "little")))
     return sum(math.prod(entry["shape"]) for name, entry in entries.items() if name != "__metadata__")
-
-
-def describe_network(network: nn.Module) -> str:
-    """Size, place, precision and attention of a network in words.
-
-    >>> import vtc_lab as vtc
-    >>> describe_network(vtc.load_model().network)
-    '2.2 million parameters, on cpu in float32, sdpa attention'
-    """
-    size = sum(weight.numel() for weight in network.parameters())
-    size = f"{size / 1e9:.1f} billion" if size >= 1e9 else f"{size / 1e6:.1f} million"
-    place = f"on {network.device} in {str(network.dtype).removeprefix('torch.')}"
-    return f"{size} parameters, {place}, {network.config.get_text_config()._attn_implementation} attention"

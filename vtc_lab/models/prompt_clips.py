@@ -152,30 +152,15 @@ def _encode(core: nn.Module, family: Family, inputs: dict, saliency: bool) -> tu
     if not saliency:
         output = _call(core, family.encoder, family.pixels, inputs)
         return output, None, "", time.perf_counter() - begun
-    tower, grid = getattr(core, family.tower), inputs.get("video_grid_thw")
-    layer, parts, outputs, scores = getattr(core.config, "vision_feature_layer", -1), [inputs], [], []
-    if grid is not None:
-        # A tower of packed patches is watched one clip at a time.
-        pixels = inputs[family.pixels].split(grid.prod(1).tolist())
-        parts = [inputs | {family.pixels: p, "video_grid_thw": g[None]} for p, g in zip(pixels, grid, strict=True)]
-    measuring = 0.0
-    for part in parts:
-        with watch_saliency(tower, grid_thw=part.get("video_grid_thw"), feature_layer=layer) as measure:
-            outputs.append(_call(core, family.encoder, family.pixels, part))
-        encoded = time.perf_counter()
-        found, source = measure()
-        settle(found)
-        measuring += time.perf_counter() - encoded
-        scores.append((family.pool(core, found[..., None]) if family.pool else found).flatten())
-    seconds = time.perf_counter() - begun - measuring
-    if len(outputs) == 1:
-        return outputs[0], scores[0], source, seconds
-    deeper = None
-    if outputs[0].deepstack_features:
-        layers = zip(*(each.deepstack_features for each in outputs), strict=True)
-        deeper = [[clip for each in layer for clip in each] for layer in layers]
-    features = [clip for each in outputs for clip in each.pooler_output]
-    return Encoded(pooler_output=features, deepstack_features=deeper), torch.cat(scores), source, seconds
+    layer = getattr(core.config, "vision_feature_layer", -1)
+    with watch_saliency(getattr(core, family.tower), feature_layer=layer) as measure:
+        output = _call(core, family.encoder, family.pixels, inputs)
+    seconds = time.perf_counter() - begun
+    scores, source = measure()
+    if family.pool:
+        scores, source = family.pool(core, scores[..., None]), f"{source}, then over the patches of each token"
+    settle(scores)
+    return output, scores.flatten(), source, seconds
 
 
 def _call(core: nn.Module, name: str, pixels: str, inputs: dict) -> Encoded:

@@ -76,6 +76,13 @@ def tail_of(inputs: Mapping[str, object], places: Tensor) -> Rows:
     return {name: row[:, after:] for name, row in rows_of(inputs).items()}
 
 
+def lengthened(tail: Rows, codes: Sequence[int]) -> Rows:
+    """A tail with some tokens of text behind it."""
+    more = {"input_ids": torch.tensor([codes]), "attention_mask": torch.ones(1, len(codes), dtype=torch.long)}
+    nothing = torch.zeros(1, len(codes), dtype=torch.long)
+    return {name: torch.cat([row, more.get(name, nothing).to(row)], 1) for name, row in tail.items()}
+
+
 def with_tail(prompt: EncodedPrompt, tail: Rows) -> EncodedPrompt:
     """A prompt with other tokens behind its last placeholder."""
     after, width = int(prompt.places[0].nonzero()[-1]) + 1, tail["input_ids"].shape[1]

@@ -2,17 +2,21 @@
 
 The attention layer's input is caught by an ordinary hook while the tower runs as always, and its weights are computed
 again from that. So features do not change, and no attention implementation has to be switched: the fast ones return
-no weights, and Qwen's towers return none under any.
+no weights, and towers of packed patches (Qwen, VideoLLaMA3) and timm's return none under any.
 """
 
 from __future__ import annotations
 
+import inspect
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from operator import attrgetter
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 # isort: off
 import vtc_lab.models.torchvision_ops  # noqa: F401  (before transformers)
@@ -21,47 +25,99 @@ from transformers.vision_utils import get_vision_window_index
 
 from vtc_lab.tokens import VTCError
 
-_FAMILIES = {
-    "siglip_vision_model": "SigLIP",
-    "clip_vision_model": "CLIP",
-    "qwen2_vl_vision": "Qwen2-VL",
-    "qwen2_5_vl_vision": "Qwen2.5-VL",
-    "qwen3_vl_vision": "Qwen3-VL",
+
+def _merged(tower: nn.Module, scores: Tensor, given: dict) -> Tensor:
+    """(M,) mean of each merge group, whose patches lie together, in raster order of each frame of each clip."""
+    config, grids = tower.config, given["grid_thw"]
+    sides = given["merge_sizes"].tolist() if "merge_sizes" in given else [config.spatial_merge_size] * len(grids)
+    clips = zip(scores.split(grids.prod(1).tolist()), sides, strict=True)
+    groups = torch.cat([patches.view(-1, side * side).mean(1) for patches, side in clips])
+    if config.model_type == "qwen2_5_vl_vision":
+        order, _ = get_vision_window_index(
+            grids, config.spatial_merge_size, window_size=config.window_size, patch_size=config.patch_size
+        )
+        groups = groups[order.argsort()]
+    return groups
+
+
+def _pooled(tower: nn.Module, scores: Tensor, given: dict) -> Tensor:
+    """(M,) mean of each square of patches that Gemma 4 pools, frame by frame, laid out by its own pooler."""
+    places, count = given["pixel_position_ids"], scores.shape[1] // tower.config.pooling_kernel_size**2
+    pooled, there = tower.pooler(scores[..., None], places, (places == -1).all(-1), count)
+    return pooled[there][:, 0] / tower.pooler.root_hidden_size
+
+
+@dataclass(frozen=True)
+class _Tower:
+    """Where the vision towers of a family have their attention, and what else is needed to compute its weights again.
+
+    `layers` leads to the layers and `attention` from one of them to its attention; `cls` says that the first token can
+    be [CLS], `over` what attention received is the mean of. Of the channels of a head, which a rotary embedding turns,
+    `turned` tells (parts turned by themselves, the 2 parts of a number, numbers); `normed` whether a norm of queries
+    and keys is of each head or of "all" together. `grouped` puts together what the tower puts out as one token.
+    """
+
+    name: str
+    layers: str = "encoder.layers"
+    attention: str = "self_attn"
+    cls: bool = False
+    over: str = "heads and queries"
+    turned: tuple[int, int, int] = (1, 2, -1)
+    normed: str = "each"
+    grouped: Callable[[nn.Module, Tensor, dict], Tensor] | None = None
+
+
+_MERGED = {"over": "heads, the queries that see it and the patches of each merge group", "grouped": _merged}
+_QWEN = {"layers": "blocks", "attention": "attn", **_MERGED}
+_UNPADDED = "the queries that are no padding"
+_TOWERS = {
+    "siglip_vision_model": _Tower("SigLIP"),
+    "clip_vision_model": _Tower("CLIP", cls=True),
+    "qwen2_vl_vision": _Tower("Qwen2-VL", **_QWEN),
+    "qwen2_5_vl_vision": _Tower("Qwen2.5-VL", **_QWEN),
+    "qwen3_vl_vision": _Tower("Qwen3-VL", **_QWEN),
+    "qwen3_5_vision": _Tower("Qwen3.5", **_QWEN),
+    "internvl_vision": _Tower("InternVL", "encoder.layer", "attention", cls=True, normed="all"),
+    "smolvlm_vision": _Tower("SmolVLM", over=f"heads and {_UNPADDED}"),
+    "video_llama_3_vision": _Tower("VideoLLaMA3", **_MERGED),
+    "timm_wrapper": _Tower("this Perception Encoder", "timm_model.blocks", "attn", cls=True, turned=(-1, 2, 1)),
+    "gemma4_vision": _Tower(
+        "Gemma 4", over=f"heads, {_UNPADDED} and the patches of each pool", turned=(2, 2, -1), grouped=_pooled
+    ),
 }
 _WEIGHTS = 2**24  # attention weights held at a time (64 MiB): one frame of 729 patches with 16 heads fits
 
 
 def tower_saliency(
-    tower: nn.Module,
-    pixel_values: Tensor,
-    *,
-    grid_thw: Tensor | None = None,
-    feature_layer: int | Sequence[int] = -1,
+    tower: nn.Module, pixel_values: Tensor, *, feature_layer: int | Sequence[int] = -1, **given: Tensor
 ) -> tuple[Tensor, str]:
     """The attention that each token of a vision tower gets in the last layer that its features pass through.
 
-    SigLIP and Qwen have no [CLS] token: attention *received*, the mean over heads and over the queries that see the
-    token (those of its frame, or of its window if Qwen2.5-VL's last layer is windowed). CLIP: the attention that
-    [CLS] pays to each patch, mean over heads. It is never the norm of a feature.
+    Where a tower has a [CLS] token (CLIP, InternVL, some of PerceptionLM's): the attention that it pays to each patch,
+    mean over heads. Elsewhere attention *received*: the mean over heads and over the queries that see the patch (those
+    of its frame, or of its window if Qwen2.5-VL's last layer is windowed). It is never the norm of a feature.
 
     Parameters
     ----------
-    tower : a vision tower of transformers: SigLIP, CLIP, Qwen2-VL, Qwen2.5-VL or Qwen3-VL.
-    pixel_values : what its processor made: (T, 3, H, W), or for Qwen (patches, values of a patch).
-    grid_thw : (1, 3), Qwen only: temporal patches, patch rows and patch columns of the clip.
-    feature_layer : the hidden state, or states, that a model takes from a SigLIP or CLIP tower, as its config's
+    tower : a vision tower of transformers: SigLIP, CLIP, Qwen2-VL, Qwen2.5-VL, Qwen3-VL, Qwen3.5, InternVL, SmolVLM,
+        VideoLLaMA3, PerceptionLM's Perception Encoder of timm, or Gemma 4.
+    pixel_values : what its processor made: (T, 3, H, W), or (patches, values of a patch) where patches are packed, or
+        (T, patches, values of a patch) for Gemma 4.
+    feature_layer : the hidden state, or states, that a model takes from the tower, as its config's
         `vision_feature_layer` counts them: 1 is the output of the first layer, -1 that of the last.
+    given : what else the tower takes: Qwen `grid_thw` (clips, 3), VideoLLaMA3 that and `merge_sizes` (clips,), Gemma 4
+        `pixel_position_ids` (T, patches, 2), SmolVLM, if frames are padded, `patch_attention_mask` (T, rows, columns).
 
     Returns
     -------
-    (T, N) float32, at least 0: SigLIP and CLIP one row per frame and one column per patch in raster order; Qwen one
-        row per temporal patch and one column per merge group in raster order, each the mean of its patches, since
-        that is what the tower puts out. A row of SigLIP sums to 1. And, in words, what the numbers are.
+    float32, at least 0, of each token that the tower puts out, in that order: (T, N) one row per frame and one column
+        per patch in raster order; flat (M,) for Qwen, VideoLLaMA3 and Gemma 4, whose frames may differ in size, one
+        number per group of patches, their mean. Padding gets 0. And, in words, what the numbers are.
 
     Raises
     ------
     VTCError
-        If the tower is of another family, no attention comes before the features, or the grid is not one clip's.
+        If the tower is of another family, no attention comes before the features, or `given` is not what it takes.
 
     Source: our definition of what stands in for [CLS] where there is none.
 
@@ -73,20 +129,24 @@ def tower_saliency(
     >>> scores.shape, source
     (torch.Size([2, 256]), 'attention received in the last layer, mean over heads and queries (SigLIP has no [CLS])')
     """
-    with torch.no_grad(), watch_saliency(tower, grid_thw=grid_thw, feature_layer=feature_layer) as measure:
-        tower(pixel_values) if grid_thw is None else tower(pixel_values, grid_thw)
+    with torch.no_grad(), watch_saliency(tower, feature_layer=feature_layer) as measure:
+        try:
+            inspect.signature(tower.forward).bind(pixel_values, **given)
+        except TypeError as error:
+            raise VTCError(f"a {type(tower).__name__} cannot be run on what was given: {error}") from error
+        tower(pixel_values, **given)
     return measure()
 
 
 @contextmanager
 def watch_saliency(
-    tower: nn.Module, *, grid_thw: Tensor | None = None, feature_layer: int | Sequence[int] = -1
+    tower: nn.Module, *, feature_layer: int | Sequence[int] = -1
 ) -> Iterator[Callable[[], tuple[Tensor, str]]]:
     """Watch a tower run once, to tell its saliency without running it again.
 
     Parameters
     ----------
-    tower, grid_thw, feature_layer : as for `tower_saliency`.
+    tower, feature_layer : as for `tower_saliency`.
 
     Returns
     -------
@@ -107,33 +167,50 @@ def watch_saliency(
     >>> measure()[0].shape == features.shape[:2]
     True
     """
-    family = _family(tower)
-    if family.startswith("Qwen") and (grid_thw is None or tuple(grid_thw.shape) != (1, 3)):
-        given = "none" if grid_thw is None else f"one of shape {tuple(grid_thw.shape)}"
-        raise VTCError(f"a {family} tower needs the (1, 3) grid of one clip, not {given}; pass grid_thw")
-    layers = tower.blocks if family.startswith("Qwen") else getattr(tower, "vision_model", tower).encoder.layers
+    kind = _kind(tower)
+    layers = attrgetter(kind.layers)(getattr(tower, "vision_model", tower))
     number = _last_layer(feature_layer, len(layers))
-    attention = layers[number - 1].attn if family.startswith("Qwen") else layers[number - 1].self_attn
+    attention = getattr(layers[number - 1], kind.attention)
     words = "the last layer" if number == len(layers) else f"layer {number} of {len(layers)}, the last that is used"
-    seen, here = {}, threading.get_ident()
+    given, seen, here = {}, {}, threading.get_ident()
 
-    def note(_: nn.Module, args: tuple, given: dict) -> None:
-        # The explorer encodes on a thread of its own, maybe with the same tower at the same time.
+    # The explorer encodes on a thread of its own, maybe with the same tower at the same time.
+    def note_call(_: nn.Module, args: tuple, named: dict) -> None:
         if threading.get_ident() == here:
-            seen.update(given, hidden_states=args[0] if args else given["hidden_states"])
+            given.clear()
+            given.update(inspect.signature(tower.forward).bind(*args, **named).arguments)
 
-    handle = attention.register_forward_pre_hook(note, with_kwargs=True)
+    def note_layer(_: nn.Module, args: tuple, named: dict) -> None:
+        if threading.get_ident() == here:
+            seen.clear()
+            seen.update(named, hidden_states=args[0] if args else named["hidden_states"])
+
+    handles = [
+        tower.register_forward_pre_hook(note_call, with_kwargs=True),
+        attention.register_forward_pre_hook(note_layer, with_kwargs=True),
+    ]
     try:
-        yield lambda: _measure(tower, family, attention, seen, words, grid_thw)
+        yield lambda: _measure(tower, kind, attention, given, seen, words)
     finally:
-        handle.remove()
+        for handle in handles:
+            handle.remove()
 
 
-def _family(tower: nn.Module) -> str:
+def _kind(tower: nn.Module) -> _Tower:
     kind = getattr(getattr(tower, "config", None), "model_type", type(tower).__name__)
-    if kind not in _FAMILIES:
-        raise VTCError(f"no saliency is known for a {kind} tower; supported are {', '.join(_FAMILIES)}")
-    return _FAMILIES[kind]
+    if kind not in _TOWERS:
+        raise VTCError(f"no saliency is known for a {kind} tower; supported are {', '.join(_TOWERS)}")
+    if kind == "timm_wrapper":
+        inner = tower.timm_model
+        known = type(inner).__name__ == "Eva" and type(inner.blocks[0].attn).__name__ == "AttentionRope"
+        # Newer versions of timm turn queries and keys in other ways too, of which Perception Encoder uses none.
+        other = known and (getattr(inner, "rope_mixed", False) or getattr(inner.blocks[0].attn, "rotate_half", False))
+        if not known or other or inner.reg_token is not None:
+            raise VTCError(
+                f"no saliency is known for timm's {tower.config.architecture}; of timm's towers it is for Perception "
+                "Encoder's, vit_pe_..."
+            )
+    return _TOWERS[kind]
 
 
 def _last_layer(feature_layer: int | Sequence[int], count: int) -> int:
@@ -147,63 +224,73 @@ def _last_layer(feature_layer: int | Sequence[int], count: int) -> int:
 
 
 def _measure(
-    tower: nn.Module, family: str, attention: nn.Module, seen: dict, words: str, grid_thw: Tensor | None
+    tower: nn.Module, kind: _Tower, attention: nn.Module, given: dict, seen: dict, words: str
 ) -> tuple[Tensor, str]:
-    """What `tower_saliency` returns, from what the attention layer was given."""
+    """What `tower_saliency` returns, from what the tower and its attention layer were given."""
+    cls, real, rows = getattr(attention, "num_prefix_tokens", int(kind.cls)), _unpadded(given), []
+    scale = getattr(attention, "scaling", attention.head_dim**-0.5)
     with torch.no_grad():
-        if family == "CLIP":
-            return _framewise(attention, seen["hidden_states"], True), f"attention of [CLS] in {words}, mean over heads"
-        if family == "SigLIP":
-            scores, mean = _framewise(attention, seen["hidden_states"], False), "heads and queries"
-        else:
-            scores = _grouped(tower, _packed(attention, seen), grid_thw)
-            mean = "heads, the queries that see it and the patches of each merge group"
-    return scores, f"attention received in {words}, mean over {mean} ({family} has no [CLS])"
+        for number, (hidden, *turn) in enumerate(_sequences(attention, seen)):
+            query, key = _heads(attention, hidden, kind.normed)
+            if turn:
+                query, key = (_rotated(x, *turn, kind.turned) for x in (query, key))
+            if real is None:
+                row = _received(query[:1] if cls else query, key, scale)[cls:]
+            else:
+                there = real[number]
+                row = torch.zeros(len(key), device=key.device)
+                row[there] = _received(query[there], key[there], scale)
+            rows.append(row)
+        scores = torch.cat(rows) if "cu_seqlens" in seen else torch.stack(rows)
+        if kind.grouped:
+            scores = kind.grouped(tower, scores, given)
+    if cls:
+        return scores, f"attention of [CLS] in {words}, mean over heads"
+    return scores, f"attention received in {words}, mean over {kind.over} ({kind.name} has no [CLS])"
 
 
-def _framewise(attention: nn.Module, hidden: Tensor, cls: bool) -> Tensor:
-    """(T, N) attention in hidden states (T, N, D): received by each token, or paid by [CLS] to each patch."""
-    rows = []
-    for frame in hidden:
-        query = attention.q_proj(frame[:1] if cls else frame)
-        query, key = (x.unflatten(-1, (attention.num_heads, -1)) for x in (query, attention.k_proj(frame)))
-        rows.append(_received(query, key)[1 if cls else 0 :])
-    return torch.stack(rows)
+def _unpadded(given: dict) -> Tensor | None:
+    """(T, N) which patches are none of padding, if the tower was told."""
+    if (mask := given.get("patch_attention_mask")) is not None:
+        return mask.flatten(1)
+    if (places := given.get("pixel_position_ids")) is not None:
+        return (places != -1).any(-1)
+    return None
 
 
-def _packed(attention: nn.Module, seen: dict) -> Tensor:
-    """(M,) attention received in a Qwen layer, whose sequences (frames or windows) lie one behind the other."""
-    lengths, parts = seen["cu_seqlens"].diff().tolist(), []
-    sequences = (x.split(lengths) for x in (seen["hidden_states"], *seen["position_embeddings"]))
-    for hidden, *turn in zip(*sequences, strict=True):
-        query, key, _ = attention.qkv(hidden).view(len(hidden), 3, attention.num_heads, -1).unbind(1)
-        parts.append(_received(_rotated(query, *turn), _rotated(key, *turn)))
-    return torch.cat(parts)
+def _sequences(attention: nn.Module, seen: dict) -> Iterator[tuple[Tensor, ...]]:
+    """Hidden states (N, D) of each frame or window and, if it has a rotary embedding, its cosines and sines (N, d)."""
+    hidden, turn = seen["hidden_states"], seen.get("position_embeddings") or ()
+    if seen.get("rope") is not None:  # of timm: the same for each frame, and [CLS] is not turned
+        before = (0, 0, attention.num_prefix_tokens, 0)
+        sin, cos = seen["rope"].chunk(2, -1)
+        turn = [[functional.pad(x, before, value=still)] * len(hidden) for x, still in ((cos, 1), (sin, 0))]
+    if "cu_seqlens" in seen:  # packed, one behind the other
+        lengths = seen["cu_seqlens"].diff().tolist()
+        hidden, *turn = (x.split(lengths) for x in (hidden, *turn))
+    return zip(hidden, *turn, strict=True)
 
 
-def _rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotary embedding (N, d) of queries or keys (N, heads, d), whose halves are the two parts of each number."""
+def _heads(attention: nn.Module, hidden: Tensor, normed: str) -> Iterator[Tensor]:
+    """Queries and keys (N, heads, d) of hidden states (N, D), normed where the layer does so."""
+    fused = getattr(attention, "qkv", None)
+    both = (attention.q_proj(hidden), attention.k_proj(hidden)) if fused is None else fused(hidden).chunk(3, -1)[:2]
+    for x, name in zip(both, ("q_norm", "k_norm"), strict=True):
+        norm, heads = getattr(attention, name, nn.Identity()), (-1, attention.head_dim)
+        yield norm(x).unflatten(-1, heads) if normed == "all" else norm(x.unflatten(-1, heads))
+
+
+def _rotated(x: Tensor, cos: Tensor, sin: Tensor, turned: tuple[int, int, int]) -> Tensor:
+    """Rotary embedding (N, d) of queries or keys (N, heads, d), whose numbers of two parts lie as `turned` tells."""
     x, cos, sin = x.float(), cos[:, None].float(), sin[:, None].float()
-    first, second = x.chunk(2, -1)
-    return x * cos + torch.cat([-second, first], -1) * sin
+    first, second = x.unflatten(-1, turned).unbind(-2)
+    return x * cos + torch.stack([-second, first], -2).flatten(-3) * sin
 
 
-def _received(query: Tensor, key: Tensor) -> Tensor:
+def _received(query: Tensor, key: Tensor, scale: float) -> Tensor:
     """(N,) attention that keys (N, heads, d) get from queries (Q, heads, d), mean over heads and queries."""
-    key = key.float().permute(1, 2, 0) / query.shape[-1] ** 0.5
+    key = key.repeat_interleave(query.shape[1] // key.shape[1], 1).float().permute(1, 2, 0) * scale
     total, rows = 0, max(1, _WEIGHTS // (len(key) * key.shape[2]))
     for some in query.float().transpose(0, 1).split(rows, 1):
         total = total + (some @ key).softmax(-1).sum((0, 1))
     return total / (len(query) * len(key))
-
-
-def _grouped(tower: nn.Module, scores: Tensor, grid_thw: Tensor) -> Tensor:
-    """(T, N) mean of each merge group, whose patches lie together, in raster order."""
-    config = tower.config
-    groups = scores.view(-1, config.spatial_merge_size**2).mean(1)
-    if config.model_type == "qwen2_5_vl_vision":
-        order, _ = get_vision_window_index(
-            grid_thw, config.spatial_merge_size, window_size=config.window_size, patch_size=config.patch_size
-        )
-        groups = groups[order.argsort()]
-    return groups.view(int(grid_thw[0, 0]), -1)

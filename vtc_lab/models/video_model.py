@@ -10,30 +10,19 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from torch import Tensor
+from torch import Tensor, nn
 
-# isort: off
-import vtc_lab.models.torchvision_ops  # noqa: F401  (before transformers)
-from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
-# isort: on
-
-from vtc_lab.models.answers import Answer, first_words, say
-from vtc_lab.models.compress import put_back
-from vtc_lab.models.families import FAMILIES, family_of
-from vtc_lab.models.loading import ask_hub, choose_device, choose_dtype, demand_memory, describe_network
+from vtc_lab.models.answers import Answer, Continuation, Entering, codes_of, say, scores_of, weigh
+from vtc_lab.models.families import family_of
 from vtc_lab.models.prompt_clips import EncodedPrompt, encode_prompt, places_of
-from vtc_lab.models.prompts import Rows, ask_processor, can_share, join, tail_of, with_tail
+from vtc_lab.models.prompts import Rows, ask_processor, can_share, tail_of
 from vtc_lab.reduce.ops import prune
-from vtc_lab.tokens import Clip, Reduction, VideoTokens, VTCError, demand_clip, suggest
-from vtc_lab.video import ROOT
+from vtc_lab.tokens import Clip, Reduction, VideoTokens, VTCError, demand_clip
 
-BUNDLED = ROOT / "data" / "models" / "shapes-onevision-2m"
 _ANYTHING = "?"  # a question, where it does not matter which
 _BLANK = Clip(np.zeros((2, 64, 64, 3), np.uint8), np.arange(2.0))
 
@@ -200,39 +189,81 @@ class VideoModel:
         VTCError
             As `ask`.
         """
-        if not questions or not all(isinstance(q, str) and q.strip() for q in questions):
-            raise VTCError(f"{questions!r} is no question; give text, or a list of texts")
-        if positions not in ("preserve", "compact"):
-            raise VTCError(f"positions is {positions!r}; choose 'preserve' or 'compact'")
+        _check(questions, positions)
         if type(max_new_tokens) is not int or max_new_tokens < 1:
             raise VTCError(f"max_new_tokens is {max_new_tokens!r}; it must be a whole number, at least 1")
+        tokenizer = self.processor.tokenizer
+        for given in candidates:
+            if given is not None:
+                codes_of(tokenizer, given)
         tokens, prompt = self._encoded(clip)
-        chosen = [_entering(reduction, tokens) for reduction in reductions]
+        chosen = [_chosen(reduction, tokens) for reduction in reductions]
         lengths = sorted({len(each) for each in chosen})
         if len(lengths) != 1:
             raise VTCError(f"reductions to {lengths} tokens cannot be asked together; give those of one length")
         twin = [next(m for m, other in enumerate(chosen) if _same(one, other)) for one in chosen]
         different = sorted(set(twin))
         tails = [self._tail(question) for question in questions]
-        longest = max(tails, key=lambda tail: tail["input_ids"].shape[1])
-        whole = with_tail(prompt, longest)
-        inputs = join([put_back(self.network, whole, [chosen[n]], positions) for n in different])
-        shared = inputs["input_ids"].shape[1] - longest["input_ids"].shape[1]
-        tokenizer = self.processor.tokenizer
-        batches = [tails] if len(tails) > 1 and self._shares else [[tail] for tail in tails]
-        said = [say(self.network, tokenizer, inputs, shared, batch, max_new_tokens) for batch in batches]
-        said = [[answer for batch in said for answer in batch[n]] for n in range(len(different))]
+        entering = self._entering(prompt, [chosen[n] for n in different], positions)
+        said = say(entering, tokenizer, tails, max_new_tokens)
+        scores = [
+            scores_of(entering, tokenizer, tail, [answers[q][1] for answers in said], candidates[q])
+            for q, tail in enumerate(tails)
+        ]
         answers = []
         for reduction, same in zip(reductions, twin, strict=True):
             reducing = 0.0 if reduction is None else reduction.seconds
             made = {"read": clip.seconds, "encode": tokens.seconds, "reduce": reducing}
             answers.append(
                 [
-                    Answer(text, first_words(tokenizer, first, given), first, lengths[0], tokens.total, made | times)
-                    for (text, first, times), given in zip(said[different.index(same)], candidates, strict=True)
+                    Answer(text, scores[q][different.index(same)], first, lengths[0], tokens.total, made | times)
+                    for q, (text, first, times) in enumerate(said[different.index(same)])
                 ]
             )
         return answers
+
+    @torch.no_grad()
+    def likelihood(
+        self,
+        question: str,
+        answers: Sequence[str],
+        clip: Clip,
+        reduction: Reduction | None = None,
+        *,
+        positions: Literal["preserve", "compact"] = "preserve",
+    ) -> list[Continuation]:
+        """How likely each of several texts is as the answer to a question.
+
+        Parameters
+        ----------
+        question, clip, reduction, positions : as for `ask`.
+        answers : texts, of which no two are the same.
+
+        Returns
+        -------
+        Continuation for each: the log-probabilities of its tokens, without that of an end, and whether greedy decoding
+        would say it.
+
+        Raises
+        ------
+        VTCError
+            As `ask`.
+
+        Examples
+        --------
+        >>> import vtc_lab as vtc
+        >>> model, (clip, samples) = vtc.load_model(), vtc.make_clip(7)
+        >>> model.likelihood(samples[0]["question"], ["red", "a red circle"], clip)[1].greedy
+        False
+        """
+        _check([question], positions)
+        codes = codes_of(self.processor.tokenizer, answers)
+        tokens, prompt = self._encoded(clip)
+        entering = self._entering(prompt, [_chosen(reduction, tokens)], positions)
+        return weigh(entering, self._tail(question), codes)[0]
+
+    def _entering(self, prompt: EncodedPrompt, reductions: list[Reduction], positions: str) -> Entering:
+        return Entering(self.network, prompt, reductions, positions, self._shares)
 
     def _tail(self, question: str) -> Rows:
         """What the processor writes behind a clip, found with a blank one."""
@@ -252,7 +283,14 @@ class VideoModel:
         return inputs["input_ids"][:, : -tail["input_ids"].shape[1]], tail
 
 
-def _entering(reduction: Reduction | None, tokens: VideoTokens) -> Reduction:
+def _check(questions: Sequence[str], positions: str) -> None:
+    if not questions or not all(isinstance(q, str) and q.strip() for q in questions):
+        raise VTCError(f"{questions!r} is no question; give text, or a list of texts")
+    if positions not in ("preserve", "compact"):
+        raise VTCError(f"positions is {positions!r}; choose 'preserve' or 'compact'")
+
+
+def _chosen(reduction: Reduction | None, tokens: VideoTokens) -> Reduction:
     """What enters: a reduction, if it is one of these tokens, or all of them."""
     if reduction is None:
         return prune(tokens, torch.arange(tokens.total, device=tokens.values.device))
@@ -272,72 +310,6 @@ def _same(one: Reduction, other: Reduction) -> bool:
     return torch.equal(one.anchor, other.anchor) and torch.equal(one.tokens, other.tokens)
 
 
-def load_model(
-    name: str | Path | None = None,
-    *,
-    device: str | torch.device | None = None,
-    dtype: str | torch.dtype | None = None,
-    trust_remote_code: bool = False,
-    safetensors_only: bool = True,
-) -> VideoModel:
-    """Load a Video-QA model: the bundled one, a folder, or a hub id, all by the same code.
-
-    Parameters
-    ----------
-    name : a folder or hub id of a checkpoint of one of the families in `vtc_lab.models.families.FAMILIES`, to which
-        `register_family` adds, or None for the bundled toy model.
-    device : "cpu", "cuda", "mps"; by default the best there is.
-    dtype : "float32", "bfloat16" or "float16"; by default float32 on a CPU, elsewhere bfloat16, or float16 where the
-        device does not compute in that.
-    trust_remote_code, safetensors_only : code from a checkpoint is not run and pickled weights are not read, unless
-        you say otherwise.
-
-    Returns
-    -------
-    VideoModel, in evaluation mode.
-
-    Raises
-    ------
-    VTCError
-        If there is no such checkpoint or device, its family is not supported, or, before anything is loaded, if free
-        memory is less than 1.2 times what the weights take.
-
-    Examples
-    --------
-    >>> load_model().network.config.model_type
-    'llava_onevision'
-    """
-    source = str(BUNDLED if name is None else name)
-    device = choose_device(device)
-    dtype = choose_dtype(dtype, device)
-    offline, weights = ask_hub(source)
-    given = {"trust_remote_code": trust_remote_code, "local_files_only": offline}
-    try:
-        config = AutoConfig.from_pretrained(source, **given)
-        if config.model_type not in FAMILIES:
-            raise VTCError(
-                f"{source} is a {config.model_type} model, and nothing says where those have their clips "
-                f"({suggest(config.model_type, FAMILIES)}); add the family with vtc.register_family"
-            )
-        demand_memory(source, config, weights, dtype, device)
-        network = AutoModelForImageTextToText.from_pretrained(
-            source, dtype=dtype, use_safetensors=safetensors_only or None, **given
-        )
-        processor = AutoProcessor.from_pretrained(source, **given)
-    except VTCError:
-        raise
-    except (OSError, ValueError, SafetensorError) as error:
-        reason = str(error).split("\n")[0]
-        if offline and not Path(source).exists():
-            reason = "there is no such folder, it is not in the cache, and the hub cannot be reached"
-        raise VTCError(f"no model could be loaded from {source}: {reason}") from error
-    local = Path(source).exists()
-    label, place = (Path(source).name, str(Path(source).resolve())) if local else (source, source)
-    spec = {"name": place, "device": device, "dtype": dtype}
-    spec |= {"trust_remote_code": trust_remote_code, "safetensors_only": safetensors_only}
-    return VideoModel(network.to(device).eval(), processor, label, spec)
-
-
 def _per_question(candidates: Sequence | None, questions: list[str], asked: str | Sequence[str]) -> list:
     if candidates is None:
         return [None] * len(questions)
@@ -345,3 +317,16 @@ def _per_question(candidates: Sequence | None, questions: list[str], asked: str 
     if len(lists) != len(questions):
         raise VTCError(f"{len(lists)} lists of candidates were given for {len(questions)} questions; give one each")
     return lists
+
+
+def describe_network(network: nn.Module) -> str:
+    """Size, place, precision and attention of a network in words.
+
+    >>> import vtc_lab as vtc
+    >>> describe_network(vtc.load_model().network)
+    '2.2 million parameters, on cpu in float32, sdpa attention'
+    """
+    size = sum(weight.numel() for weight in network.parameters())
+    size = f"{size / 1e9:.1f} billion" if size >= 1e9 else f"{size / 1e6:.1f} million"
+    place = f"on {network.device} in {str(network.dtype).removeprefix('torch.')}"
+    return f"{size} parameters, {place}, {network.config.get_text_config()._attn_implementation} attention"
