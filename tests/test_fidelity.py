@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 import vtc_lab as vtc
 from benchmarks.fidelity_cost import token_costs
 from vtc_lab.fidelity import answer_fidelity, divergence, fidelity, measures, total_variation
-from vtc_lab.models.video_model import Answer
+from vtc_lab.models.answers import Answer
 from vtc_lab.pixels import pixel_fidelity, rebuild
 
 SETTINGS = ["uniform", "random", "random-per-frame", "pool", "lftr", {"method": "lftr", "temporal": "select"}]

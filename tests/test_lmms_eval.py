@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 import vtc_lab as vtc
-from vtc_lab.models.video_model import BUNDLED
+from vtc_lab.models.loading import BUNDLED
 from vtc_lab.video import ROOT
 
 if find_spec("lmms_eval") is None:

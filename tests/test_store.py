@@ -17,7 +17,7 @@ import pytest
 import torch
 
 import vtc_lab as vtc
-from vtc_lab.models.video_model import BUNDLED
+from vtc_lab.models.loading import BUNDLED
 from vtc_lab.sweep import summary
 from vtc_lab.sweeps.store import COLUMNS, UNSAVED, Store, read_results
 

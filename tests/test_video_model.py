@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import vtc_lab as vtc
-from vtc_lab.models.video_model import BUNDLED
+from vtc_lab.models.loading import BUNDLED
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -95,6 +95,20 @@ def test_a_batch_of_questions_is_the_single_ones(model, case):
         assert list(answer.scores) == list(given)
 
 
+def test_candidates_that_begin_alike_are_weighed_whole(model, case):
+    clip, samples = case
+    reduced, sample = vtc.reduce(model.encode(clip), "lftr", ratio=4), samples[0]
+    answer = model.ask(sample["question"], clip, reduced)
+    texts = [answer.text, f"{answer.text} {answer.text}", next(c for c in sample["candidates"] if c != answer.text)]
+    whole = model.ask(sample["question"], clip, reduced, candidates=texts)
+    likely = model.likelihood(sample["question"], texts, clip, reduced)
+    assert [each.greedy for each in likely] == [True, False, False] and len(likely[1].logprobs) == 2
+    sums = torch.tensor([sum(each.logprobs) for each in likely])
+    assert list(whole.scores.values()) == pytest.approx(sums.softmax(0).tolist(), abs=1e-5)
+    assert likely[0].logprobs[0] == pytest.approx(float(answer.logits.log_softmax(0).max()), abs=1e-5)
+    assert max(whole.scores, key=whole.scores.get) == answer.text
+
+
 def test_merged_tokens_enter_as_they_are(model, case):
     """Replace the reduced tokens: the answer must follow them, or they never reached the model."""
     from dataclasses import replace
@@ -140,14 +154,17 @@ def test_errors_are_sentences(model, case, tmp_path):
         (lambda: model.ask("what ?", clip, positions="compackt"), "'preserve' or 'compact'"),
         (lambda: model.ask("what ?", clip, max_new_tokens=0), "max_new_tokens is 0"),
         (lambda: model.ask("what ?", clip, foreign), "768-channel tokens by 'pixels 128x128"),
-        (lambda: model.ask("what ?", clip, candidates=[""]), "first token"),
+        (lambda: model.ask("what ?", clip, candidates=[""]), "do not differ or are empty"),
         (lambda: vtc.load_model(cut), "cut"),
         (lambda: vtc.load_model(device="cudda"), "device is 'cudda'"),
         (lambda: model.ask("", clip), "is no question"),
         (lambda: model.ask([], clip), "is no question"),
         (lambda: model.ask("what ?", clip, wrong), "(4, 8, 8) grid"),
         (lambda: model.ask("what is <video> ?", clip), "'<video>'"),
-        (lambda: model.ask("what ?", clip, candidates=["red dog", "red cat"]), "first token"),
+        (lambda: model.ask("what ?", clip, candidates=["red", "red"]), "do not differ or are empty"),
+        (lambda: model.ask("what ?", clip, candidates=["red", 3]), "give a list of texts"),
+        (lambda: model.likelihood("what ?", "red", clip), "give a list of texts"),
+        (lambda: model.likelihood(" ", ["red"], clip), "is no question"),
         (lambda: model.ask(["a", "b"], clip, candidates=[["x"]]), "1 lists of candidates"),
         (lambda: vtc.load_model(tmp_path / "nowhere"), "nowhere"),
         (lambda: vtc.load_model(empty), "empty"),

@@ -17,9 +17,8 @@ from tiny_checkpoints import TINY, frames
 import vtc_lab as vtc
 from vtc_lab.models.compress import compress
 from vtc_lab.models.families import FAMILIES
-from vtc_lab.models.loading import count_weights, free_memory
-from vtc_lab.models.prompts import ask_processor
-from vtc_lab.models.video_model import BUNDLED
+from vtc_lab.models.loading import BUNDLED, count_weights, free_memory
+from vtc_lab.models.prompts import ask_processor, rows_of
 from vtc_lab.video import ROOT
 
 FRAMES = 6
@@ -101,6 +100,30 @@ def test_asked_together_as_asked_alone(loaded, family) -> None:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
+def test_how_likely_answers_are(loaded, family) -> None:
+    model, clip = loaded(family), clip_of(3)
+    texts, tokenizer = ["red circle", "red", "red square moves left"], model.processor.tokenizer
+    codes = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
+    for method, ratio in (("random", 3), ("pool", 4), (None, 1)):
+        reduced = vtc.reduce(model.encode(clip), method, ratio=ratio) if method else None
+        found, sums = model.likelihood(QUESTIONS[0], texts, clip, reduced), []
+        for code, continuation in zip(codes, found, strict=True):
+            inputs = dict(own_way(model, clip, QUESTIONS[0]))
+            for name in rows_of(inputs):
+                more = torch.tensor([code]) if name == "input_ids" else torch.full((1, len(code)), name[0] == "a")
+                inputs[name] = torch.cat([inputs[name], more.to(inputs[name])], 1)
+            inputs = compress(model.network, inputs, method, ratio) if method else inputs
+            with torch.no_grad():
+                logits = model.network(**inputs).logits[0, -len(code) - 1 : -1].log_softmax(-1)
+            expected = logits[range(len(code)), code]
+            torch.testing.assert_close(torch.tensor(continuation.logprobs), expected, atol=1e-4, rtol=0)
+            assert continuation.greedy == (logits.argmax(-1).tolist() == code)
+            sums.append(float(expected.sum()))
+        answer = model.ask(QUESTIONS[0], clip, reduced, candidates=texts, max_new_tokens=3)
+        assert list(answer.scores.values()) == pytest.approx(torch.tensor(sums).softmax(0).tolist(), abs=1e-4)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
 def test_sweep(loaded, family) -> None:
     model = loaded(family)
     samples = [{"clip": clip_of(n), "question": q, "answer": "red"} for n in (1, 2) for q in QUESTIONS[:2]]
@@ -124,7 +147,7 @@ def test_the_explorer_shows_one_frame_of_each_pair(loaded, tmp_path) -> None:
 
 def test_a_model_that_is_loaded_is_not_loaded_again(loaded, monkeypatch) -> None:
     model = loaded("llava_next_video")
-    monkeypatch.setattr("vtc_lab.models.video_model.load_model", None)  # whoever calls it gets an error on show
+    monkeypatch.setattr("vtc_lab.models.loading.load_model", None)  # whoever calls it gets an error on show
     explorer = vtc.explore(model, clip="data/clips/dog.mp4", frames=4, question="what ?")
     assert explorer.message == "" and f"Tokens: {model.name}" in explorer._code.value
     assert (explorer.state["encoder"], explorer.state["model"]) == ("video-qa model", model.spec["name"])
@@ -197,7 +220,7 @@ def closed(*_, **__):
 socket.socket.connect = closed
 socket.getaddrinfo = closed
 import vtc_lab as vtc
-from vtc_lab.models.video_model import load_model
+from vtc_lab.models.loading import load_model
 begun = time.perf_counter()
 try:
     load_model("somebody/some-model-7b")
@@ -228,7 +251,8 @@ def test_the_line_says_what_it_is(loaded, family) -> None:
     model = loaded(family)
     clip = vtc.Clip(np.zeros((16, 360, 640, 3), np.uint8), np.arange(16.0))
     each = model.encode(clip).total / 16
-    assert repr(model).startswith(f"<{FAMILIES[family].name}, 0.0 million")
+    size = sum(weight.numel() for weight in model.network.parameters()) / 1e6
+    assert repr(model).startswith(f"<{FAMILIES[family].name}, {size:.1f} million")
     assert repr(model).endswith(f", {each:g} tokens a frame (16 of 640x360)>")
 
 

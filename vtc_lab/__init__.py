@@ -93,7 +93,7 @@ _LATER = {
     "Family": "vtc_lab.models.families",
     "compress": "vtc_lab.models.compress",
     "engaged": "vtc_lab.models.compress",
-    "load_model": "vtc_lab.models.video_model",
+    "load_model": "vtc_lab.models.loading",
     "register_family": "vtc_lab.models.families",
 }
 

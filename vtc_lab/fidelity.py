@@ -14,7 +14,7 @@ from vtc_lab.reduce.ops import blocks, coverage, few_threads
 from vtc_lab.tokens import Reduction, VideoTokens, VTCError, suggest
 
 if TYPE_CHECKING:  # importing the model imports transformers, which takes seconds
-    from vtc_lab.models.video_model import Answer
+    from vtc_lab.models.answers import Answer
 
 _FLAT = 1e-10  # rows whose variance is below this share of their energy are all equal, up to the rounding of float32
 

@@ -105,7 +105,7 @@ def name_of(model: VideoModel | str | None) -> str:
         return model or ""
     if not hasattr(model, "ask_each"):
         raise VTCError(f"model is a {type(model).__name__}; give what load_model returns, a folder or a hub id")
-    from vtc_lab.models.video_model import BUNDLED  # whoever has a model has imported it
+    from vtc_lab.models.loading import BUNDLED  # whoever has a model has imported it
 
     name = model.spec["name"] if model.spec else model.name
     return "" if Path(name) == BUNDLED else name
@@ -235,6 +235,6 @@ def _encoder(name: str, model: VideoModel | str) -> Pixels | EfficientNetLite0 |
         return load_encoder(name)
     if not isinstance(model, str):
         return model
-    from vtc_lab.models.video_model import load_model  # transformers takes seconds to import
+    from vtc_lab.models.loading import load_model  # transformers takes seconds to import
 
     return load_model(model or None)

@@ -308,7 +308,7 @@ def _put(place: widgets.HTML, text: str, kind: str = "said") -> None:
 
 @lru_cache(maxsize=1)
 def _load(name: str) -> VideoModel:
-    from vtc_lab.models.video_model import load_model
+    from vtc_lab.models.loading import load_model
 
     return load_model(name or None)
 

@@ -23,7 +23,8 @@ from lmms_eval.models.model_utils.gen_metrics import log_metrics
 from loguru import logger
 from tqdm import tqdm
 
-from vtc_lab.models.video_model import Answer, load_model
+from vtc_lab.models.answers import Answer
+from vtc_lab.models.loading import load_model
 from vtc_lab.reduce.registry import get_method, needs_saliency, reduce
 from vtc_lab.sweeps.plan import variants
 from vtc_lab.tokens import Clip, Reduction, VTCError
@@ -62,7 +63,7 @@ class VTC(lmms):
 
     Examples
     --------
-    >>> from vtc_lab.models.video_model import BUNDLED
+    >>> from vtc_lab.models.loading import BUNDLED
     >>> VTC(BUNDLED, method="lftr", ratio=8, temporal="select").reduction
     {'method': 'lftr', 'ratio': 8, 'temporal': 'select'}
     """

@@ -45,7 +45,8 @@ class _Parcel:
 
 def environment(methods: Iterable[str] = ()) -> str:
     """The libraries and the code here, of reading, encoding, asking, comparing and some methods."""
-    from vtc_lab.models.video_model import VideoModel, load_model
+    from vtc_lab.models.loading import load_model
+    from vtc_lab.models.video_model import VideoModel
 
     code = code_hash(work, VideoModel, load_model, *(_METHODS[name].run for name in methods if name in _METHODS))
     code = digest(code, file_hash(ROOT / "vtc_lab" / "_decode.py"))[:12]
@@ -88,7 +89,7 @@ def _run(parcel: _Parcel) -> list[Finished]:
 
 
 def _model(parcel: _Parcel) -> VideoModel:
-    from vtc_lab.models.video_model import load_model
+    from vtc_lab.models.loading import load_model
 
     if parcel.weights not in _LOADED:
         _LOADED.clear()
