@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 import subprocess
 import sys
 
@@ -322,7 +324,10 @@ def test_a_run_that_did_not_happen_did_not_engage() -> None:
         ({"input_ids": None}, {}, ["processor", "unchanged"]),
         ({"attention_mask": torch.ones(1, 3)}, {}, ["processor", "unchanged"]),
         ({"mm_encoder_outputs": {}}, {}, ["mm_encoder_outputs", "unchanged"]),
-        ({"input_ids": torch.ones(1, 27, dtype=torch.long)}, {}, ["0 places", "25 features", "video"]),
+        ({"input_ids": torch.ones(1, 27, dtype=torch.long)}, {}, ["0 places", "25 features", "video token 5"]),
+        ({"input_ids": [[1, 2, 3]]}, {}, ["input_ids is a list", "return_tensors='pt'"]),
+        ({"input_ids": torch.ones(27, dtype=torch.long)}, {}, ["input_ids has shape (27,)", "unchanged"]),
+        ({"position_ids": torch.ones(1, 27)}, {}, ["position_ids", "unchanged"]),
     ],
 )
 def test_errors(changes, options, words) -> None:
@@ -331,6 +336,84 @@ def test_errors(changes, options, words) -> None:
     with pytest.raises(vtc.VTCError) as caught:
         compress(model, inputs, **{"method": "lftr", "ratio": 4, **options})
     assert_sentence(caught, *words)
+
+
+@pytest.mark.parametrize("inputs", [None, "what moves ?", torch.ones(1, 3)])
+def test_inputs_that_no_processor_made(inputs) -> None:
+    with pytest.raises(vtc.VTCError, match=f"inputs is a {type(inputs).__name__}; give what the processor made"):
+        compress(load("llava_onevision")[0], inputs, "lftr", ratio=4)
+
+
+@pytest.mark.parametrize("model", [None, "some/where"])
+def test_what_is_no_model(model) -> None:
+    with pytest.raises(vtc.VTCError, match="model is a .*; give the model itself, loaded by from_pretrained"):
+        compress(model, {}, "lftr", ratio=4)
+
+
+def test_a_wrapped_model_is_unwrapped() -> None:
+    model, processor = load("qwen3_vl")
+    inputs, lora = prompt("qwen3_vl", processor, ROW), torch.nn.Module()  # PEFT's models have this method
+    lora.get_base_model = lambda: model
+    expected = compress(model, inputs, "random", ratio=4)
+    for wrapped in (torch.compile(model), torch.nn.DataParallel(model), lora):
+        reduced = compress(wrapped, inputs, "random", ratio=4)
+        with engaged(wrapped, reduced):
+            same(logits(model, reduced), logits(model, expected))
+
+
+def test_other_inputs_than_compress_gave_are_told() -> None:
+    model, processor = load("llava")
+    reduced = compress(model, prompt("llava", processor, ROW), "random", ratio=4)
+    for wrong in (dict(reduced), model):
+        with pytest.raises(vtc.VTCError, match="give what compress returned"), engaged(model, wrong):
+            logits(model, reduced)
+
+
+@pytest.mark.parametrize("family", ["llava_onevision", "qwen3_vl"])
+def test_copies_have_everything_and_move_whole(family) -> None:
+    model, processor = load(family)
+    reduced = compress(model, prompt(family, processor, ROW), "pool", ratio=4)
+    expected = logits(model, reduced)
+    for again in (copy.copy(reduced), copy.deepcopy(reduced), pickle.loads(pickle.dumps(reduced))):
+        assert [each.ledger for each in again.reductions] == [each.ledger for each in reduced.reductions]
+        with engaged(model, again):
+            assert torch.equal(logits(model, again), expected)
+    output = copy.deepcopy(reduced).to(torch.bfloat16)["mm_encoder_outputs"]["video"]
+    assert {x.dtype for x in flat(output.values())} == {torch.bfloat16}
+    moved = copy.deepcopy(reduced).to("meta")
+    assert {x.device.type for x in flat([*moved["mm_encoder_outputs"]["video"].values(), moved["input_ids"]])} == {
+        "meta"
+    }
+
+
+def flat(values) -> list[torch.Tensor]:
+    """All tensors in lists within lists."""
+    return [x for value in values for x in ([value] if isinstance(value, torch.Tensor) else flat(value or ()))]
+
+
+def test_prompt_lookup_decodes_what_greedy_does() -> None:
+    """Its first guesses run together with the prompt."""
+    model, processor = load("llava_onevision")
+    inputs = prompt("llava_onevision", processor, ("what moves", frames(1), "what moves what moves what moves"))
+    reduced = compress(model, inputs, "random", ratio=4)
+    with engaged(model, reduced):
+        guessed = generate(model, reduced, prompt_lookup_num_tokens=4, max_matching_ngram_size=1)
+    assert torch.equal(guessed.sequences, generate(model, reduced).sequences)
+
+
+def test_pictures_that_are_not_square() -> None:
+    """LLaVA with a Pixtral tower takes pictures as they are."""
+    tower = hf.PixtralVisionConfig(hidden_size=16, intermediate_size=24, num_hidden_layers=1, num_attention_heads=2)
+    tower.patch_size = 8
+    config = load("llava")[0].config.to_dict() | {"vision_config": tower.to_dict(), "vision_feature_layer": -1}
+    model = hf.LlavaForConditionalGeneration(
+        hf.LlavaConfig(**config | {"vision_feature_select_strategy": "full"})
+    ).eval()
+    ids = torch.tensor([[7, *[model.config.image_token_id] * 32, 8]])
+    inputs = {"input_ids": ids, "pixel_values": torch.rand(2, 3, 16, 64), "image_sizes": torch.tensor([[16, 64]] * 2)}
+    reduced = compress(model, inputs, "random", ratio=4)
+    assert reduced.reductions[0].grid == (2, 2, 8)
+    assert torch.equal(logits(model, compress(model, inputs, "random", ratio=1)), logits(model, inputs))
 
 
 def test_a_picture_whose_pixels_are_missing_is_told() -> None:

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import tiny_checkpoints
 import torch
+from safetensors.torch import load_file, save_file
 from tiny_checkpoints import TINY, frames
 
 import vtc_lab as vtc
@@ -56,6 +57,7 @@ def own_way(model, clip: vtc.Clip, question: str):
     if pictures:
         return model.processor(text=text, images=list(clip.frames), return_tensors="pt")
     times = {"fps": 2, "frames_indices": list(range(len(clip))), "total_num_frames": len(clip)}
+    times["duration"] = len(clip) / 2
     told = {"video_metadata": [times], "do_sample_frames": False}
     return model.processor(text=text, videos=[clip.frames], videos_kwargs=told, return_tensors="pt")
 
@@ -256,6 +258,46 @@ def test_the_line_says_what_it_is(loaded, family) -> None:
     assert repr(model).endswith(f", {each:g} tokens a frame (16 of 640x360)>")
 
 
+def test_what_cannot_be_loaded_is_told_in_one_sentence(loaded, tmp_path) -> None:
+    folder = Path(shutil.copytree(loaded("llava_next_video").spec["name"], tmp_path / "odd"))
+    weights = load_file(folder / "model.safetensors")
+    projector = {name: weight for name, weight in weights.items() if "projector" in name}
+    rest = {name: weight for name, weight in weights.items() if name not in projector}
+    save_file(rest, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(vtc.VTCError, match=f"lacks {len(projector)} of its model's weights, .*projector.* whole"):
+        vtc.load_model(folder)
+    narrow = {name: weight[:1] if name in projector else weight for name, weight in weights.items()}
+    save_file(narrow, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(vtc.VTCError, match="could be loaded from .*: RuntimeError"):
+        vtc.load_model(folder)
+    torch.save(weights, folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(vtc.VTCError, match="pickled, .*safetensors_only=False"):
+        vtc.load_model(folder)
+    assert vtc.load_model(folder, safetensors_only=False).family.name == "LLaVA-NeXT-Video"
+    for wrong, words in (
+        (folder / "config.json", "config.json is a file; give the folder"),
+        (loaded("llava_next_video"), "model is <LLaVA-NeXT-Video.*; give a folder or a hub id"),
+        ("/no/such/folder", "could be loaded from /no/such/folder: there is no such folder$"),
+    ):
+        with pytest.raises(vtc.VTCError, match=words):
+            vtc.load_model(wrong)
+
+
+def test_a_numbered_cpu_is_a_cpu(loaded) -> None:
+    assert vtc.load_model(loaded("llava").spec["name"], device="cpu:0").network.dtype == torch.float32
+
+
+def test_a_folder_in_the_home(loaded, tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("HOME", str(Path(loaded("llava").spec["name"]).parent))
+    assert vtc.load_model("~/llava").family.name == "LLaVA"
+
+
+def test_what_is_no_reduction_is_told(loaded) -> None:
+    with pytest.raises(vtc.VTCError, match="reduction is 'lftr'; give what vtc.reduce returns"):
+        loaded("llava").ask("what ?", clip_of(1), "lftr")
+
+
 # --- chat templates ----------------------------------------------------------------------------------------------
 
 
@@ -267,6 +309,24 @@ def test_without_a_chat_template_nobody_knows_how_to_ask(folder) -> None:
     model.processor.chat_template = (
         "{{ messages[0]['content'][-1]['text'] }} {% for part in messages[0]['content'][:-1] %}<image>{% endfor %} :"
     )
+    for _ in range(2):  # the second time as well
+        with pytest.raises(vtc.VTCError, match="question behind the clip"):
+            model.ask("what ?", clip_of(1))
+    model.processor.chat_template = "{{ raise_exception('no such role') }}"
+    with pytest.raises(vtc.VTCError, match="a chat template that fails .*no such role"):
+        model.encode(clip_of(1))
+    assert repr(model).startswith("<LLaVA, ") and "chat template that fails" in repr(model)
+
+
+def test_a_chat_template_with_nothing_behind_the_question(folder, loaded) -> None:
+    model = vtc.load_model(loaded("llava_onevision").spec["name"])
+    template = "<video> {{ messages[0]['content'][-1]['text'] }}"
+    model.processor.chat_template = template
+    asked = [model.ask(question, clip_of(1)).logits for question in QUESTIONS]
+    for question, logits in zip(QUESTIONS, asked, strict=True):
+        inputs = model.processor(text=f"<video> {question}", videos=[clip_of(1).frames], return_tensors="pt")
+        torch.testing.assert_close(logits, first_logits(model, inputs), atol=1e-4, rtol=0)
+    model.processor.chat_template = "{{ messages[0]['content'][-1]['text'] }} <video>"
     with pytest.raises(vtc.VTCError, match="question behind the clip"):
         model.ask("what ?", clip_of(1))
 

@@ -19,8 +19,8 @@ import vtc_lab.models.torchvision_ops  # noqa: F401  (before transformers)
 from transformers import BatchFeature
 # isort: on
 
-from vtc_lab.models.families import family_of
-from vtc_lab.models.prompt_clips import Encoded, EncodedPrompt, arguments, encode_prompt, rows
+from vtc_lab.models.families import bare, family_of
+from vtc_lab.models.prompt_clips import Encoded, EncodedPrompt, arguments, encode_prompt, on_device, places_of, rows
 from vtc_lab.reduce.ops import weighted_sums
 from vtc_lab.reduce.registry import needs_saliency, reduce
 from vtc_lab.tokens import Reduction, VTCError
@@ -43,6 +43,26 @@ class CompressedInputs(BatchFeature):
             return {modality: copy.copy(output) for modality, output in value.items()}
         return value
 
+    def __getstate__(self) -> dict[str, object]:
+        return {"data": self.data, "reductions": self.reductions}
+
+    def __setstate__(self, state: dict[str, object]) -> None:
+        self.data, self.reductions = state["data"], state["reductions"]
+
+    def to(self, *args: object, **kwargs: object) -> CompressedInputs:
+        """Move to a device, floating point numbers also to a dtype, in place as `BatchFeature.to` does."""
+        super().to(*args, **kwargs)
+        for output in self.data.get("mm_encoder_outputs", {}).values():
+            for name, value in output.items():
+                output[name] = _moved(value, *args, **kwargs)
+        return self
+
+
+def _moved(features: Tensor | list, *args: object, **kwargs: object) -> Tensor | list:
+    return (
+        features.to(*args, **kwargs) if isinstance(features, Tensor) else [_moved(x, *args, **kwargs) for x in features]
+    )
+
 
 def compress(
     model: nn.Module,
@@ -58,7 +78,8 @@ def compress(
 
     Parameters
     ----------
-    model : a model of Hugging Face, of one of the families in `vtc_lab.models.families.FAMILIES`.
+    model : a model of Hugging Face, of one of the families in `vtc_lab.models.families.FAMILIES`, or one of those
+        wrapped by `torch.compile`, PEFT or `load_model`.
     inputs : what its processor made of a prompt, or of a padded batch of them, with clips, pictures, both or neither.
     method, ratio, options : as for `vtc.reduce`; the ratio is that of each clip.
     positions : "preserve" leaves every token at the position it had in the full prompt. "compact" numbers what stays
@@ -71,6 +92,7 @@ def compress(
     -------
     CompressedInputs, on the model's device; without any clip all entries are the ones given. Prompts of which different
         numbers of tokens stay are padded on the side on which they were, else on the left, as `generate` wants it.
+        Clips are encoded without gradients.
 
     Raises
     ------
@@ -80,8 +102,9 @@ def compress(
 
     Notes
     -----
-    Positions with gaps need the cache of `generate`, which is on by default: without cache and padding, transformers
-    takes each gap for the border between two prompts. `engaged` notices that.
+    Positions with gaps need the cache of `generate`, which is on by default: `generate` without cache, and without
+    padding, takes each gap for the border between two prompts. `engaged` notices that. A decoding loop of your own
+    must go on counting from the last of `position_ids`; left to itself, a model counts the tokens.
 
     Examples
     --------
@@ -96,9 +119,10 @@ def compress(
     """
     if positions not in ("preserve", "compact"):
         raise VTCError(f"positions is {positions!r}; choose 'preserve' or 'compact'")
+    model = bare(model)
     prompt = encode_prompt(model, inputs, saliency=needs_saliency(method, options), clips=clips)
     if prompt is None:
-        return CompressedInputs(inputs)
+        return CompressedInputs({key: on_device(value, model) for key, value in inputs.items()})
     return put_back(model, prompt, [reduce(tokens, method, ratio, **options) for tokens in prompt.tokens], positions)
 
 
@@ -178,12 +202,16 @@ def engaged(model: nn.Module, inputs: CompressedInputs) -> Iterator[None]:
     Traceback (most recent call last):
     vtc_lab.tokens.VTCError: 0 of 65 reduced visual tokens reached the language model; the reduction did not engage
     """
+    model = bare(model)
+    if not isinstance(inputs, CompressedInputs):
+        raise VTCError(f"inputs is a {type(inputs).__name__}; give what compress returned, not a copy as a dict")
     ids, seen, here = inputs["input_ids"], [], threading.get_ident()
+    width = ids.shape[1]
 
     def note(_: nn.Module, args: tuple, given: dict) -> None:
         if threading.get_ident() != here:  # an explorer asks on a thread of its own, maybe the same model
             return
-        if sum(part["inputs_embeds"].shape[1] for part in seen) < ids.shape[1]:  # the prompt, whole or in chunks
+        if sum(part["inputs_embeds"].shape[1] for part in seen) < width:  # the prompt, whole or in chunks
             seen.append(given)
 
     handle = model.get_decoder().register_forward_pre_hook(note, with_kwargs=True)
@@ -193,15 +221,18 @@ def engaged(model: nn.Module, inputs: CompressedInputs) -> Iterator[None]:
         handle.remove()
     if not inputs.reductions:
         return
-    modality = family_of(model).modality
-    places, reached = ids == getattr(model.config, f"{modality}_token_id"), 0
-    features = rows(inputs["mm_encoder_outputs"][modality].pooler_output)
-    given = torch.cat([part["inputs_embeds"] for part in seen], 1) if seen else features.new_zeros(0, 0, 0)
+    places, reached = places_of(model, family_of(model).modality, inputs), 0
+    features = rows(inputs["mm_encoder_outputs"][family_of(model).modality].pooler_output)
+    # Assisted decoding runs its first guesses with the prompt.
+    given = torch.cat([part["inputs_embeds"] for part in seen], 1)[:, :width] if seen else features.new_zeros(0, 0, 0)
     beams = len(given) // len(ids)
-    if beams and given.shape[1] == ids.shape[1]:
-        alike = [(given[beam::beams][places] == features.to(given)).all(-1) for beam in range(beams)]
-        reached = int(torch.stack(alike).all(0).sum())
-    if reached != len(features) or given.shape[1] != ids.shape[1]:
+    if beams and given.shape[1] == width:
+        # They stand in the place of the placeholder's own embedding; Molmo2 adds them to it.
+        features = features.to(given)
+        added = features + model.get_input_embeddings()(ids[places]).to(given)
+        arrived = [given[beam::beams][places] for beam in range(beams)]
+        reached = min(int(((each == features).all(-1) | (each == added).all(-1)).sum()) for each in arrived)
+    if reached != len(features) or given.shape[1] != width:
         raise VTCError(
             f"{reached} of {len(features)} reduced visual tokens reached the language model; the reduction did not "
             "engage"
@@ -210,13 +241,13 @@ def engaged(model: nn.Module, inputs: CompressedInputs) -> Iterator[None]:
     alive = inputs["attention_mask"].repeat_interleave(beams, 0).bool().expand_as(wanted)
     taken = [part.get("position_ids") for part in seen]
     lost = any(part is None or part.shape[0] not in (1, wanted.shape[0]) for part in taken)
-    if lost or not torch.equal(torch.cat(taken, -1).expand_as(wanted)[alive], wanted[alive]):
+    if lost or not torch.equal(torch.cat(taken, -1)[..., :width].expand_as(wanted)[alive], wanted[alive]):
         raise VTCError(
             f"{type(model).__name__} put positions of its own in the place of those given; compress with "
             "positions='compact'"
         )
-    bare = any(part.get("attention_mask") is None and part.get("past_key_values") is None for part in seen)
-    if bare and bool((wanted.view(-1, *wanted.shape[-2:])[0].diff() != 1).any()):
+    uncached = any(part.get("attention_mask") is None and part.get("past_key_values") is None for part in seen)
+    if uncached and bool((wanted.view(-1, *wanted.shape[-2:])[0].diff() != 1).any()):
         raise VTCError(
             "gaps between positions were taken for borders between prompts; leave use_cache on, or compress with "
             "positions='compact'"

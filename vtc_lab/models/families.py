@@ -72,6 +72,9 @@ def square_frames(core: nn.Module, inputs: Mapping[str, Tensor], count: int) -> 
 
 def square_pictures(core: nn.Module, inputs: Mapping[str, Tensor], count: int) -> list[Grid]:
     """The grids of (n, 3, H, W) pixels of pictures which all become the same square of patches."""
+    if "image_sizes" in inputs:  # LLaVA with a Pixtral tower: each picture as it is
+        side = core.config.vision_config.patch_size * getattr(core.config, "spatial_merge_size", 1)
+        return [(1, height // side, width // side) for height, width in inputs["image_sizes"].tolist()]
     pictures = len(inputs["pixel_values"])
     side = math.isqrt(count // pictures)
     return [(1, side, side)] * pictures
@@ -173,6 +176,31 @@ def register_family(model_type: str, family: Family) -> None:
     >>> register_family("llava", FAMILIES["llava"])
     """
     FAMILIES[model_type] = family
+
+
+def bare(model: object) -> nn.Module:
+    """The model of transformers within what wraps it: `torch.compile`, PEFT, `nn.DataParallel` or `load_model`.
+
+    Raises
+    ------
+    VTCError
+        If there is none.
+
+    Examples
+    --------
+    >>> import vtc_lab as vtc
+    >>> bundled = vtc.load_model()
+    >>> bare(bundled) is bundled.network
+    True
+    """
+    if hasattr(model, "get_base_model"):  # PEFT's
+        return bare(model.get_base_model())
+    for name in ("_orig_mod", "module", "network"):
+        if hasattr(model, name):
+            return bare(getattr(model, name))
+    if not isinstance(model, nn.Module):
+        raise VTCError(f"model is a {type(model).__name__}; give the model itself, loaded by from_pretrained")
+    return model
 
 
 def family_of(model: nn.Module) -> Family:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import re
 from pathlib import Path
 
 import psutil
 import torch
 from huggingface_hub import HfApi, try_to_load_from_cache
 from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError
-from safetensors import SafetensorError
 
 # isort: off
 import vtc_lab.models.torchvision_ops  # noqa: F401  (before transformers)
@@ -63,7 +64,7 @@ def load_model(
     >>> load_model().network.config.model_type
     'llava_onevision'
     """
-    source = str(BUNDLED if name is None else name)
+    source = _source(name)
     device = choose_device(device)
     dtype = choose_dtype(dtype, device)
     offline, weights = ask_hub(source)
@@ -76,22 +77,47 @@ def load_model(
                 f"({suggest(config.model_type, FAMILIES)}); add the family with vtc.register_family"
             )
         demand_memory(source, config, weights, dtype, device)
-        network = AutoModelForImageTextToText.from_pretrained(
-            source, dtype=dtype, use_safetensors=safetensors_only or None, **given
+        network, told = AutoModelForImageTextToText.from_pretrained(
+            source, dtype=dtype, use_safetensors=safetensors_only or None, output_loading_info=True, **given
         )
+        if lacking := sorted(told["missing_keys"]):
+            raise VTCError(
+                f"{source} lacks {len(lacking)} of its model's weights, {', '.join(lacking[:3])} among them; "
+                "give a checkpoint that is whole"
+            )
         processor = AutoProcessor.from_pretrained(source, **given)
     except VTCError:
         raise
-    except (OSError, ValueError, SafetensorError) as error:
-        reason = str(error).split("\n")[0]
-        if offline and not Path(source).exists():
-            reason = "there is no such folder, it is not in the cache, and the hub cannot be reached"
-        raise VTCError(f"no model could be loaded from {source}: {reason}") from error
+    except Exception as error:  # of transformers, of whatever a checkpoint asks for, or of its own code
+        raise VTCError(f"no model could be loaded from {source}: {_reason(source, offline, error)}") from error
     local = Path(source).exists()
     label, place = (Path(source).name, str(Path(source).resolve())) if local else (source, source)
     spec = {"name": place, "device": device, "dtype": dtype}
     spec |= {"trust_remote_code": trust_remote_code, "safetensors_only": safetensors_only}
     return VideoModel(network.to(device).eval(), processor, label, spec)
+
+
+def _source(name: str | os.PathLike | None) -> str:
+    """The folder or hub id to load from."""
+    if name is None:
+        return str(BUNDLED)
+    if not isinstance(name, str | os.PathLike) or not str(name):
+        raise VTCError(f"model is {name!r:.60}; give a folder or a hub id")
+    place = Path(name).expanduser()
+    if place.is_file():
+        raise VTCError(f"{name} is a file; give the folder in which it is")
+    return str(place) if place.exists() else str(name)
+
+
+def _reason(source: str, offline: bool, error: Exception) -> str:
+    """Why a model could not be loaded, in one line."""
+    folder, line = Path(source), str(error).strip().split("\n")[0]
+    if not folder.exists() and (offline or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", source)):
+        away = "" if folder.is_absolute() else ", it is not in the cache, and the hub cannot be reached"
+        return f"there is no such folder{away}"
+    if any(folder.glob("*.bin")) and not any(folder.glob("*.safetensors")):
+        return "its weights are pickled, which can run code; pass safetensors_only=False if you trust them"
+    return line if isinstance(error, OSError | ValueError) else f"{type(error).__name__}: {line}"
 
 
 def choose_device(device: str | torch.device | None) -> str:
@@ -128,7 +154,7 @@ def choose_dtype(dtype: str | torch.dtype | None, device: str) -> torch.dtype:
     >>> choose_dtype(None, "cpu"), choose_dtype("float16", "cpu")
     (torch.float32, torch.float16)
     """
-    if dtype is None and device == "cpu":
+    if dtype is None and device.split(":")[0] == "cpu":
         return torch.float32
     if dtype is None:
         kind = device.split(":")[0]
@@ -214,7 +240,7 @@ def count_weights(folder: Path) -> int:
     2150912
     """
     index = folder / "model.safetensors.index.json"
-    files = sorted(folder.glob("*.safetensors")) if folder.is_dir() else []
+    files = sorted(folder.glob("model*.safetensors")) if folder.is_dir() else []
     if index.is_file():
         listed = json.loads(index.read_text())
         shards = {folder / name for name in listed["weight_map"].values()}

@@ -19,6 +19,8 @@ from vtc_lab.models.families import Family, family_of
 from vtc_lab.models.saliency import watch_saliency
 from vtc_lab.tokens import VideoTokens, VTCError
 
+_MADE_LATER = ("mm_encoder_outputs", "inputs_embeds", "position_ids", "past_key_values")
+
 
 @dataclass
 class Encoded(BaseModelOutputWithPooling):
@@ -83,14 +85,12 @@ def encode_prompt(
     (4, 8, 8)
     """
     family, core = family_of(model), model.base_model
-    ids, mask = inputs.get("input_ids"), inputs.get("attention_mask")
-    if ids is None or "mm_encoder_outputs" in inputs or (mask is not None and mask.shape != ids.shape):
-        raise VTCError(f"the inputs hold {', '.join(inputs) or 'nothing'}; give what the processor made, unchanged")
+    _check_inputs(inputs)
     if clips is not None and family.modality == "video":
         raise VTCError(f"{family.name}'s processor marks clips itself; leave out clips={clips!r:.60}")
     if inputs.get(family.pixels) is None:
         return None
-    here = {key: value.to(core.device) if isinstance(value, Tensor) else value for key, value in inputs.items()}
+    here = {key: on_device(value, model) for key, value in inputs.items()}
     output, scores, source, seconds = _encode(core, family, here, saliency)
     outputs = {family.modality: output}
     if family.modality == "video" and here.get(family.stills) is not None:
@@ -98,7 +98,8 @@ def encode_prompt(
     features, places = rows(output.pooler_output).to(core.device), places_of(model, family.modality, here)
     grids = family.grids(core, here, len(features))
     for modality, each in outputs.items():
-        _demand_as_many(family, modality, len(rows(each.pooler_output)), places_of(model, modality, here).sum())
+        token = f"{modality} token {getattr(model.config, f'{modality}_token_id')}"
+        _demand_as_many(family, token, len(rows(each.pooler_output)), places_of(model, modality, here).sum())
     sizes = [t * (family.cls + h * w) + family.newline for t, h, w in grids]
     _demand_as_many(family, f"{grids!r:.60}", sum(sizes), len(features))
     where = [
@@ -117,6 +118,27 @@ def encode_prompt(
         for index in where
     ]
     return EncodedPrompt(tokens, where, features, places, sizes, outputs, here, seconds) if where else None
+
+
+def on_device(value: object, model: nn.Module) -> object:
+    """A tensor on a model's device; anything else as it is."""
+    return value.to(model.device) if isinstance(value, Tensor) else value
+
+
+def _check_inputs(inputs: Mapping[str, object]) -> None:
+    if not isinstance(inputs, Mapping):
+        raise VTCError(f"inputs is a {type(inputs).__name__}; give what the processor made")
+    ids, mask = inputs.get("input_ids"), inputs.get("attention_mask")
+    ready = [name for name in _MADE_LATER if inputs.get(name) is not None]
+    if ids is None or ready:
+        raise VTCError(
+            f"the inputs hold {', '.join(ready or inputs) or 'nothing'}; give what the processor made, unchanged"
+        )
+    for name, value in (("input_ids", ids), ("attention_mask", ids if mask is None else mask)):
+        if not isinstance(value, Tensor):
+            raise VTCError(f"{name} is a {type(value).__name__}; call the processor with return_tensors='pt'")
+        if value.ndim != 2 or value.shape != ids.shape:
+            raise VTCError(f"{name} has shape {tuple(value.shape)}; give what the processor made, unchanged")
 
 
 def rows(features: Tensor | Sequence[Tensor]) -> Tensor:

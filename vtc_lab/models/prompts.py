@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import torch
+from jinja2 import TemplateError
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -39,9 +40,12 @@ def ask_processor(processor: object, family: Family, clip: Clip, question: str) 
     message = {"role": "user", "content": [*content, {"type": "text", "text": question}]}
     try:
         prompt = processor.apply_chat_template([message], add_generation_prompt=True)
-    except ValueError as error:
+    except (ValueError, TypeError, TemplateError) as error:
+        reason = "has no chat template"
+        if getattr(processor, "chat_template", None):
+            reason = f"has a chat template that fails ({' '.join(str(error).split()):.120})"
         raise VTCError(
-            f"{family.name} cannot be asked, its checkpoint has no chat template; set model.processor.chat_template"
+            f"{family.name} cannot be asked, its checkpoint {reason}; set model.processor.chat_template"
         ) from error
     given = {"images": [list(clip.frames)]}
     if takes_videos:
@@ -61,7 +65,8 @@ def _times(clip: Clip) -> dict[str, object]:
     span = clip.times[-1] - clip.times[0]
     apart = span / (len(clip) - 1) if span > 0 else 1
     numbers = [round(1000 * time) for time in clip.times.tolist()]
-    return {"fps": 1000, "frames_indices": numbers, "total_num_frames": round(1000 * apart * len(clip))}
+    length = apart * len(clip)
+    return {"fps": 1000, "frames_indices": numbers, "total_num_frames": round(1000 * length), "duration": length}
 
 
 def rows_of(inputs: Mapping[str, object]) -> Rows:

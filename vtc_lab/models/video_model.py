@@ -42,7 +42,11 @@ class VideoModel:
         self._tails: dict[str, Rows] = {}
 
     def __repr__(self) -> str:
-        return f"<{self.family.name}, {describe_network(self.network)}, {self._per_frame()}>"
+        try:
+            room = self._per_frame()
+        except VTCError as error:  # whatever is wrong with the processor, the model can be looked at
+            room = str(error)
+        return f"<{self.family.name}, {describe_network(self.network)}, {room}>"
 
     def _per_frame(self) -> str:
         """How many visual tokens the processor makes room for."""
@@ -268,19 +272,20 @@ class VideoModel:
     def _tail(self, question: str) -> Rows:
         """What the processor writes behind a clip, found with a blank one."""
         if question not in self._tails:
-            before, self._tails[question] = self._asked(question)
+            before, tail = self._asked(question)
             if not torch.equal(before, self._asked(_ANYTHING)[0]):
                 raise VTCError(
                     f"the chat template of {self.name} does not leave the question behind the clip; give "
                     "model.processor.chat_template one that does"
                 )
+            self._tails[question] = tail
         return self._tails[question]
 
     def _asked(self, question: str) -> tuple[Tensor, Rows]:
         """The tokens of a question about a blank clip, up to the clip's end and behind it."""
         inputs = ask_processor(self.processor, self.family, _BLANK, question)
         tail = tail_of(inputs, self._places(inputs))
-        return inputs["input_ids"][:, : -tail["input_ids"].shape[1]], tail
+        return inputs["input_ids"].split(inputs["input_ids"].shape[1] - tail["input_ids"].shape[1], 1)[0], tail
 
 
 def _check(questions: Sequence[str], positions: str) -> None:
@@ -294,6 +299,8 @@ def _chosen(reduction: Reduction | None, tokens: VideoTokens) -> Reduction:
     """What enters: a reduction, if it is one of these tokens, or all of them."""
     if reduction is None:
         return prune(tokens, torch.arange(tokens.total, device=tokens.values.device))
+    if not isinstance(reduction, Reduction):
+        raise VTCError(f"reduction is {reduction!r:.60}; give what vtc.reduce returns, or None for all tokens")
     if reduction.grid != tokens.grid:
         raise VTCError(
             f"the reduction is of a {reduction.grid} grid but this clip has {tokens.grid}; reduce its own tokens"
