@@ -1,9 +1,14 @@
 import json
+import signal
 import sqlite3
+import subprocess
+import sys
 import threading
 import time
 from contextlib import contextmanager
+from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -13,6 +18,7 @@ import vtc_lab as vtc
 from vtc_lab.qa.endpoint import Unanswered, complete
 from vtc_lab.qa.judge import Judge, judge, judge_all, read_verdict
 
+ROOT = Path(__file__).resolve().parent.parent
 KEY = "sk-SeCreT-0123456789"
 ASKED = ("what is rolled?", "dough", "The baker rolls some dough.")
 YES = '{"pred": "yes", "score": 4}'
@@ -22,7 +28,7 @@ class Endpoint(BaseHTTPRequestHandler):
     """Answers each request with the next step of the server's script: a text, a status, or a function of itself."""
 
     def do_POST(self):
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        body = self.body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         self.server.seen.append((self.path, self.headers, body))
         steps = self.server.script
         step = steps.pop(0) if len(steps) > 1 else steps[0]
@@ -314,6 +320,145 @@ def test_many_are_judged_and_a_run_that_broke_off_goes_on(tmp_path):
         assert table.cached.tolist() == [True, True, False, False, False] and table.correct.notna().all()
     with pytest.raises(vtc.VTCError, match="one answer for each sample"):
         judge_all(samples, ["dough"] * 4, by)
+
+
+def agree(request):
+    request.reply(json.dumps({"choices": [{"message": {"content": YES}}]}))
+
+
+def number_of(request):
+    return int(json.loads(request.body["messages"][1]["content"])["question"][:-1])
+
+
+def together(number):
+    return [{"id": str(n), "question": f"{n}?", "answer": "dough"} for n in range(number)]
+
+
+class Crowd:
+    """A step of a script that takes a while, less for later questions, and counts how many come at once."""
+
+    def __init__(self, seconds):
+        self.now, self.most, self.seconds, self.lock = 0, 0, seconds, threading.Lock()
+
+    def __call__(self, request):
+        with self.lock:
+            self.now += 1
+            self.most = max(self.most, self.now)
+        time.sleep(self.seconds * (1 - number_of(request) % 6 / 8))
+        with self.lock:
+            self.now -= 1
+        agree(request)
+
+
+def test_some_are_asked_at_the_same_time_and_come_back_in_order(tmp_path):
+    samples = together(24)
+    with serving(crowd := Crowd(0.1)) as server:
+        by = Judge(server.url, "tiny", cache=tmp_path / "verdicts.db")
+        table = judge_all(samples, [sample["id"] for sample in samples], by, workers=4)
+        assert table.id.tolist() == [sample["id"] for sample in samples] == table.prediction.tolist()
+        assert 2 <= crowd.most <= 4 and len(server.seen) == 24
+        again = judge_all(samples, [sample["id"] for sample in samples], by, workers=4)
+        assert again.cached.all() and len(server.seen) == 24
+    rows = sqlite3.connect(by.cache).execute("SELECT question, prediction FROM verdicts").fetchall()
+    assert sorted(rows) == sorted((sample["question"], sample["id"]) for sample in samples)
+
+
+def test_one_at_a_time_unless_more_are_asked_for():
+    with serving(crowd := Crowd(0.01)) as server:
+        judge_all(together(6), ["dough"] * 6, Judge(server.url, "tiny"))
+    assert crowd.most == 1
+    for workers in (0, 65, 2.0, True):
+        with pytest.raises(vtc.VTCError, match="whole number from 1 to 64"):
+            judge_all([], [], Judge("http://127.0.0.1:9/v1", "tiny"), workers=workers)
+
+
+def test_the_same_question_is_paid_for_once(tmp_path):
+    samples = [{"id": str(n), "question": "0?", "answer": "dough"} for n in range(8)]
+    with serving(Crowd(0.05)) as server:
+        by = Judge(server.url, "tiny", cache=tmp_path / "verdicts.db")
+        table = judge_all(samples, ["dough"] * 8, by, workers=8)
+        assert len(server.seen) == 1 and table.cached.sum() == 7 and table.correct.all()
+
+
+def test_trouble_with_one_question_is_its_own(tmp_path):
+    def refuse(request):
+        request.reply("", 422) if number_of(request) in (1, 6) else agree(request)
+
+    samples = together(8)
+    samples[3] |= {"answer": None}
+    with serving(refuse) as server:
+        table = judge_all(samples, ["dough"] * 8, Judge(server.url, "tiny", cache=tmp_path / "v.db"), workers=3)
+    assert table.correct.isna().tolist() == [n in (1, 3, 6) for n in range(8)]
+    assert table.problem[1] == "422 Unprocessable Entity" and "reference answer is None" in table.problem[3]
+
+
+def test_when_one_is_told_to_wait_all_wait():
+    times, told = [], threading.Event()
+
+    def busy(request):
+        times.append(time.monotonic())
+        if not told.is_set():
+            told.set()
+            request.reply("", 429, Retry_After="1")
+            return
+        time.sleep(0.15)
+        agree(request)
+
+    with serving(busy) as server:
+        table = judge_all(together(12), ["dough"] * 12, Judge(server.url, "tiny"), workers=4)
+    assert table.correct.all() and len(times) == 13
+    assert sum(moment - times[0] < 0.95 for moment in times) <= 4 and times[-1] - times[0] < 5  # who was on the way
+
+
+def test_a_date_to_come_back_at_is_understood():
+    later = formatdate(time.time() + 3600, usegmt=True)
+    with serving(lambda request: request.reply("", 503, Retry_After=later)) as server:
+        started = time.monotonic()
+        verdict = judge(*ASKED, Judge(server.url, "tiny", deadline=20))
+        assert verdict.problem == "503 Service Unavailable, tried 1 times" and time.monotonic() - started < 5
+    with serving(lambda request: request.reply("", 503, Retry_After="soon"), YES) as server:
+        assert judge(*ASKED, Judge(server.url, "tiny", deadline=10)).correct
+
+
+def test_a_refusal_ends_it_and_what_was_asked_is_stored(tmp_path):
+    def until_five(request):
+        request.reply("", 401) if number_of(request) >= 5 else agree(request)
+
+    cache = tmp_path / "verdicts.db"
+    with serving(until_five) as server, pytest.raises(vtc.VTCError, match="refuses with 401"):
+        judge_all(together(40), ["dough"] * 40, Judge(server.url, "tiny", cache=cache), workers=1)
+    assert len(server.seen) == 6
+    assert sqlite3.connect(cache).execute("SELECT count(*) FROM verdicts").fetchone() == (5,)
+
+
+def test_an_interrupt_comes_through_and_leaves_the_cache_whole(tmp_path):
+    """Ctrl-C in the middle: it does not wait for the judge, and what was answered by then is there the next time."""
+    cache = tmp_path / "verdicts.db"
+    script = (
+        "import sys; from vtc_lab.qa.judge import Judge, judge_all\n"
+        "samples = [{'id': str(n), 'question': f'{n}?', 'answer': 'dough'} for n in range(400)]\n"
+        "try:\n    judge_all(samples, ['dough'] * 400, Judge(sys.argv[1], 'tiny', cache=sys.argv[2]), workers=4)\n"
+        "except KeyboardInterrupt:\n    print('interrupted', flush=True)\n"
+    )
+    with serving(*[agree] * 12, Crowd(2)) as server:
+        run = subprocess.Popen(
+            [sys.executable, "-c", script, server.url, cache], stdout=subprocess.PIPE, cwd=ROOT, text=True
+        )
+        while len(server.seen) < 15:
+            assert run.poll() is None
+            time.sleep(0.02)
+        run.send_signal(signal.SIGINT)
+        started = time.monotonic()
+        assert run.stdout.readline() == "interrupted\n" and time.monotonic() - started < 0.7
+        assert not run.communicate(timeout=20)[0] and run.returncode == 0
+        asked = len(server.seen)
+        connection = sqlite3.connect(cache)
+        assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+        stored = connection.execute("SELECT count(*) FROM verdicts WHERE correct = 1").fetchone()[0]
+        assert stored == asked < 40
+        server.script[:] = [YES]
+        table = judge_all(together(40), ["dough"] * 40, Judge(server.url, "tiny", cache=cache), workers=4)
+        assert table.correct.all() and table.cached.sum() == stored
 
 
 def test_the_deadline_is_for_all_tries_together():

@@ -1,21 +1,25 @@
 import csv
-import importlib.util
 import io
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow
+import pyarrow.parquet
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
 import vtc_lab as vtc
-from vtc_lab.qa.clips import check_clips, read_sample_clip, read_subtitles
+from vtc_lab.qa.clips import check_clips, read_sample_clip
 from vtc_lab.qa.readers import benchmarks, read_benchmark
 from vtc_lab.qa.records import records, stream_array
+from vtc_lab.qa.subtitles import read_subtitles
 
 ROOT = Path(__file__).resolve().parent.parent
 FIXTURES = ROOT / "tests" / "fixtures"
@@ -39,6 +43,17 @@ def copied(tmp_path):
         return tmp_path / name
 
     return copy
+
+
+def hub(path, *rows):
+    """A table as the Hugging Face hub has it, in groups of one row."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(list(rows)), path, row_group_size=1)
+
+
+def put(path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.symlink_to(VIDEO)
 
 
 def test_every_benchmark_has_a_fixture_and_its_samples_have_the_same_keys():
@@ -170,7 +185,7 @@ def test_a_folder_of_pictures_is_a_clip(copied):
 def test_a_missing_clip_names_every_file_that_was_looked_for(copied):
     folder = copied("activitynet-qa")
     samples = all_of("activitynet-qa", folder)
-    assert samples[0]["clip"] == str(folder / "videos/v_aBcDeFgHiJ0.mp4")
+    assert samples[0]["clip"] == str(folder / "all_test/v_aBcDeFgHiJ0.mp4")
     with pytest.raises(vtc.VTCError) as error:
         read_sample_clip(samples[0])
     for part in ("all_test/v_aBcDeFgHiJ0.mp4|.avi|.mov|.mkv|.webm", "all_test/aBcDeFgHiJ0.mp4"):
@@ -225,24 +240,201 @@ def test_exports_of_video_mme_to_csv(copied):
         assert all_of("video-mme", folder) == expected
 
 
-def test_parquet_is_read_shard_by_shard_or_says_what_it_needs(copied):
+def test_parquet_is_read_shard_by_shard(copied):
     folder = copied("video-mme")
     file = folder / "videomme/test.jsonl"
     rows = [json.loads(line) for line in file.read_text().splitlines()]
     expected = all_of("video-mme", folder)
     file.unlink()
-    if importlib.util.find_spec("pyarrow"):
-        import pyarrow
-        import pyarrow.parquet
+    for number, row in enumerate(rows):
+        hub(folder / f"videomme/test-{number:05d}-of-00002.parquet", row)
+    assert all_of("video-mme", folder) == expected
 
-        for number, row in enumerate(rows):
-            shard = folder / f"videomme/test-{number:05d}-of-00002.parquet"
-            pyarrow.parquet.write_table(pyarrow.Table.from_pylist([row]), shard)
-        assert all_of("video-mme", folder) == expected
-    else:
-        (folder / "videomme/test-00000-of-00001.parquet").write_bytes(b"PAR1")
-        with pytest.raises(vtc.VTCError, match=r"needs pyarrow; install it, or give the table as \.jsonl or \.csv"):
-            all_of("video-mme", folder)
+
+def test_parquet_says_what_it_needs(tmp_path, monkeypatch):
+    (tmp_path / "test-00000-of-00001.parquet").write_bytes(b"PAR1")
+    with pytest.raises(vtc.VTCError, match=r"test-00000-of-00001\.parquet cannot be read"):
+        all_of("video-mme", tmp_path)
+    monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)  # as where it is not installed
+    with pytest.raises(vtc.VTCError, match=r"needs pyarrow; install it, or give the table as \.jsonl or \.csv"):
+        all_of("video-mme", tmp_path)
+
+
+def test_the_raw_lists_of_msvd_and_msrvtt(tmp_path):
+    """One file with question and answer, clips by number; MSVD's are called after YouTube."""
+    shutil.copytree(FIXTURES / "msvd-qa/raw", tmp_path / "msvd")
+    put(tmp_path / "msvd/YouTubeClips/AbCdEfGhIjK_3_9.avi")
+    first, second = all_of("msvd-qa", tmp_path / "msvd")
+    assert (first["question"], first["answer"], first["id"], first["kind"]) == (
+        "what is a person rolling?",
+        "dough",
+        "0",
+        "what",
+    )
+    assert first["clip"] == str(tmp_path / "msvd/YouTubeClips/AbCdEfGhIjK_3_9.avi")
+    assert str(tmp_path / "msvd/videos/vid8.avi") in second["tried"]  # not in the mapping
+    put(tmp_path / "msrvtt/TestVideo/video7010.mp4")
+    shutil.copy(FIXTURES / "msrvtt-qa/raw/test_qa.json", tmp_path / "msrvtt/test_qa.json")
+    (sample,) = all_of("msrvtt-qa", tmp_path / "msrvtt")
+    assert sample["clip"] == str(tmp_path / "msrvtt/TestVideo/video7010.mp4") and sample["answer"] == "dough"
+
+
+def test_the_folders_above_video_llavas_are_fine_too(tmp_path):
+    shutil.copytree(FIXTURES / "msvd-qa", tmp_path / "eval/GPT_Zero_Shot_QA/MSVD_Zero_Shot_QA")
+    put(tmp_path / "eval/GPT_Zero_Shot_QA/MSVD_Zero_Shot_QA/videos/vid_one.avi")
+    clip = str(tmp_path / "eval/GPT_Zero_Shot_QA/MSVD_Zero_Shot_QA/videos/vid_one.avi")
+    for top in (tmp_path, tmp_path / "eval", tmp_path / "eval/GPT_Zero_Shot_QA"):
+        assert all_of("msvd-qa", top)[0]["clip"] == clip
+
+
+def test_annotations_and_clips_may_lie_apart(tmp_path):
+    """As a cloned repository and a disk of videos do, and lmms-eval's caches."""
+    (tmp_path / "repository/dataset").mkdir(parents=True)
+    for file in (FIXTURES / "activitynet-qa").iterdir():
+        shutil.copy(file, tmp_path / "repository/dataset")
+    put(tmp_path / "disk/v_aBcDeFgHiJ0.mp4")
+    first = next(read_benchmark("activitynet-qa", tmp_path / "repository", clips=tmp_path / "disk"))
+    assert first["clip"] == str(tmp_path / "disk/v_aBcDeFgHiJ0.mp4") and first["kind"] == "yes/no"
+    put(tmp_path / "disk/clips/a.mp4")
+    plain = next(read_benchmark("plain", FIXTURES / "plain/qa.csv", clips=tmp_path / "disk"))
+    assert plain["clip"] == str(tmp_path / "disk/clips/a.mp4") and "tried" not in plain
+    shutil.copytree(FIXTURES / "video-mme/subtitle", tmp_path / "cache/subtitle")
+    (tmp_path / "hub").mkdir()
+    shutil.copy(FIXTURES / "video-mme/videomme/test.jsonl", tmp_path / "hub")
+    assert read_subtitles(next(read_benchmark("video-mme", tmp_path / "hub", clips=tmp_path / "cache")))
+    with pytest.raises(vtc.VTCError, match=r"no folder /no/such; give the one that holds the clips \(all_test/"):
+        read_benchmark("activitynet-qa", tmp_path / "repository", clips="/no/such")
+    with pytest.raises(vtc.VTCError, match=r"test_q\.json is a file; give the folder that holds \{split\}_q\.json"):
+        read_benchmark("activitynet-qa", tmp_path / "repository/dataset/test_q.json")
+
+
+def test_tgifs_own_table_is_between_tabs(copied):
+    folder = copied("tgif-qa", "gifs/tumblr_two.gif")
+    (folder / "test_q.json").unlink()
+    first, second = all_of("tgif-qa", folder)
+    assert first["question"] == "what is the color of the kite ?" and first["answer"] == "red"
+    assert [first["kind"], second["kind"]] == ["color", "location"] and first["id"] == "FRAMEQA1"
+    assert second["clip"] == str(folder / "gifs/tumblr_two.gif")
+
+
+ACTIVITYNET = {"video_name": "aBcDeFgHiJ0", "question": "how many lanes", "question_id": "v_1", "answer": "8"}
+NEXT = {"video": 1000000001, "frame_count": 300, "width": 640, "height": 360, "question": "how did he", "qid": 6}
+OPTIONS = ["A. C bakes.", "B. C sews.", "C. C digs.", "D. C runs.", "E. C sits."]
+
+
+@pytest.mark.parametrize("form", ["{}-00000-of-00001.parquet", "{}/0000.parquet"])
+def test_activitynet_and_nextqa_as_the_hub_has_them(tmp_path, form):
+    hub(tmp_path / "data" / form.format("test"), ACTIVITYNET | {"type": "7"})
+    put(tmp_path / "all_test/v_aBcDeFgHiJ0.mp4")
+    (sample,) = all_of("activitynet-qa", tmp_path)
+    assert (sample["answer"], sample["kind"], sample["id"]) == ("8", "number", "v_1") and "tried" not in sample
+
+    options = {f"a{n}": text for n, text in enumerate(["by hand", "with a key", "with a pin", "slowly", "twice"])}
+    hub(tmp_path / "MC" / form.format("test"), NEXT | {"answer": 1, "type": "TP"} | options)
+    put(tmp_path / "NExTVideo/1000000001.mp4")
+    (sample,) = all_of("nextqa-mc", tmp_path, "test")
+    assert (sample["answer"], sample["kind"], sample["options"][1]) == ("B", "TN", "with a key")
+    assert sample["clip"] == str(tmp_path / "NExTVideo/1000000001.mp4")
+
+    one, other = NEXT | {"answer": "with a key", "type": "CH"}, NEXT | {"answer": "two", "type": "DC", "qid": 7}
+    rows = [one | {"additional_ref_answer": "using a key"}, other | {"additional_ref_answer": None}]
+    hub(tmp_path / "OE" / form.format("validation"), *rows)
+    first, second = all_of("nextqa-oe", tmp_path)
+    assert first["also"] == ["using a key"] and first["rule"] == "exact" and "also" not in second
+    with pytest.raises(vtc.VTCError, match=r"looked for .*/test\.csv, .*/OE/test-\*\.parquet, .*/OE/test/\*\.parquet"):
+        all_of("nextqa-oe", tmp_path, "test")
+
+
+def test_nextqas_two_tasks_are_told_apart():
+    """Their files have the same names, and an option's number would pass for an open answer."""
+    with pytest.raises(vtc.VTCError, match=r"line 2 of val\.csv has options; read it as 'nextqa-mc'"):
+        all_of("nextqa-oe", FIXTURES / "nextqa-mc", "val")
+    with pytest.raises(vtc.VTCError, match=r"line 2 of test\.csv has no options; read it as 'nextqa-oe'"):
+        all_of("nextqa-mc", FIXTURES / "nextqa-oe", "test")
+
+
+@pytest.mark.parametrize("secret", [None, ""])
+def test_egoschema_as_the_hub_has_it(tmp_path, secret):
+    row = {"question_idx": "1", "question": "What does c do?", "option": OPTIONS}
+    hub(tmp_path / "Subset/test-00000-of-00001.parquet", row | {"video_idx": "uid-a", "answer": "3"})
+    every = [row | {"video_idx": uid, "answer": secret} for uid in ("uid-a", "uid-b")]
+    hub(tmp_path / "MC/test-00000-of-00001.parquet", *every)
+    put(tmp_path / "videos/uid-a.mp4")
+    (sample,) = all_of("egoschema", tmp_path)
+    assert sample["answer"] == "D" and sample["options"][3] == "C runs." and sample["id"] == "uid-a"
+    assert sample["clip"] == str(tmp_path / "videos/uid-a.mp4") and "\nA. C bakes.\n" in sample["question"]
+    assert [sample["answer"] for sample in all_of("egoschema", tmp_path, "full")] == ["D", None]
+
+
+def test_longvideobench_as_the_hub_has_it(tmp_path):
+    row = json.loads((FIXTURES / "longvideobench/lvb_val.json").read_text())[0]
+    options = row.pop("candidates")
+    row |= {f"option{n}": text for n, text in enumerate([*options, "N/A", "N/A"])}
+    row = {name: value for name, value in row.items() if name not in ("position", "level", "view_count")}
+    hub(tmp_path / "validation-00000-of-00001.parquet", row)
+    hub(tmp_path / "test-00000-of-00001.parquet", row | {"correct_choice": -1})
+    shutil.copytree(FIXTURES / "longvideobench/subtitles", tmp_path / "subtitles")
+    (sample,), (secret,) = all_of("longvideobench", tmp_path), all_of("longvideobench", tmp_path, "test")
+    assert sample["options"] == options and sample["answer"] == "A" and secret["answer"] is None
+    assert read_subtitles(sample) == [(1.0, 3.0, "now the salt")]
+
+
+def test_ranges_that_mvbench_has_cut_out_are_not_cut_again(copied):
+    """Revision "video": files named by their range, in folders of their own; its annotations may say the range too."""
+    folder = copied("mvbench")
+    cut = next(read_benchmark("mvbench", folder / "cut", "action_sequence"))
+    assert cut["clip"] == str(folder / "cut/video/star/Charades_segment/AB1CD_1.0_2.0.mp4") and "start" not in cut
+    put(folder / "cut/star/Charades_segment/AB1CD_1.0_2.0.mp4")
+    put(folder / "cut/tvqa/video_fps3_hq_segment/show_s01e01_seg01_clip_00.mp4")
+    for task in ("action_sequence", "episodic_reasoning"):
+        cut = next(read_benchmark("mvbench", folder / "cut", task))
+        assert "tried" not in cut and not {"start", "end", "picture_rate"} & set(cut)
+        assert read_sample_clip(cut, frames=4).times[-1] > 2
+    # The annotations of the revision "main" with the clips of "video", then with its own, which it prefers to nothing.
+    put(folder / "star/Charades_segment/AB1CD_1.0_2.0.mp4")
+    sample = next(read_benchmark("mvbench", folder, "action_sequence"))
+    assert sample["clip"].endswith("Charades_segment/AB1CD_1.0_2.0.mp4") and "start" not in sample
+    (folder / "star/Charades_segment/AB1CD_1.0_2.0.mp4").unlink()
+    put(folder / "video/star/Charades_v1_480/AB1CD.mp4")
+    sample = next(read_benchmark("mvbench", folder, "action_sequence"))
+    assert sample["clip"].endswith("Charades_v1_480/AB1CD.mp4") and (sample["start"], sample["end"]) == (1.0, 2.0)
+
+
+@pytest.mark.parametrize("name", ["output_test_template.json", "output_template.json"])
+def test_video_mmes_own_json_has_an_entry_for_each_video(copied, tmp_path, name):
+    folder = copied("video-mme", "data/001.mp4", "data/aaaaaaaaaa2.mp4")
+    shutil.rmtree(folder / "videomme")
+    if name == "output_template.json":
+        (folder / "evaluation/output_test_template.json").unlink()
+    samples = all_of("video-mme", folder)
+    expected = {
+        "output_test_template.json": [("001-1", "C", "short", "001.mp4"), ("001-2", "A", "short", "001.mp4")],
+        "output_template.json": [("301-1", "B", "medium", "aaaaaaaaaa2.mp4")],
+    }
+    assert [(s["id"], s["answer"], s["group"], Path(s["clip"]).name) for s in samples] == expected[name]
+    assert samples[0]["options"][0] in ("Red.", "1.") and not any("tried" in sample for sample in samples)
+    text = (folder / "evaluation" / name).read_text().replace('"question":', '"asked":')
+    (folder / "evaluation" / name).write_text(text)
+    with pytest.raises(vtc.VTCError, match=rf"question 1 of entry 1 of {name} has no 'question'"):
+        all_of("video-mme", folder)
+
+
+def test_subtitles_of_video_mme(copied):
+    first, second = all_of("video-mme")
+    lines = [(1.5, 3.0, "Good evening."), (3602.25, 3604.0, "And good night.")]
+    assert read_subtitles(first) == lines
+    assert read_subtitles(second) == []  # not every video has some
+    folder = copied("video-mme")
+    file = folder / "subtitle/aaaaaaaaaa1.srt"
+    for old, new in (("\r\n\r\n2", "\r\n2"), ("1\r\n00", "\ufeff1\r\n00")):  # without the empty line; with a mark
+        file.write_bytes(file.read_bytes().replace(old.encode(), new.encode()))
+        assert read_subtitles(all_of("video-mme", folder)[0]) == lines
+    file.write_bytes(file.read_bytes().replace(b"00:00:01,500", b"00:00:01:,"))
+    with pytest.raises(vtc.VTCError, match=r"line 2 of aaaaaaaaaa1\.srt has no times"):
+        read_subtitles(all_of("video-mme", folder)[0])
+    shutil.rmtree(folder / "subtitle")
+    with pytest.raises(vtc.VTCError, match=r"no subtitles .*/subtitle/aaaaaaaaaa1\.srt; extract subtitle\.zip"):
+        read_subtitles(all_of("video-mme", folder)[0])
 
 
 def test_plain_files_and_read_samples_agree(tmp_path):
@@ -290,7 +482,13 @@ def test_a_missing_folder_and_a_bad_limit():
 @pytest.mark.parametrize(
     "name, file, old, new, words",
     [
-        ("msvd-qa", "test_q.json", '"video_name"', '"video"', "entry 1 of test_q.json has no 'video_name', only video"),
+        (
+            "msvd-qa",
+            "test_q.json",
+            '"video_name"',
+            '"clip"',
+            "entry 1 of test_q.json has no 'video_name' or .*, only clip",
+        ),
         ("msvd-qa", "test_q.json", "[\n", "{}[\n", "test_q.json cannot be read .it is no JSON array"),
         ("msvd-qa", "test_q.json", "]", "", "test_q.json cannot be read after entry 3 .it ends within the array"),
         ("msvd-qa", "test_a.json", '"dough"', '"dough', "test_a.json cannot be read .*Invalid control"),
@@ -344,6 +542,55 @@ def test_nothing_is_loaded_whole(tmp_path):
     assert samples[-1]["id"] == "99"
     with pytest.raises(vtc.VTCError, match="after entry 20000"):
         all_of("msvd-qa", tmp_path)
+
+
+# In a process of its own: in this one Python's table of names may happen to grow by megabytes meanwhile.
+PEAK = """
+import sys, tracemalloc
+import pyarrow, pyarrow.parquet
+from vtc_lab.qa.readers import read_benchmark
+tracemalloc.start()
+arrow = number = 0
+for number, _ in enumerate(read_benchmark(*sys.argv[1:]), 1):
+    arrow = max(arrow, pyarrow.total_allocated_bytes())
+print(tracemalloc.get_traced_memory()[1] + arrow, number)
+"""
+
+
+def peak(name, folder):
+    """Bytes at most in use at once while samples are read, by Python and by Arrow, and how many samples."""
+    run = subprocess.run([sys.executable, "-c", PEAK, name, str(folder)], cwd=ROOT, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    return map(int, run.stdout.split())
+
+
+@pytest.mark.parametrize("kind", ["zero-shot", "json", "jsonl", "csv", "parquet"])
+def test_memory_does_not_grow_with_the_file(tmp_path, kind):
+    """Files of some megabytes are read in one; the parquet file has one group of rows."""
+    rows = [
+        {"video_name": f"v{n // 500}", "question": "what " + "x" * 120, "question_id": f"q{n}", "answer": "a"}
+        for n in range(30_000)
+    ]
+    if kind == "zero-shot":
+        (tmp_path / "test_q.json").write_text(json.dumps(rows))
+        (tmp_path / "test_a.json").write_text(json.dumps(rows))
+    elif kind == "json":
+        (tmp_path / "test_qa.json").write_text(json.dumps(rows))
+    elif kind == "parquet":
+        (tmp_path / "data").mkdir()
+        table, file = pyarrow.Table.from_pylist(rows), tmp_path / "data/test-0.parquet"
+        pyarrow.parquet.write_table(table, file, compression="NONE", use_dictionary=False)
+        del table
+    else:
+        plain = [{"clip": row["video_name"]} | row for row in rows]
+        lines = "\n".join(map(json.dumps, plain))
+        (tmp_path / "qa.jsonl").write_text(lines) if kind == "jsonl" else pd.DataFrame(plain).to_csv(
+            tmp_path / "qa.csv", index=False
+        )
+    size = sum(path.stat().st_size for path in tmp_path.rglob("*.*") if path.is_file())
+    del rows
+    most, number = peak("plain" if kind in ("jsonl", "csv") else "msvd-qa", tmp_path)
+    assert number == 30_000 and size > 4_000_000 and most < 3_000_000
 
 
 VALUES = st.recursive(

@@ -1,4 +1,5 @@
 import math
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -7,7 +8,9 @@ from hypothesis import strategies as st
 
 import vtc_lab as vtc
 from vtc_lab.qa.scoring import accuracy, letter_of, normalise, score
+from vtc_lab.qa.wups import similarity, wordnet, wups
 
+WORDNET = Path(__file__).resolve().parent / "fixtures/nextqa-oe/wordnet"
 OPTIONS = ["a blue cube", "the red ball", "nothing", "two dogs, one cat", "it's raining"]
 SAMPLE = {"id": "q", "answer": "B", "options": OPTIONS, "candidates": list("ABCDE"), "rule": "letter"}
 
@@ -222,3 +225,64 @@ def test_the_bundled_models_answers_are_scored_as_the_sweep_scores_them():
         assert score(sample, answer, "likelihood") == float(
             max(answer.scores, key=answer.scores.get) == sample["answer"]
         )
+
+
+@pytest.mark.parametrize(
+    "one, other, expected",
+    [
+        ("dog", "dog", 1.0),
+        ("dog", "cat", 2 * 2 / (1 + 1 + 2 * 2)),  # under animal, which is two down with the root counted
+        ("dog", "puppy", 2 * 3 / (0 + 1 + 2 * 3)),  # one above the other
+        ("toy", "puppy", 2 * 1 / (1 + 3 + 2 * 1)),
+        ("kitten", "dog", 2 * 2 / (2 + 1 + 2 * 2)),  # of a kitten's two ways up the deeper one
+        ("walk", "run", 2 * 1 / (2 + 2 + 2 * 1)),  # verbs have no common top, so there is one above all
+        ("dog", "walk", 2 * 1 / (3 + 2 + 2 * 1)),
+        ("dog", "zebra", 0.0),
+        ("zebra", "zebra", 1.0),
+        ("men", "man", 1.0),  # the sense of a word's base form, by an exception or an ending
+        ("dogs", "puppies", 2 * 3 / (0 + 1 + 2 * 3)),
+    ],
+)
+def test_the_similarity_of_words_by_hand(one, other, expected):
+    assert similarity(one, other, WORDNET) == pytest.approx(expected)
+    assert similarity(other, one, WORDNET) == pytest.approx(expected)
+
+
+def test_wups_takes_the_nearest_words_both_ways_and_the_smaller(monkeypatch):
+    monkeypatch.setenv("WNSEARCHDIR", str(WORDNET))
+    dogs, walks = 2 / 3, 1 / 3
+    assert wups("The dogs were running!", "a dog runs") == 1.0
+    assert wups("a cat walks", "a dog runs") == pytest.approx(dogs * walks)
+    assert wups("a cat walks", "a dog runs", 0.9) == pytest.approx(0.1 * dogs * 0.1 * walks)
+    assert wups("cat", "a dog runs") == pytest.approx(dogs * 2 / 7)  # "run" has nothing nearer than the cat
+    assert wups("dog", "a dog zebras") == 1.0  # what is like nothing does not count
+    assert wups("", "dog") == wups("the", "dog") == wups("zebra", "dog") == 0.0
+    assert wups("two", "two dogs", kind="DC") == 0.0 and wups("Two.", "two", kind="DC") == 1.0
+
+
+def test_score_by_wups_takes_the_better_of_two_answers(monkeypatch):
+    monkeypatch.setenv("WNSEARCHDIR", str(WORDNET))
+    sample = {"answer": "a toy", "also": ["a dog"], "kind": "CH", "rule": "exact"}
+    assert score(sample, "puppy", "wups") == pytest.approx(6 / 7)
+    assert score(sample, "puppy", "wups0.9") == pytest.approx(0.1 * 6 / 7)
+    assert score(sample, "puppy") == 0.0 and score(sample | {"kind": "DB"}, "puppy", "wups") == 0.0
+    table = accuracy([sample, sample], ["puppy", "dog"], "wups")
+    assert table.accuracy.iloc[-1] == pytest.approx((6 / 7 + 1) / 2)
+
+
+def test_wups_says_what_it_needs(monkeypatch, tmp_path):
+    monkeypatch.setenv("WNSEARCHDIR", str(tmp_path / "dict"))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("NLTK_DATA", str(tmp_path / "nltk"))
+    monkeypatch.setattr("vtc_lab.qa.wups.find_spec", lambda name: None)
+    with pytest.raises(vtc.VTCError, match=r"pip install 'vtc_lab\[wups\]', .*dict, .*nltk/corpora/wordnet"):
+        score({"answer": "a dog"}, "dog", "wups")
+    (tmp_path / "nltk/corpora").mkdir(parents=True)
+    (tmp_path / "nltk/corpora/wordnet").symlink_to(WORDNET)
+    assert wordnet() == tmp_path / "nltk/corpora/wordnet"
+
+
+def test_wordnets_files_may_have_windows_line_ends(tmp_path):
+    for file in WORDNET.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes().replace(b"\n", b"\r\n"))
+    assert similarity("kitten", "dog", tmp_path) == similarity("kitten", "dog", WORDNET)

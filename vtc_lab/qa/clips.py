@@ -1,9 +1,9 @@
-"""Where the clips of samples lie, which are missing, and reading them with their range and their subtitles."""
+"""Where the clips of samples lie, which are missing, and reading the part of them that a sample is about."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from functools import cache
+from functools import lru_cache
 from itertools import product
 from pathlib import Path
 
@@ -11,7 +11,6 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from vtc_lab.qa.records import records
 from vtc_lab.tokens import Clip, VTCError
 from vtc_lab.video import VIDEOS, read_clip
 
@@ -37,7 +36,7 @@ def clip_finder(root: Path) -> Callable[..., dict[str, object]]:
     {'clip': 'data/clips/bikes.mp4'}
     """
 
-    @cache
+    @lru_cache(maxsize=4096)  # more videos than most benchmarks have, in a few megabytes
     def look(names: tuple[str, ...], places: tuple[str, ...], suffixes: tuple[str, ...]) -> dict[str, object]:
         tried = list(dict.fromkeys(str(root / p / name) for p, name in product(places, _spellings(names, suffixes))))
         there = next((path for path in tried if Path(path).exists()), None)
@@ -124,59 +123,6 @@ def check_clips(samples: Iterable[Mapping[str, object]]) -> pd.DataFrame:
             row = missing.setdefault(clip, {"clip": clip, "questions": 0, "looked": _listing(tried)})
             row["questions"] += 1
     return pd.DataFrame(missing.values(), columns=["clip", "questions", "looked"])
-
-
-def read_subtitles(sample: Mapping[str, object]) -> list[tuple[float, float, str]]:
-    """The subtitles of a LongVideoBench sample, in seconds of its clip.
-
-    Parameters
-    ----------
-    sample : from `read_benchmark("longvideobench", ...)`. Its file has the subtitles of the whole source video, of
-        which the clip is a part, in one of the benchmark's two formats: {timestamp, text} or {start, end, line}.
-
-    Returns
-    -------
-    List of (start, end, text) that overlap the clip. One without an end lasts to the end of the clip.
-
-    Raises
-    ------
-    VTCError
-        If the sample has no subtitles, or their file is missing or not as above.
-
-    Examples
-    --------
-    >>> read_subtitles({"id": "q1"})
-    Traceback (most recent call last):
-    ...
-    vtc_lab.tokens.VTCError: sample 'q1' has no subtitles; give one of longvideobench
-    """
-    if "subtitles" not in sample:
-        raise VTCError(f"sample {sample.get('id')!r} has no subtitles; give one of longvideobench")
-    path = Path(sample["subtitles"])
-    if not path.is_file():
-        raise VTCError(f"there are no subtitles {path}; extract subtitles.tar next to the annotations")
-    length, offset, lines = sample["duration"], sample["subtitles_from"], []
-    for record in records(path):
-        short = "timestamp" in record.fields
-        try:
-            start, end = record.need("timestamp") if short else (record.need("start"), record.fields.get("end"))
-            start, end = (None if time is None else _seconds(time) - offset for time in (start, end))
-        except (ValueError, TypeError) as error:
-            if isinstance(error, VTCError):
-                raise
-            raise VTCError(f"{record.place} has no times ({error}); give seconds or h:mm:ss") from error
-        end = length if end is None else end
-        if start < length and end > 0:
-            lines.append((start, end, str(record.need("text" if short else "line"))))
-    return lines
-
-
-def _seconds(time: object) -> float:
-    """Seconds of a number or of "h:mm:ss.sss"."""
-    seconds = 0.0
-    for part in str(time).split(":"):
-        seconds = seconds * 60 + float(part)
-    return seconds
 
 
 def _spellings(names: Iterable[str], suffixes: tuple[str, ...]) -> Iterator[str]:

@@ -11,9 +11,11 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from http.client import HTTPException
-from threading import Thread
+from threading import Lock, Thread
 
 from vtc_lab.tokens import VTCError
 
@@ -33,6 +35,19 @@ class _Passing(Exception):
     def __init__(self, reason: str, wait: float = 0.0) -> None:
         super().__init__(reason)
         self.wait = wait
+
+
+class Pace:
+    """Until when all who ask an endpoint together have to wait, because it told one of them to."""
+
+    def __init__(self) -> None:
+        self.ready, self.reason = 0.0, ""  # as time.monotonic(), and why
+        self._lock = Lock()
+
+    def hold(self, error: _Passing) -> None:
+        """Wait as long as an answer asks for, unless another asked for more."""
+        with self._lock:
+            self.ready, self.reason = max((self.ready, self.reason), (time.monotonic() + error.wait, f"{error}"))
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
@@ -97,7 +112,7 @@ def read_key(name: str | None) -> str:
     return key
 
 
-def complete(url: str, payload: Mapping[str, object], key: str, until: float) -> str:
+def complete(url: str, payload: Mapping[str, object], key: str, until: float, pace: Pace | None = None) -> str:
     """What the endpoint says to a chat.
 
     Parameters
@@ -106,6 +121,7 @@ def complete(url: str, payload: Mapping[str, object], key: str, until: float) ->
     payload : the body of the request: model, messages and so on.
     key : from `read_key`; it is taken out of the answer, should it be there.
     until : the `time.monotonic()` after which there is no answer, whatever the endpoint does.
+    pace : shared by those who ask at the same time, so that a Retry-After holds them all.
 
     Returns
     -------
@@ -118,17 +134,21 @@ def complete(url: str, payload: Mapping[str, object], key: str, until: float) ->
     VTCError
         If it refuses every question: 401, 403, 404 or a redirection.
     """
-    tries = 0
+    pace = pace or Pace()
+    tries, again, reason = 0, 0.0, ""
     while True:
+        while (pause := max(pace.ready, again) - time.monotonic()) > 0:
+            if time.monotonic() + pause >= until:
+                raise Unanswered(f"{reason or pace.reason}, tried {tries} times")
+            time.sleep(pause)
         try:
             body = _within(until, lambda: _post(url, payload, key, until))
             break
         except _Passing as error:
-            pause = max(_PAUSE * 2**tries, error.wait)
+            pace.hold(error)
+            reason = f"{error}"
+            again = time.monotonic() + _PAUSE * 2**tries
             tries += 1
-            if time.monotonic() + pause >= until:
-                raise Unanswered(f"{error}, tried {tries} times") from None
-            time.sleep(pause)
     try:
         body = json.loads(body)["choices"][0]["message"]["content"]
     except (ValueError, LookupError, TypeError, RecursionError):
@@ -192,5 +212,10 @@ def _post(url: str, payload: Mapping[str, object], key: str, until: float) -> by
 
 
 def _seconds(header: str | None) -> float:
-    """What Retry-After says, 0 if it says nothing or a date."""
-    return float(header) if header and re.fullmatch(r"\d{1,6}", header.strip()) else 0.0
+    """What Retry-After says, as seconds or as a date, 0 if it says neither."""
+    if not header or re.fullmatch(r"\d{1,6}", header.strip()):
+        return float(header or 0)
+    try:
+        return max(0.0, (parsedate_to_datetime(header) - datetime.now(UTC)).total_seconds())
+    except (ValueError, TypeError):  # no date, or one without a zone
+        return 0.0

@@ -5,17 +5,18 @@ from __future__ import annotations
 import json
 import os
 import re
-import sqlite3
 import time
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import closing, contextmanager
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from threading import Lock
 
 import pandas as pd
 
-from vtc_lab.qa.endpoint import Unanswered, chat_url, complete, read_key
+from vtc_lab.qa.endpoint import Pace, Unanswered, chat_url, complete, read_key
 from vtc_lab.qa.scoring import paired
+from vtc_lab.qa.verdicts import Verdict, opened, store, stored
 from vtc_lab.sweeps.keys import digest
 from vtc_lab.tokens import VTCError
 
@@ -33,9 +34,7 @@ _FORM = """Reply with nothing but a JSON object with two keys: "pred", which is 
 if not, and "score", a whole number from 0 (nothing in common with the reference) to 5 (the same meaning)."""
 _REPAIR = f"That could not be read. {_FORM}"
 _GIVE_UP = 3  # questions in a row that got no answer
-_PATIENCE = 60  # seconds to wait for another process that is writing
-_COLUMNS = ("model", "question", "answer", "prediction", "correct", "score", "problem", "reply")
-_SCHEMA = f"CREATE TABLE IF NOT EXISTS verdicts (key TEXT PRIMARY KEY, {', '.join(_COLUMNS)})"
+_MOST = 64  # requests at once: more is no evaluation but a load test
 
 
 @dataclass(frozen=True)
@@ -78,26 +77,6 @@ class Judge:
             raise VTCError(f"deadline is {self.deadline!r}; give seconds above 0")
 
 
-@dataclass(frozen=True)
-class Verdict:
-    """What a judge said of one answer.
-
-    Parameters
-    ----------
-    correct : yes or no; None where there is no verdict, which is not a no.
-    score : 0 to 5, or None.
-    problem : why there is no verdict, or why it could not be stored.
-    reply : the judge's words.
-    cached : whether it is from the cache.
-    """
-
-    correct: bool | None = None
-    score: float | None = None
-    problem: str = ""
-    reply: str = field(default="", repr=False)
-    cached: bool = False
-
-
 def judge(question: str, answer: str, prediction: str, by: Judge) -> Verdict:
     """Let a language model say whether an answer means the same as the reference.
 
@@ -127,59 +106,61 @@ def judge(question: str, answer: str, prediction: str, by: Judge) -> Verdict:
     ...
     vtc_lab.tokens.VTCError: the reference answer is ''; give the text to judge by
     """
-    for what, text in (("question", question), ("reference answer", answer)):
-        if not isinstance(text, str) or not text.strip():
-            raise VTCError(f"the {what} is {text!r:.60}; give the text to judge by")
-    if not isinstance(prediction, str):
-        raise VTCError(f"the prediction is {prediction!r:.60}; give what the model said, as text")
-    asked = (by.model, question, answer, prediction)
-    place = digest(json.dumps([*asked, by.temperature, PROMPT_VERSION]))
-    with _opened(by.cache) as cache:
-        found = _stored(cache, place)
-        if found:
-            return found
-        try:
-            verdict = _ask(question, answer, prediction, by)
-        except Unanswered as error:
-            return Verdict(problem=f"{error}")
-        return _store(cache, place, asked, verdict)
+    if problem := _problem(question, answer, prediction):
+        raise VTCError(problem)
+    return _judge(question, answer, prediction, by, Pace(), Lock())
 
 
-def judge_all(samples: Iterable[Mapping[str, object]], predictions: Iterable[str], by: Judge) -> pd.DataFrame:
-    """Judge one prediction for each sample, one after the other.
+def judge_all(
+    samples: Iterable[Mapping[str, object]], predictions: Iterable[str], by: Judge, workers: int = 1
+) -> pd.DataFrame:
+    """Judge one prediction for each sample.
 
     Parameters
     ----------
     samples, predictions : in the same order. Of a multiple-choice sample the `stem` is the question.
-    by : the judge. With a cache, a run that broke off goes on where it was.
+    by : the judge. With a cache, a run that broke off (or was interrupted) goes on where it was.
+    workers : how many are asked at the same time, 1 to 64. When the endpoint says when to come back (Retry-After), all
+        of them wait.
 
     Returns
     -------
-    DataFrame with the columns id, kind, prediction, correct (nullable), score, problem and cached. As in the protocol
-    `correct.mean()` is the accuracy and `score.mean()` the score; both leave out what has no verdict, so say how many.
+    DataFrame in the order of the samples with the columns id, kind, prediction, correct (nullable), score, problem and
+    cached. As in the protocol `correct.mean()` is the accuracy and `score.mean()` the score; both leave out what has no
+    verdict, so say how many. A sample that cannot be judged, such as one without a reference answer, has a problem.
 
     Raises
     ------
     VTCError
-        As `judge`; and if three questions in a row get no answer.
+        If the endpoint refuses every question, the key or the cache cannot be used, there are more samples than
+        predictions or fewer, or three questions in a row get no answer. What was asked by then is in the cache.
 
     Examples
     --------
     >>> judge_all([], [], Judge("http://localhost:8000/v1", "llama-3")).shape
     (0, 7)
     """
-    rows, silent = [], 0
-    for sample, prediction in paired(samples, predictions):
-        verdict = judge(sample.get("stem", sample["question"]), sample["answer"], prediction, by)
-        facts = (sample.get("id", ""), sample.get("kind", ""), prediction)
-        rows.append((*facts, verdict.correct, verdict.score, verdict.problem, verdict.cached))
-        silent = 0 if verdict.reply else silent + 1
-        if silent == _GIVE_UP:
-            done = len(rows) - silent
-            stored = "stored" if by.cache else "lost without a cache"
-            raise VTCError(
-                f"{silent} questions in a row got no answer ({verdict.problem}); the {done} before are {stored}"
-            )
+    if type(workers) is not int or not 1 <= workers <= _MOST:
+        raise VTCError(f"workers is {workers!r}; it must be a whole number from 1 to {_MOST}")
+    rows, silent, pool = [], 0, ThreadPoolExecutor(workers, "judge")
+    try:
+        for sample, prediction, asked in _ahead(paired(samples, predictions), by, workers, pool):
+            verdict = asked.result() if isinstance(asked, Future) else asked
+            facts = (sample.get("id", ""), sample.get("kind", ""), prediction)
+            rows.append((*facts, verdict.correct, verdict.score, verdict.problem, verdict.cached))
+            if asked is not verdict:
+                silent = 0 if verdict.reply else silent + 1
+            if silent == _GIVE_UP:
+                done = len(rows) - silent
+                kept = "stored" if by.cache else "lost without a cache"
+                raise VTCError(
+                    f"{silent} questions in a row got no answer ({verdict.problem}); the {done} before are {kept}"
+                )
+    except BaseException as error:
+        # What is being asked is paid for and will be stored; only who interrupts does not want to wait for it.
+        pool.shutdown(wait=isinstance(error, Exception), cancel_futures=True)
+        raise
+    pool.shutdown()
     columns = ["id", "kind", "prediction", "correct", "score", "problem", "cached"]
     return pd.DataFrame(rows, columns=columns).astype({"correct": "boolean", "score": float, "cached": bool})
 
@@ -200,7 +181,48 @@ def read_verdict(reply: str) -> tuple[bool, float] | None:
     return (said == {"yes"}, float(score[1])) if score and float(score[1]) <= 5 else None
 
 
-def _ask(question: str, answer: str, prediction: str, by: Judge) -> Verdict:
+def _ahead(
+    pairs: Iterable[tuple[Mapping[str, object], str]], by: Judge, workers: int, pool: ThreadPoolExecutor
+) -> Iterator[tuple[Mapping[str, object], str, Future | Verdict]]:
+    """Samples and predictions in order, the next ones being judged already, or with what is wrong with them."""
+    pace, locks, ahead = Pace(), {}, deque()
+    for sample, prediction in pairs:
+        texts = (sample.get("stem", sample["question"]), sample["answer"], prediction)
+        if problem := _problem(*texts):
+            ahead.append((sample, prediction, Verdict(problem=problem)))
+        else:
+            # One after the other for the same question, so that the second finds the first one's verdict.
+            lock = locks.setdefault(texts, Lock())
+            ahead.append((sample, prediction, pool.submit(_judge, *texts, by, pace, lock)))
+        if len(ahead) > 2 * (workers - 1):
+            yield ahead.popleft()
+    yield from ahead
+
+
+def _problem(question: object, answer: object, prediction: object) -> str:
+    """Why there is nothing to judge, "" if there is."""
+    for what, text in (("question", question), ("reference answer", answer)):
+        if not isinstance(text, str) or not text.strip():
+            return f"the {what} is {text!r:.60}; give the text to judge by"
+    return "" if isinstance(prediction, str) else f"the prediction is {prediction!r:.60}; give what the model said"
+
+
+def _judge(question: str, answer: str, prediction: str, by: Judge, pace: Pace, lock: Lock) -> Verdict:
+    """The verdict that the cache has, or else the judge's."""
+    asked = (by.model, question, answer, prediction)
+    place = digest(json.dumps([*asked, by.temperature, PROMPT_VERSION]))
+    with lock, opened(by.cache) as cache:
+        found = stored(cache, place)
+        if found:
+            return found
+        try:
+            verdict = _ask(question, answer, prediction, by, pace)
+        except Unanswered as error:
+            return Verdict(problem=f"{error}")
+        return store(cache, place, asked, verdict)
+
+
+def _ask(question: str, answer: str, prediction: str, by: Judge, pace: Pace) -> Verdict:
     """Ask the judge, and once more if its reply cannot be read."""
     key, until = read_key(by.key_env), time.monotonic() + by.deadline
     given = {"question": question, "reference answer": answer, "student's answer": prediction}
@@ -212,37 +234,8 @@ def _ask(question: str, answer: str, prediction: str, by: Judge) -> Verdict:
     if by.temperature is not None:
         payload["temperature"] = by.temperature
     for _ in range(2):
-        reply = complete(by.url, payload, key, until)
+        reply = complete(by.url, payload, key, until, pace)
         if found := read_verdict(reply):
             return Verdict(*found, reply=reply)
         messages += [{"role": "assistant", "content": reply}, {"role": "user", "content": _REPAIR}]
     return Verdict(problem="the reply cannot be read", reply=reply or "(nothing)")
-
-
-@contextmanager
-def _opened(path: str | os.PathLike | None) -> Iterator[sqlite3.Connection]:
-    """The file of verdicts, or a place in memory that is forgotten."""
-    try:
-        where = ":memory:" if path is None else Path(path).expanduser()
-        connection = sqlite3.connect(where, timeout=_PATIENCE, isolation_level=None)
-        with closing(connection):
-            connection.execute(_SCHEMA)
-            yield connection
-    except sqlite3.Error as error:
-        raise VTCError(f"{path} cannot hold verdicts ({error}); give another file, or one that is not there") from error
-
-
-def _stored(cache: sqlite3.Connection, place: str) -> Verdict | None:
-    query = "SELECT correct, score, problem, reply FROM verdicts WHERE key = ? AND correct IS NOT NULL"
-    row = cache.execute(query, [place]).fetchone()
-    return Verdict(bool(row[0]), *row[1:], cached=True) if row else None
-
-
-def _store(cache: sqlite3.Connection, place: str, asked: tuple[str, ...], verdict: Verdict) -> Verdict:
-    """The verdict, with a problem if the file does not take it: it has been paid for."""
-    values = (place, *asked, verdict.correct, verdict.score, verdict.problem, verdict.reply)
-    try:
-        cache.execute(f"INSERT OR REPLACE INTO verdicts VALUES ({', '.join('?' * len(values))})", values)
-    except sqlite3.Error as error:
-        return replace(verdict, problem="; ".join(filter(None, [verdict.problem, f"not stored ({error})"])))
-    return verdict

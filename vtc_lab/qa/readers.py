@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from vtc_lab.qa import layouts
-from vtc_lab.qa.layouts import Samples
+from vtc_lab.qa import layouts_choice, layouts_open
+from vtc_lab.qa.layouts import Samples, plain
+from vtc_lab.qa.layouts_open import Open
 from vtc_lab.tokens import VTCError, suggest
 
 
@@ -19,7 +20,7 @@ from vtc_lab.tokens import VTCError, suggest
 class _Benchmark:
     """How a benchmark is read and what `benchmarks` says of it; the first split is the default, "" stands for all."""
 
-    read: Callable[[Path, str], Samples]
+    read: Callable[[Path, Path, str], Samples]
     splits: tuple[str, ...]
     rule: str
     files: str
@@ -28,7 +29,11 @@ class _Benchmark:
 
 
 def read_benchmark(
-    name: str, folder: str | Path, split: str | None = None, limit: int | None = None
+    name: str,
+    folder: str | Path,
+    split: str | None = None,
+    limit: int | None = None,
+    clips: str | Path | None = None,
 ) -> Iterator[dict[str, object]]:
     """Read the samples of a benchmark one by one, as `sweep`, `score` and `read_sample_clip` take them.
 
@@ -38,6 +43,7 @@ def read_benchmark(
     folder : what holds its annotations and clips ("plain": such a folder, or the file itself).
     split : one of the benchmark's own; by default the first that `benchmarks()` names.
     limit : how many samples at most.
+    clips : the folder of the clips, where they are not with the annotations.
 
     Returns
     -------
@@ -46,6 +52,7 @@ def read_benchmark(
     - clip, an absolute path. Where no clip is there it is the path that it should have, and `tried` has every path that
       was looked for. start and end in seconds, where the benchmark asks about a range;
     - id; kind, the type of question by which the benchmark reports; group, the length of the video, where it has such;
+      what `read_subtitles` needs, where it has subtitles;
     - question (what the model is asked), answer (None where the benchmark keeps it to itself), candidates and rule
       ("exact" or "letter", see `score`).
 
@@ -76,7 +83,12 @@ def read_benchmark(
     root = Path(folder).expanduser().absolute()
     if not root.exists():
         raise VTCError(f"there is no folder {folder}; give the one that holds {benchmark.files}")
-    return islice(benchmark.read(root, chosen), limit)
+    if root.is_file() and name != "plain":
+        raise VTCError(f"{folder} is a file; give the folder that holds {benchmark.files}")
+    beside = root if clips is None else Path(clips).expanduser().absolute()
+    if not beside.exists():
+        raise VTCError(f"there is no folder {clips}; give the one that holds the clips ({benchmark.clips})")
+    return islice(benchmark.read(root, beside, chosen), limit)
 
 
 def benchmarks() -> pd.DataFrame:
@@ -99,79 +111,105 @@ def benchmarks() -> pd.DataFrame:
     return table.assign(splits=[", ".join(split or "all" for split in splits) for splits in table.splits])
 
 
-def _zero_shot(folder: str, clips: str, kind: Callable, source: str = "", names: tuple[str, ...] = ("{}",)):
-    """A benchmark in the layout that Video-ChatGPT evaluates."""
+_MSVD = Open(
+    "MSVD_Zero_Shot_QA",
+    ("videos", "YouTubeClips", "video"),
+    layouts_open.by_word,
+    numbered="vid{}",
+    joined=("{split}_qa.json", "MSVD-QA/{split}_qa.json"),
+)
+_MSRVTT = Open(
+    "MSRVTT_Zero_Shot_QA",
+    ("videos/all", "videos", "video", "TestVideo", "TrainValVideo", "all"),
+    layouts_open.by_word,
+    numbered="video{}",
+    joined=("{split}_qa.json", "MSRVTT-QA/{split}_qa.json"),
+)
+_ACTIVITYNET = Open("Activitynet_Zero_Shot_QA", ("all_test", "videos"), layouts_open.by_type, ("v_{}", "{}"))
+_TGIF = Open(
+    "TGIF_Zero_Shot_QA",
+    ("mp4", "gifs", "videos_mp4", "videos"),
+    layouts_open.by_frame_type,
+    joined=("{Split}_frameqa_question.csv", "dataset/{Split}_frameqa_question.csv"),
+)
+
+
+def _open(layout: Open, files: str = "", source: str = "") -> _Benchmark:
+    """A benchmark with open answers; they are all scored alike."""
     return _Benchmark(
-        partial(layouts.zero_shot, folder=folder, names=names, kind=kind),
+        partial(layouts_open.open_answers, layout=layout),
         ("test", "val", "train"),
         "exact",
-        "{split}_q.json, {split}_a.json",
-        clips,
+        f"{{split}}_q.json and {{split}}_a.json{files}",
+        f"{layout.places[0]}/" + (", called v_ and the name" if "v_{}" in layout.names else ""),
         f"{source}Maaz et al. 2024, arXiv 2306.05424; files and folders as in Video-LLaVA, scripts/v1_5/eval",
     )
 
 
+_RAW = "Xu et al. 2017, github.com/xudejing/video-question-answering; "
+_NEXT_CLIPS = "NExTVideo/, or videos/ and map_vid_vidorID.json"
 _BENCHMARKS = {
-    "msvd-qa": _zero_shot("MSVD_Zero_Shot_QA", "videos/", layouts.by_word),
-    "msrvtt-qa": _zero_shot("MSRVTT_Zero_Shot_QA", "videos/all/", layouts.by_word),
-    "activitynet-qa": _zero_shot(
-        "Activitynet_Zero_Shot_QA",
-        "all_test/, called v_ and the name",
-        layouts.by_type,
-        "Yu et al. 2019, github.com/MILVLG/activitynet-qa; ",
-        ("v_{}", "{}"),
+    "msvd-qa": _open(_MSVD, ", or {split}_qa.json and youtube_mapping.txt", _RAW),
+    "msrvtt-qa": _open(_MSRVTT, ", or {split}_qa.json", _RAW),
+    "activitynet-qa": _open(
+        _ACTIVITYNET,
+        ", or data/{split}-*.parquet",
+        "Yu et al. 2019, github.com/MILVLG/activitynet-qa and the dataset lmms-lab/ActivityNetQA; ",
     ),
-    "tgif-qa": _zero_shot("TGIF_Zero_Shot_QA", "mp4/", layouts.any_type),
+    "tgif-qa": _open(
+        _TGIF, ", or {Split}_frameqa_question.csv", "Jang et al. 2017, github.com/YunseokJANG/tgif-qa (FrameQA); "
+    ),
     "nextqa-mc": _Benchmark(
-        partial(layouts.nextqa, options=True),
+        partial(layouts_choice.nextqa, options=True),
         ("val", "test", "train"),
         "letter",
-        "{split}.csv",
-        "NExTVideo/, or videos/ and map_vid_vidorID.json",
-        "Xiao et al. 2021, github.com/doc-doc/NExT-QA",
+        "{split}.csv, or MC/{split}-*.parquet",
+        _NEXT_CLIPS,
+        "Xiao et al. 2021, github.com/doc-doc/NExT-QA; the columns of the dataset lmms-lab/NExTQA",
     ),
     "nextqa-oe": _Benchmark(
-        partial(layouts.nextqa, options=False),
+        partial(layouts_choice.nextqa, options=False),
         ("val", "test", "train"),
-        "exact (its own is WUPS, which needs WordNet)",
-        "{split}.csv",
-        "NExTVideo/, or videos/ and map_vid_vidorID.json",
-        "Xiao et al. 2021, github.com/doc-doc/NExT-OE",
+        "exact; its own are wups and wups0.9, which need WordNet (see score)",
+        "{split}.csv, or OE/{split}-*.parquet",
+        _NEXT_CLIPS,
+        "Xiao et al. 2021, github.com/doc-doc/NExT-OE; the columns of the dataset lmms-lab/NExTQA",
     ),
     "egoschema": _Benchmark(
-        layouts.egoschema,
+        layouts_choice.egoschema,
         ("subset", "full"),
         "letter",
-        "questions.json, subset_answers.json",
+        "questions.json and subset_answers.json, or Subset/test-*.parquet and MC/test-*.parquet",
         "videos/",
-        "Mangalam et al. 2023, github.com/egoschema/EgoSchema",
+        "Mangalam et al. 2023, github.com/egoschema/EgoSchema; the columns of the dataset lmms-lab/egoschema",
     ),
     "mvbench": _Benchmark(
-        layouts.mvbench,
-        ("", *layouts.TASKS),
+        layouts_choice.mvbench,
+        ("", *layouts_choice.TASKS),
         "letter",
         "json/{split}.json",
-        "video/, in the folder of each source",
-        "Li et al. 2024, arXiv 2311.17005; github.com/OpenGVLab/Ask-Anything, video_chat2/mvbench.ipynb",
+        'video/, in the folder of each source; in the revision "video" without video/',
+        "Li et al. 2024, arXiv 2311.17005; github.com/OpenGVLab/Ask-Anything, video_chat2/mvbench.ipynb; the dataset "
+        'OpenGVLab/MVBench, revisions "main" and "video"',
     ),
     "video-mme": _Benchmark(
-        layouts.video_mme,
+        layouts_choice.video_mme,
         ("", "short", "medium", "long"),
         "letter",
-        "videomme/test-*.parquet, or test.jsonl or test.csv",
-        "data/",
-        "Fu et al. 2024, arXiv 2405.21075; the columns of the dataset lmms-lab/Video-MME",
+        "videomme/test-*.parquet, or test.jsonl, .csv or .json, or its own output_test_template.json",
+        "data/, and subtitle/",
+        "Fu et al. 2024, arXiv 2405.21075; the dataset lmms-lab/Video-MME; github.com/BradyFU/Video-MME, evaluation/",
     ),
     "longvideobench": _Benchmark(
-        layouts.longvideobench,
+        layouts_choice.longvideobench,
         ("val", "test"),
         "letter",
-        "lvb_val.json, or lvb_test_wo_gt.json without answers",
-        "videos/, subtitles/",
+        "lvb_val.json, or lvb_test_wo_gt.json without answers; or validation-*.parquet and test-*.parquet",
+        "videos/, and subtitles/",
         "Wu et al. 2024, arXiv 2407.15754; github.com/longvideobench/LongVideoBench",
     ),
     "plain": _Benchmark(
-        layouts.plain,
+        plain,
         ("",),
         "exact, or letter with options",
         "qa.jsonl or qa.csv",

@@ -23,8 +23,8 @@ class Record(NamedTuple):
     place: str
     fields: dict[str, object]
 
-    def need(self, name: str) -> object:
-        """The value of a field.
+    def need(self, *names: str) -> object:
+        """The value of a field, or of the first of several that is there, where releases name it differently.
 
         Raises
         ------
@@ -36,17 +36,22 @@ class Record(NamedTuple):
         >>> Record("line 3 of val.csv", {"qid": 6}).need("qid")
         6
         """
-        value = self.fields.get(name)
+        value = self.get(*names)
         if value is None:
             there = ", ".join(map(str, self.fields)) or "nothing"
+            wanted = " or ".join(map(repr, names))
             raise VTCError(
-                f"{self.place} has no {name!r}, only {there:.200}; give a file in the benchmark's own layout"
+                f"{self.place} has no {wanted}, only {there:.200}; give a file in the benchmark's own layout"
             )
         return value
 
-    def text(self, name: str) -> str:
+    def get(self, *names: str) -> object:
+        """The value of the first of these fields that is there, or None."""
+        return next((self.fields[name] for name in names if self.fields.get(name) is not None), None)
+
+    def text(self, *names: str) -> str:
         """The value of a field as text."""
-        return str(self.need(name))
+        return str(self.need(*names))
 
     def number(self, name: str) -> float:
         """The value of a field as a number, also where a CSV has it as text."""
@@ -56,13 +61,13 @@ class Record(NamedTuple):
         except (TypeError, ValueError) as error:
             raise VTCError(f"{self.place} has {name} {value!r:.40}; it must be a number") from error
 
-    def texts(self, name: str) -> list[str]:
+    def texts(self, *names: str) -> list[str]:
         """The value of a field as a list of texts, also where an export to CSV has made it one text.
 
         >>> Record("here", {"options": "['A. red' 'B. blue']"}).texts("options")
         ['A. red', 'B. blue']
         """
-        value = self.need(name)
+        value = self.need(*names)
         if isinstance(value, str):
             try:
                 value = json.loads(value)
@@ -71,7 +76,7 @@ class Record(NamedTuple):
                 value = [ast.literal_eval(text) for text in quoted]
         if not isinstance(value, list) or not value:
             raise VTCError(
-                f"{self.place} has {name} {self.need(name)!r:.60}; it must be a list, in CSV written as JSON"
+                f"{self.place} has {names[0]} {self.need(*names)!r:.60}; it must be a list, in CSV written as JSON"
             )
         return [str(entry) for entry in value]
 
@@ -81,8 +86,8 @@ def records(path: Path) -> Iterator[Record]:
 
     Parameters
     ----------
-    path : .json (an array of objects), .jsonl (an object a line), .csv (a header, then a row a line) or .parquet (a
-        row a record; needs pyarrow).
+    path : .json (an array of objects), .jsonl (an object a line), .csv or .tsv (a header, then a row a line; between
+        commas, or tabs if the header has one) or .parquet (a row a record; needs pyarrow).
 
     Yields
     ------
@@ -99,12 +104,14 @@ def records(path: Path) -> Iterator[Record]:
     >>> next(records(BUNDLED)).place
     'line 1 of qa.jsonl'
     """
-    kinds = {".json": _from_array, ".jsonl": _from_lines, ".csv": _from_csv, ".parquet": _from_parquet}
-    if path.suffix not in kinds:
+    kinds = {".json": _from_array, ".jsonl": _from_lines, ".parquet": _from_parquet}
+    kinds |= {".csv": _from_csv, ".tsv": _from_csv}
+    suffix = path.suffix.lower()
+    if suffix not in kinds:
         raise VTCError(f"{path.name} is of no kind that can be read; give a file ending in {', '.join(kinds)}")
     after = ""
     try:
-        for place, fields in kinds[path.suffix](path):
+        for place, fields in kinds[suffix](path):
             after = f" after {place}"
             if not isinstance(fields, dict):
                 raise VTCError(f"{place} of {path.name} is {fields!r:.60}; it must be a JSON object")
@@ -234,7 +241,9 @@ def _from_lines(path: Path) -> Iterator[tuple[str, object]]:
 
 def _from_csv(path: Path) -> Iterator[tuple[str, object]]:
     with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file)
+        tabs = "\t" in file.readline()
+        file.seek(0)
+        reader = csv.DictReader(file, delimiter="\t" if tabs else ",")
         for row in reader:
             if None in row:
                 raise VTCError(
@@ -249,7 +258,8 @@ def _from_parquet(path: Path) -> Iterator[tuple[str, object]]:
     except ImportError as error:
         raise VTCError(f"{path.name} needs pyarrow; install it, or give the table as .jsonl or .csv") from error
     number = count(1)
-    with ParquetFile(path) as file:
+    # A group of rows can be the whole table, so it is not read at once.
+    with ParquetFile(path, buffer_size=_CHUNK, pre_buffer=False) as file:
         for batch in file.iter_batches(batch_size=1024):
             for row in batch.to_pylist():
                 yield f"row {next(number)}", row

@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from vtc_lab.qa.layouts import LETTERS
+from vtc_lab.qa.wups import wups
 from vtc_lab.tokens import VTCError, suggest
 
 if TYPE_CHECKING:  # importing the model imports transformers, which takes seconds
     from vtc_lab.models.video_model import Answer
 
-RULES = ("exact", "letter", "likelihood")
+RULES = ("exact", "letter", "likelihood", "wups", "wups0.9")
 _ARTICLES = {"a", "an", "the"}
 _NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 _LEAD = re.compile(
@@ -46,16 +47,20 @@ def score(
         where there is no answer.
     rule : by default the sample's own, "exact" if it has none:
 
-        - "exact": the text is the answer, or one of `also`, after `normalise`. The benchmarks compare with no
-          normalisation, which suits classifiers alone. NExT-OE's own rule is WUPS, which needs WordNet.
+        - "exact": the text is the answer, or one of `also`, after `normalise`, which is ours: ActivityNet-QA's script
+          and the classifiers of MSVD-QA, MSRVTT-QA and TGIF-QA compare as it is, and models that write are judged
+          (`vtc_lab.qa.judge`).
+        - "wups", "wups0.9": `wups` of the text and the answer, or the best of `also`, with the threshold 0 or 0.9: by
+          these NExT-OE is scored. They are no shares of right answers, and need WordNet (`vtc_lab[wups]`).
         - "letter": `letter_of` the text is the answer. Video-MME's script takes the first capital from A to D wherever
           it stands, so "Dogs" counts as D, and leaves answers without one out of the mean; LongVideoBench's takes a
-          random option there; here they are wrong.
+          random option there; MVBench's takes the first word, and none at all for right. Here they are wrong.
         - "likelihood": of all candidates the answer has the highest probability, alone.
 
     Returns
     -------
-    1.0 for right, 0.0 for wrong, NaN where the benchmark keeps the answer to itself or there is none to score.
+    1.0 for right, 0.0 for wrong (by "wups" also between them), NaN where the benchmark keeps the answer to itself or
+    there is none to score.
 
     Raises
     ------
@@ -80,8 +85,12 @@ def score(
     text = getattr(answer, "text", answer)
     if not isinstance(text, str):
         raise VTCError(f"the answer is {text!r:.60}; rule {rule!r} needs its text")
+    known = [str(correct) for correct in (right, *sample.get("also", ()))]
     if rule == "exact":
-        return float(normalise(text) in {normalise(str(known)) for known in (right, *sample.get("also", ()))})
+        return float(normalise(text) in map(normalise, known))
+    if rule in ("wups", "wups0.9"):
+        threshold = 0.9 if rule == "wups0.9" else 0.0
+        return max(wups(text, correct, threshold, str(sample.get("kind", ""))) for correct in known)
     options = sample.get("options") or sample.get("candidates") or ()
     if right not in tuple(LETTERS[: len(options)]):
         raise VTCError(f"the right answer {right!r:.60} is no letter of {len(options)} options; choose rule 'exact'")
@@ -93,7 +102,7 @@ def accuracy(
     answers: Iterable[Answer | str | Mapping[str, float] | None],
     rule: str | None = None,
 ) -> pd.DataFrame:
-    """The share of right answers for each kind of question, and for all.
+    """The share of right answers for each kind of question, and for all; by "wups" the mean.
 
     Parameters
     ----------
