@@ -10,6 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 import yaml
+from PIL import Image
 
 import vtc_lab as vtc
 from vtc_lab.models.loading import BUNDLED
@@ -234,6 +235,21 @@ def test_answers_stand_in_the_order_of_the_requests_whatever_the_batch(model, sa
     assert model.generate_until([]) == []
 
 
+def test_pictures_are_taken_as_frames(samples, clips):
+    row = samples[0]
+    clip = clips[row["clip"]]
+    pictures = [Image.fromarray(frame) for frame in clip.frames]
+    model = VTC(BUNDLED, frames=len(clip), device="cpu")
+    asked = [request(model, samples, 0), request(model, samples, 0, visuals=pictures)]
+    said = model.generate_until(asked)
+    assert said[0] == said[1]
+    few = VTC(BUNDLED, frames=3, device="cpu")._joined("some", pictures)
+    assert few.times.tolist() == [0, round((len(clip) - 1) / 2), len(clip) - 1]
+    assert (few.frames == clip.frames[few.times.astype(int)]).all()
+    with pytest.raises(vtc.VTCError, match="pictures of one size"):
+        model.generate_until([request(model, samples, 0, visuals=[*pictures, pictures[0].resize((8, 8))])])
+
+
 def test_frames_are_as_many_as_asked_for_or_as_by_default(clips, tmp_path):
     model = VTC(BUNDLED, frames=4, device="cpu")
     path, most = next((path, len(clip)) for path, clip in clips.items())
@@ -271,7 +287,8 @@ def test_wrong_arguments_are_told_before_the_model_is_loaded(arguments, sentence
     [
         ({"visuals": []}, "gives 0 visuals"),
         ({"visuals": ["a.mp4", "b.mp4"]}, "gives 2 visuals \\(str, str\\)"),
-        ({"visuals": [7]}, "vtc takes the path of one video file"),
+        ({"visuals": [7]}, "vtc takes the path of one video file, or pictures"),
+        ({"visuals": None.__class__}, "gives 0 visuals"),
         ({"visuals": ["/no/such.mp4"]}, "1 videos of this run are missing, the first is /no/such.mp4"),
         ({"do_sample": True}, "asks for sampling or beams"),
         ({"temperature": 0.7, "do_sample": True}, "asks for sampling or beams"),

@@ -8,19 +8,21 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import groupby
 from operator import attrgetter
 from pathlib import Path
 from typing import Literal, NoReturn
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from lmms_eval.api.instance import Instance
 from lmms_eval.api.model import lmms
 from lmms_eval.models.model_utils.gen_metrics import log_metrics
 from loguru import logger
+from PIL import Image
 from tqdm import tqdm
 
 from vtc_lab.models.answers import Answer
@@ -33,13 +35,14 @@ from vtc_lab.video import read_clip
 
 @dataclass(frozen=True, order=True)
 class _Asked:
-    """One request; sorted, those about one clip stand together."""
+    """One request; sorted, those about one clip stand together. `look` gives its pictures where it is no file."""
 
     clip: str
     max_new_tokens: int
     place: int
     question: str
     until: tuple[str, ...]
+    look: Callable[[], Sequence[Image.Image]] | None = field(default=None, compare=False)
 
 
 class VTC(lmms):
@@ -97,12 +100,13 @@ class VTC(lmms):
         return self.model.network.device
 
     def generate_until(self, requests: Sequence[Instance]) -> list[str]:
-        """Answer the questions of a task, each about one video file, by greedy decoding.
+        """Answer the questions of a task, each about one video, by greedy decoding.
 
         Parameters
         ----------
-        requests : (question, generation options, function that gives a document's videos, document, task, split) each.
-            Of the options `max_new_tokens` and `until` are followed. "\\n\\n" in `until` is not: lmms-eval puts it
+        requests : (question, generation options, function that gives a document's visuals, document, task, split) each.
+            The visuals are the path of one video file, or pictures of one size, taken as its frames, one a second. Of
+            the options `max_new_tokens` and `until` are followed. "\\n\\n" in `until` is not: lmms-eval puts it
             there when a task says nothing, and its own models leave it out too.
 
         Returns
@@ -114,33 +118,27 @@ class VTC(lmms):
         Raises
         ------
         VTCError
-            If a task asks for sampling or beams, gives something else than one video file, or files are missing;
-            all of that before the first clip is read.
+            If a task asks for sampling or beams, gives something else than one video, or files are missing; all of
+            that before the first clip is read.
         """
-        asked = sorted(self._asked(place, *request.args) for place, request in enumerate(requests))
-        missing = sorted({one.clip for one in asked if not Path(one.clip).is_file()})
-        if missing:
-            raise VTCError(f"{len(missing)} videos of this run are missing, the first is {missing[0]}; put them there")
+        asked = [self._asked(place, *request.args) for place, request in enumerate(requests)]
         texts, sums = [""] * len(asked), Counter()
-        with tqdm(total=len(asked), desc="vtc", disable=self.rank != 0) as progress:
-            for (path, longest), group in groupby(asked, key=attrgetter("clip", "max_new_tokens")):
-                clip, same = self._read(path), list(group)
-                reduced = self._reduce(clip)
-                how = {"positions": self.positions, "max_new_tokens": longest}
-                for start in range(0, len(same), self.batch_size):
-                    part = same[start : start + self.batch_size]
+        for clip, reduced, same in self._by_clip(asked):
+            for longest, group in groupby(same, key=attrgetter("max_new_tokens")):
+                how, alike = {"positions": self.positions, "max_new_tokens": longest}, list(group)
+                for start in range(0, len(alike), self.batch_size):
+                    part = alike[start : start + self.batch_size]
                     said = self.model.ask([one.question for one in part], clip, reduced, **how)
                     for one, answer in zip(part, said, strict=True):
                         texts[one.place] = _cut(answer.text, one.until)
                         sums.update(self._counts(answer))
-                    progress.update(len(part))
         if asked:  # one of several processes can be left without a question
             means = {f"visual_tokens_{name}": sums[name] / len(asked) for name in ("kept", "total")}
             log_metrics(sums["seconds"], sums["generated"], sums["generated"] / sums["seconds"], means)
         return texts
 
     def loglikelihood(self, requests: Sequence[Instance]) -> NoReturn:
-        """Refuse: this model answers by generation alone.
+        """Refuse: lmms-eval 0.7 turns the pairs that this has to give into text, and then fails to take them apart.
 
         Raises
         ------
@@ -168,13 +166,6 @@ class VTC(lmms):
         self, place: int, question: str, options: Mapping[str, object], to_visual: Callable, *where: object
     ) -> _Asked:
         document, task, split = where
-        visuals = to_visual(self.task_dict[task][split][document])
-        if not isinstance(visuals, list) or len(visuals) != 1 or not isinstance(visuals[0], (str, os.PathLike)):
-            kinds = [type(visual).__name__ for visual in visuals or ()]
-            raise VTCError(
-                f"task {task!r} gives {len(kinds)} visuals ({', '.join(kinds[:3])}) with document {document}; "
-                "vtc takes the path of one video file"
-            )
         sampled = options.get("do_sample", bool(options.get("temperature"))) and options.get("temperature", 1) != 0
         if sampled or (options.get("num_beams") or 1) > 1:
             raise VTCError(
@@ -183,7 +174,45 @@ class VTC(lmms):
             )
         until = options.get("until") or ()
         until = (until,) if isinstance(until, str) else tuple(stop for stop in until if stop != "\n\n")
-        return _Asked(str(visuals[0]), int(options.get("max_new_tokens", 128)), place, question, until)
+        longest = int(options.get("max_new_tokens", 128))
+
+        # Pictures are made anew when their turn comes, or those of a whole benchmark would be held.
+        def look() -> list[str | os.PathLike] | list[Image.Image]:
+            return to_visual(self.task_dict[task][split][document])
+
+        visuals = look()
+        visuals = list(visuals) if isinstance(visuals, Sequence) else []
+        if len(visuals) == 1 and isinstance(visuals[0], (str, os.PathLike)):
+            return _Asked(str(visuals[0]), longest, place, question, until)
+        if not visuals or not all(isinstance(visual, Image.Image) for visual in visuals):
+            kinds = [type(visual).__name__ for visual in visuals]
+            raise VTCError(
+                f"task {task!r} gives {len(kinds)} visuals ({', '.join(kinds[:3])}) with document {document}; "
+                "vtc takes the path of one video file, or pictures as its frames"
+            )
+        return _Asked(f"document {document} of {task}", longest, place, question, until, look)
+
+    def _by_clip(self, asked: Sequence[_Asked]) -> Iterator[tuple[Clip, Reduction | None, list[_Asked]]]:
+        """Each clip with its reduction and what is asked about it, read when its turn comes."""
+        missing = sorted({one.clip for one in asked if one.look is None and not Path(one.clip).is_file()})
+        if missing:
+            raise VTCError(f"{len(missing)} videos of this run are missing, the first is {missing[0]}; put them there")
+        with tqdm(total=len(asked), desc="vtc", disable=self.rank != 0) as progress:
+            for path, group in groupby(sorted(asked), key=attrgetter("clip")):
+                same = list(group)
+                clip = self._read(path) if same[0].look is None else self._joined(path, same[0].look())
+                yield clip, self._reduce(clip), same
+                progress.update(len(same))
+
+    def _joined(self, name: str, pictures: Sequence[Image.Image]) -> Clip:
+        """Pictures as the frames of a clip, evenly spaced if there are more than were asked for."""
+        sizes = sorted({picture.size for picture in pictures})
+        if len(sizes) > 1:
+            raise VTCError(f"the pictures of {name} have the sizes {sizes!r:.60}; vtc takes pictures of one size")
+        count = min(self.frames or 16, len(pictures))
+        chosen = np.linspace(0, len(pictures) - 1, count).round().astype(int)
+        frames = np.stack([np.asarray(pictures[n].convert("RGB")) for n in chosen])
+        return Clip(frames, chosen.astype(float), name, "lmms-eval")
 
     def _read(self, path: str) -> Clip:
         if self.frames is not None:
