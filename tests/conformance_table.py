@@ -26,7 +26,7 @@ from vtc_lab.video import ROOT
 
 # isort: off
 import vtc_lab.models.torchvision_ops  # noqa: F401  (before transformers)
-from transformers import AutoModelForImageTextToText, AutoProcessor
+from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 # isort: on
 
 BEGIN, END = "<!-- families:begin -->", "<!-- families:end -->"
@@ -34,8 +34,7 @@ CLOSE = 1e-4  # largest difference of two logits, which are of the order of 1, t
 FOLDER = Path(tempfile.mkdtemp(prefix="tiny-checkpoints-"))
 atexit.register(shutil.rmtree, FOLDER, ignore_errors=True)
 
-STATEFUL = ["qwen3_5"]  # no mask keeps a token quite out of DeltaNet's state
-PICTURES = [family for family, entry in FAMILIES.items() if entry.modality == "image"]
+STATEFUL = ["qwen3_5", "qwen3_5_moe"]  # no mask keeps a token quite out of DeltaNet's state
 
 
 class Cannot(Exception):
@@ -49,12 +48,14 @@ def load(family: str) -> tuple[torch.nn.Module, object]:
     return AutoModelForImageTextToText.from_pretrained(folder).eval(), AutoProcessor.from_pretrained(folder)
 
 
-def clips_of(family: str, *lengths: int, skip: int = 0) -> dict:
-    """The argument that tells clips among pictures, where a family needs it."""
-    if family not in PICTURES:
-        return {}
-    ends = [skip + sum(lengths[: n + 1]) for n in range(len(lengths))]
-    return {"clips": [slice(end - length, end) for end, length in zip(ends, lengths, strict=True)]}
+def takes_one(family: str) -> bool:
+    """Whether a family's processor refuses a second clip in a prompt."""
+    try:
+        prompt(family, load(family)[1], ("what", frames(1), "then", frames(2), "?"))
+    except ValueError as refusal:
+        assert "one video" in str(refusal)
+        return True
+    return False
 
 
 @torch.no_grad()
@@ -127,10 +128,9 @@ def masked(model: torch.nn.Module, inputs: dict, kept: torch.Tensor, said: torch
     return prefill[:, kept], steps
 
 
-def compare_with_masked(family: str, inputs: dict, method: str = "random", ratio: float = 4, **clips: object) -> None:
-    model, _ = load(family)
-    reduced = compress(model, inputs, method, ratio, **clips)
-    kept = stays(model, inputs, reduced, encode_prompt(model, inputs, **clips).where)
+def compare_with_masked(model: torch.nn.Module, inputs: dict) -> None:
+    reduced = compress(model, inputs, "random", 4)
+    kept = stays(model, inputs, reduced, encode_prompt(model, inputs).where)
     with engaged(model, reduced):
         output = generate(model, reduced)
     prefill, steps = masked(model, dict(inputs), kept, new_tokens(reduced, output))
@@ -167,8 +167,9 @@ def place(family: str) -> None:
 
 def as_masked(family: str) -> None:
     """reduced = the full prompt with the same tokens masked, at prefill and at each of 6 decoded tokens"""
+    model, processor = load(family)
     try:
-        compare_with_masked(family, prompt(family, load(family)[1], ("what moves", frames(1), "where ?")))
+        compare_with_masked(model, prompt(family, processor, ("what moves", frames(1), "where ?")))
     except AssertionError as difference:
         if family not in STATEFUL:
             raise
@@ -176,38 +177,59 @@ def as_masked(family: str) -> None:
     assert family not in STATEFUL
 
 
+def window(family: str) -> str | None:
+    """= masked, where the prompt is longer than a layer's sliding window (8 tokens here; in other checks it fits)"""
+    model, processor = load(family)
+    config = AutoConfig.from_pretrained(FOLDER / family)
+    if getattr(config.get_text_config(), "sliding_window", None) is None:
+        return "none"
+    config.get_text_config().sliding_window = 8
+    narrow = AutoModelForImageTextToText.from_pretrained(FOLDER / family, config=config).eval()
+    inputs = prompt(family, processor, ("what moves", frames(1), "where ?"))
+    assert apart(logits(narrow, inputs), logits(model, inputs)) > CLOSE
+    assert torch.equal(logits(narrow, compress(narrow, inputs, "lftr", ratio=1)), logits(narrow, inputs))
+    try:
+        compare_with_masked(narrow, inputs)
+    except AssertionError as difference:
+        words = "a window counts tokens, so in a reduced prompt such a layer sees further back than in the full one"
+        raise Cannot(words) from difference
+
+
 def batch(family: str) -> None:
     """a left-padded batch with different keeps = the prompts one by one, greedily"""
     model, processor = load(family)
+    more = () if takes_one(family) else ("what moves first , then ?", frames(3))
     rows = [
         ("what moves", frames(1), "where ?"),
-        ("is the circle red ?", frames(2, still=6), "what moves first , then ?", frames(3), "?"),
+        ("is the circle red ?", frames(2, still=6), *more, "?"),
         ("what is red ?",),
     ]
     inputs = prompt(family, processor, *rows)
-    reduced = compress(model, inputs, "lftr", min_fidelity=0.9, **clips_of(family, 6, 6, 6))
+    reduced = compress(model, inputs, "lftr", min_fidelity=0.9)
     assert len({len(each) for each in reduced.reductions}) > 1
     with engaged(model, reduced):
         together = generate(model, reduced)
-    for n, (row, lengths) in enumerate(zip(rows, [(6,), (6, 6), ()], strict=True)):
-        alone = compress(model, prompt(family, processor, row), "lftr", min_fidelity=0.9, **clips_of(family, *lengths))
+    for n, row in enumerate(rows):
+        alone = compress(model, prompt(family, processor, row), "lftr", min_fidelity=0.9)
         output = generate(model, alone)
         assert torch.equal(new_tokens(alone, output)[0], new_tokens(reduced, together)[n])
         same(torch.stack(output.logits)[:, 0], torch.stack(together.logits)[:, n])
 
 
 def several(family: str) -> None:
-    """several clips in one prompt are each reduced as if alone, and = masked (not compared where that does not hold)"""
+    """several clips in one prompt are found and each reduced as if alone, and = masked (where that holds at all)"""
+    if takes_one(family):
+        raise Cannot("its processor takes one clip in a prompt")
     model, processor = load(family)
     inputs = prompt(family, processor, ("what", frames(1), "then", frames(2), "?"))
-    clips = clips_of(family, 6, 6)
-    reduced = compress(model, inputs, "lftr", 4, **clips)
+    reduced = compress(model, inputs, "lftr", 4)
+    assert len(reduced.reductions) == 2
     for n, reduction in enumerate(reduced.reductions):
         alone = compress(model, prompt(family, processor, ("what", frames(n + 1))), "lftr", 4).reductions[0]
         assert torch.equal(alone.anchor, reduction.anchor)
         same(alone.tokens, reduction.tokens)
     if family not in STATEFUL:
-        compare_with_masked(family, inputs, **clips)
+        compare_with_masked(model, inputs)
 
 
 def text_only(family: str) -> None:
@@ -227,11 +249,15 @@ def picture(family: str) -> None:
     # SmolVLM's processor takes a video or pictures, not both; so there the frames are pictures.
     clip = list(frames(1)) if family == "smolvlm" else [frames(1)]
     inputs = prompt(family, processor, ("is", frames(5)[0], "in", *clip, "?"))
-    skip = len(inputs["pixel_values"]) - 6 if family == "internvl" else 1  # it cuts a picture into tiles
-    clips = clips_of(family, 6, skip=skip)
-    assert torch.equal(logits(model, compress(model, inputs, "lftr", 1, **clips)), logits(model, inputs))
+    try:
+        whole = logits(model, inputs)
+    except ValueError as refusal:
+        raise Cannot("the model itself takes clips or pictures, not both at once") from refusal
+    assert torch.equal(logits(model, compress(model, inputs, "lftr", 1)), whole)
+    (reduction,) = compress(model, inputs, "lftr", 4).reductions
+    assert reduction.grid[0] in (3, 6)
     if family not in STATEFUL:
-        compare_with_masked(family, inputs, **clips)
+        compare_with_masked(model, inputs)
 
 
 @torch.no_grad()
@@ -316,15 +342,18 @@ def merging(family: str) -> None:
 def saliency(family: str) -> None:
     """methods that need the encoder's attention get that of the vision tower, each clip its own"""
     model, processor = load(family)
-    inputs = prompt(family, processor, ("what", frames(1), "then", frames(2), "?"))
-    clips = clips_of(family, 6, 6)
-    plain, salient = (encode_prompt(model, inputs, saliency=asked, **clips) for asked in (False, True))
+    inputs = prompt(family, processor, ("what", frames(1)), ("then", frames(2), "?"))
+    try:
+        plain, salient = (encode_prompt(model, inputs, saliency=asked) for asked in (False, True))
+    except vtc.VTCError as error:
+        assert "no saliency is known" in str(error)
+        raise Cannot("no saliency is known for its vision tower; methods that need it say so") from error
     assert torch.equal(salient.features, plain.features)
     for n, tokens in enumerate(salient.tokens):
         alone = encode_prompt(model, prompt(family, processor, ("what", frames(n + 1))), saliency=True).tokens[0]
         torch.testing.assert_close(alone.saliency, tokens.saliency)
         assert len(tokens.saliency.unique()) > 1 and "attention" in tokens.saliency_source
-    reduced = compress(model, inputs, "visionzip", 3, **clips)
+    reduced = compress(model, inputs, "visionzip", 3)
     assert "saliency: " in reduced.reductions[0].notes[-1]
     with engaged(model, reduced):
         generate(model, reduced)
@@ -333,12 +362,11 @@ def saliency(family: str) -> None:
 def deepstack(family: str) -> str | None:
     """features of deeper layers are merged with the same groups and weights"""
     model, processor = load(family)
-    inputs = prompt(family, processor, ("what moves", frames(1), "then", frames(2), "?"))
-    clips = clips_of(family, 6, 6)
-    given = encode_prompt(model, inputs, **clips).outputs[FAMILIES[family].modality].deepstack_features
+    inputs = prompt(family, processor, ("what moves", frames(1)), ("then", frames(2), "?"))
+    given = encode_prompt(model, inputs).outputs[FAMILIES[family].modality].deepstack_features
     if not given:
         return "none"
-    reduced = compress(model, inputs, "lftr", 4, dropped="merge", **clips)
+    reduced = compress(model, inputs, "lftr", 4, dropped="merge")
     kept = reduced["mm_encoder_outputs"]["video"].deepstack_features
     assert len(kept) == len(given)
     for layer, after in zip(given, kept, strict=True):
@@ -376,6 +404,7 @@ CHECKS: dict[str, Callable[[str], str | None]] = {
     "identity": identity,
     "place": place,
     "= masked": as_masked,
+    "window": window,
     "batch": batch,
     "clips": several,
     "text": text_only,

@@ -69,7 +69,9 @@ def test_there_is_a_checkpoint_of_every_family() -> None:
     assert list(tiny_checkpoints.TINY) == SUPPORTED
 
 
-@pytest.mark.parametrize("family", ["qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_5", "video_llama_3", "gemma4"])
+@pytest.mark.parametrize(
+    "family", ["qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_5", "video_llama_3", "gemma4", "glm4v"]
+)
 def test_frames_that_are_wider_than_high(family) -> None:
     model, processor = load(family)
     before = np.concatenate([frames(1), frames(2)], 2)
@@ -129,13 +131,10 @@ def test_five_lines_anywhere(tmp_path) -> None:
 # --- one more family ---------------------------------------------------------------------------------------------
 
 
-def qwen3_vl_moe():
-    vision = {"hidden_size": 16, "intermediate_size": 24, "out_hidden_size": 32, "num_position_embeddings": 64}
-    vision["deepstack_visual_indexes"] = [0]
-    classes = (hf.Qwen3VLMoeForConditionalGeneration, hf.Qwen3VLMoeConfig, hf.Qwen3VLMoeTextConfig)
-    experts = {"moe_intermediate_size": 16, "num_experts": 2, "num_experts_per_tok": 1, "head_dim": 8}
-    processors = (hf.Qwen3VLProcessor, hf.Qwen3VLVideoProcessor)
-    return tiny_checkpoints.qwen(*classes, vision, *processors, rope_parameters=tiny_checkpoints.ROPE, **experts)
+def vipllava():
+    model, processor = tiny_checkpoints.llava()
+    config = {**model.config.to_dict(), "vision_feature_layer": [-1, 1]}
+    return hf.VipLlavaForConditionalGeneration(hf.VipLlavaConfig(**config)), processor
 
 
 def exaone4_5():
@@ -149,8 +148,8 @@ def exaone4_5():
 @pytest.fixture
 def more(monkeypatch):
     """Two families that are not among the supported ones, as somebody's checkpoints."""
-    for make in (qwen3_vl_moe, exaone4_5):
-        monkeypatch.setitem(tiny_checkpoints.TINY, make.__name__, Tiny(make, **QWEN_MARKS))
+    monkeypatch.setitem(tiny_checkpoints.TINY, "vipllava", Tiny(vipllava, frames_as_pictures=True))
+    monkeypatch.setitem(tiny_checkpoints.TINY, "exaone4_5", Tiny(exaone4_5, **QWEN_MARKS))
 
 
 def grids(core, inputs, count):
@@ -158,14 +157,17 @@ def grids(core, inputs, count):
 
 
 def test_a_family_that_is_not_there_can_be_added(more) -> None:
-    model, processor = load("qwen3_vl_moe")
+    model, processor = load("vipllava")
     with pytest.raises(vtc.VTCError) as caught:
-        compress(model, prompt("qwen3_vl_moe", processor, ROW), "lftr", ratio=4)
-    assert_sentence(caught, "'qwen3_vl_moe'", "register_family('qwen3_vl_moe', Family(name, grids))")
-    register_family("qwen3_vl_moe", Family("Qwen3-VL-MoE", grids, tower="visual"))
-    for name, check in CHECKS.items():
-        if name != "saliency":
-            check("qwen3_vl_moe")
+        compress(model, prompt("vipllava", processor, ROW), "lftr", ratio=4)
+    ways = "register_family('vipllava', Family(name, grids))", "register_family('vipllava', {}.FAMILIES['llava'])"
+    assert_sentence(caught, "'vipllava' models", *(way.format("vtc_lab.models.families") for way in ways))
+    with pytest.raises(vtc.VTCError) as loading:
+        vtc.load_model(model.name_or_path)
+    assert_sentence(loading, model.name_or_path, str(caught.value))
+    register_family("vipllava", FAMILIES["llava"])
+    for check in CHECKS.values():
+        check("vipllava")
 
 
 def test_positions_that_a_model_throws_away_are_noticed(more) -> None:

@@ -168,29 +168,42 @@ def qwen2_5_vl():
     return qwen(*classes, vision, hf.Qwen2_5_VLProcessor, hf.Qwen2VLVideoProcessor, rope_parameters=ROPE)
 
 
+QWEN3 = {"hidden_size": 16, "intermediate_size": 24, "out_hidden_size": 32, "num_position_embeddings": 64}
+EXPERTS = {"moe_intermediate_size": 16, "num_experts": 4, "num_experts_per_tok": 2}
+
+
+def qwen3(*classes: type, vision: dict | None = None, **options: object):
+    processors = (hf.Qwen3VLProcessor, hf.Qwen3VLVideoProcessor)
+    return qwen(*classes, QWEN3 | (vision or {}), *processors, **{"rope_parameters": ROPE, "head_dim": 8, **options})
+
+
 def qwen3_vl():
-    vision = {"hidden_size": 16, "intermediate_size": 24, "out_hidden_size": 32, "num_position_embeddings": 64}
-    vision["deepstack_visual_indexes"] = [0, 1]
     classes = (hf.Qwen3VLForConditionalGeneration, hf.Qwen3VLConfig, hf.Qwen3VLTextConfig)
-    return qwen(*classes, vision, hf.Qwen3VLProcessor, hf.Qwen3VLVideoProcessor, rope_parameters=ROPE, head_dim=8)
+    return qwen3(*classes, vision={"deepstack_visual_indexes": [0, 1]})
+
+
+def qwen3_vl_moe():
+    classes = (hf.Qwen3VLMoeForConditionalGeneration, hf.Qwen3VLMoeConfig, hf.Qwen3VLMoeTextConfig)
+    return qwen3(*classes, vision={"deepstack_visual_indexes": [0, 1]}, **EXPERTS)
+
+
+LINEAR = {
+    "linear_key_head_dim": 8,
+    "linear_value_head_dim": 8,
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 4,
+    "layer_types": ["linear_attention", "full_attention"],
+    "rope_parameters": ROPE | {"partial_rotary_factor": 1.0},
+}
 
 
 def qwen3_5():
-    vision = {"hidden_size": 16, "intermediate_size": 24, "out_hidden_size": 32, "num_position_embeddings": 64}
-    linear = {"linear_key_head_dim": 8, "linear_value_head_dim": 8, "linear_num_key_heads": 2}
-    rope = ROPE | {"partial_rotary_factor": 1.0}
-    classes = (hf.Qwen3_5ForConditionalGeneration, hf.Qwen3_5Config, hf.Qwen3_5TextConfig)
-    return qwen(
-        *classes,
-        vision,
-        hf.Qwen3VLProcessor,
-        hf.Qwen3VLVideoProcessor,
-        rope_parameters=rope,
-        head_dim=8,
-        **linear,
-        linear_num_value_heads=4,
-        layer_types=["linear_attention", "full_attention"],
-    )
+    return qwen3(hf.Qwen3_5ForConditionalGeneration, hf.Qwen3_5Config, hf.Qwen3_5TextConfig, **LINEAR)
+
+
+def qwen3_5_moe():
+    classes = (hf.Qwen3_5MoeForConditionalGeneration, hf.Qwen3_5MoeConfig, hf.Qwen3_5MoeTextConfig)
+    return qwen3(*classes, **LINEAR, **EXPERTS, shared_expert_intermediate_size=16)
 
 
 def internvl():
@@ -208,10 +221,17 @@ def internvl():
     return hf.InternVLForConditionalGeneration(config), processor
 
 
+AROUND = {
+    "image_token": "<image>",
+    "fake_image_token": "<fake_token_around_image>",
+    "global_image_token": "<global-img>",
+    "end_of_utterance_token": "<end_of_utterance>",
+}
+
+
 def smolvlm():
-    named = {"image_token": "<image>", "fake_image_token": "<fake_token_around_image>"}
-    named |= {"global_image_token": "<global-img>", "end_of_utterance_token": "<end_of_utterance>"}
-    words = tokenizer(**named, video_token="<video>")
+    pieces = [f"<row_{row}_col_{column}>" for row in (1, 2) for column in (1, 2, 3)]
+    words = tokenizer(*pieces, **AROUND, video_token="<video>")
     config = hf.SmolVLMConfig(
         vision_config=VISION | {"image_size": SIDE, "patch_size": 8},
         text_config=text(hf.LlamaConfig, words).to_dict(),
@@ -222,6 +242,21 @@ def smolvlm():
     pictures = hf.SmolVLMImageProcessor(**size, do_image_splitting=False)
     processor = hf.SmolVLMProcessor(pictures, words, hf.SmolVLMVideoProcessor(**size), image_seq_len=4)
     return hf.SmolVLMForConditionalGeneration(config), processor
+
+
+def idefics3():
+    words = tokenizer(**AROUND)
+    config = hf.Idefics3Config(
+        vision_config=VISION | {"image_size": SIDE, "patch_size": 8},
+        text_config=text(hf.LlamaConfig, words).to_dict(),
+        scale_factor=2,
+        **ids(words, image_token="<image>"),
+    )
+    size = {"size": {"longest_edge": SIDE}, "max_image_size": {"longest_edge": SIDE}}
+    processor = hf.Idefics3Processor(
+        hf.Idefics3ImageProcessor(**size, do_image_splitting=False), words, image_seq_len=4
+    )
+    return hf.Idefics3ForConditionalGeneration(config), processor
 
 
 def video_llama_3():
@@ -286,6 +321,61 @@ def gemma4():
     return hf.Gemma4ForConditionalGeneration(config), processor
 
 
+GLM = {"image_token": "<|image|>", "video_token": "<|video|>"}
+GLM_ENDS = {
+    "image_start_token": "<|begin_of_image|>",
+    "image_end_token": "<|end_of_image|>",
+    "video_start_token": "<|begin_of_video|>",
+    "video_end_token": "<|end_of_video|>",
+}
+
+
+def glm(model: type, config: type, text_kind: type, **options: object):
+    words = tokenizer(*GLM_ENDS.values(), **GLM)
+    vision = {"depth": 2, "hidden_size": 16, "num_heads": 2, "patch_size": 4, "image_size": SIDE}
+    rope = ROPE | {"partial_rotary_factor": 1.0}
+    settings = config(
+        vision_config=vision | {"intermediate_size": 24, "out_hidden_size": 32},
+        text_config=text(text_kind, words, rope_parameters=rope, head_dim=8, **options).to_dict(),
+        **ids(words, **GLM, **GLM_ENDS),
+    )
+    pictures, videos = hf.Glm4vImageProcessor(**PACKED), hf.Glm4vVideoProcessor(**PACKED, do_sample_frames=False)
+    return model(settings), hf.Glm4vProcessor(pictures, words, videos)
+
+
+def glm4v():
+    return glm(hf.Glm4vForConditionalGeneration, hf.Glm4vConfig, hf.Glm4vTextConfig)
+
+
+def glm4v_moe():
+    classes = (hf.Glm4vMoeForConditionalGeneration, hf.Glm4vMoeConfig, hf.Glm4vMoeTextConfig)
+    return glm(*classes, **EXPERTS, n_routed_experts=4, n_shared_experts=1, first_k_dense_replace=1)
+
+
+def molmo2():
+    marks = {
+        "image_start_token": "<im_start>",
+        "low_res_image_start_token": "<low_res_im_start>",
+        "image_end_token": "<im_end>",
+        "image_patch": "<im_patch>",
+        "frame_start_token": "<frame_start>",
+        "frame_end_token": "<frame_end>",
+    }
+    words = tokenizer(*marks.values(), "<im_col>", "<im_low>", image_token="<|image|>", video_token="<|video|>")
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 2, "head_dim": 8}
+    adapter = {"hidden_size": 16, "intermediate_size": 24, "text_hidden_size": 32, "vision_feature_layer": [1, 0]}
+    config = hf.Molmo2Config(
+        vision_config=VISION | heads | {"patch_size": 8, "image_size": [SIDE, SIDE]},
+        adapter_config=adapter | heads,
+        text_config=text(hf.models.molmo2.Molmo2TextConfig, words, head_dim=8, additional_vocab_size=4).to_dict(),
+        **ids(words, **marks),
+    )
+    size = {"patch_size": 8, "size": SQUARE, "pooling_size": [2, 2]}
+    pictures = hf.Molmo2ImageProcessor(**size, overlap_margins=[1, 1])
+    videos = hf.Molmo2VideoProcessor(**size, do_sample_frames=False)
+    return hf.Molmo2ForConditionalGeneration(config), hf.Molmo2Processor(pictures, videos, words)
+
+
 def llava():
     words = tokenizer(image_token="<image>")
     config = hf.LlavaConfig(
@@ -312,6 +402,10 @@ QWEN_MARKS = {
     "clip": "<|vision_start|><|video_pad|><|vision_end|>",
     "picture": "<|vision_start|><|image_pad|><|vision_end|>",
 }
+GLM_MARKS = {
+    "clip": "<|begin_of_video|><|video|><|end_of_video|>",
+    "picture": "<|begin_of_image|><|image|><|end_of_image|>",
+}
 TINY: dict[str, Tiny] = {
     "llava_onevision": Tiny(llava_onevision),
     "llava_next_video": Tiny(llava_next_video),
@@ -319,12 +413,18 @@ TINY: dict[str, Tiny] = {
     "qwen2_vl": Tiny(qwen2_vl, **QWEN_MARKS),
     "qwen2_5_vl": Tiny(qwen2_5_vl, **QWEN_MARKS),
     "qwen3_vl": Tiny(qwen3_vl, **QWEN_MARKS),
+    "qwen3_vl_moe": Tiny(qwen3_vl_moe, **QWEN_MARKS),
     "qwen3_5": Tiny(qwen3_5, **QWEN_MARKS),
+    "qwen3_5_moe": Tiny(qwen3_5_moe, **QWEN_MARKS),
     "internvl": Tiny(internvl, picture="<IMG_CONTEXT>"),
     "smolvlm": Tiny(smolvlm),
+    "idefics3": Tiny(idefics3, frames_as_pictures=True),
     "video_llama_3": Tiny(video_llama_3, "<|video_pad|>", "<|image_pad|>"),
     "perception_lm": Tiny(perception_lm),
     "gemma4": Tiny(gemma4, "<|video|>", "<|image|>"),
+    "glm4v": Tiny(glm4v, **GLM_MARKS),
+    "glm4v_moe": Tiny(glm4v_moe, **GLM_MARKS),
+    "molmo2": Tiny(molmo2, "<|video|>", "<|image|>"),
     "llava": Tiny(llava, frames_as_pictures=True),
 }
 
@@ -366,5 +466,5 @@ def prompt(family: str, processor: hf.ProcessorMixin, *rows: tuple, padding_side
         given["videos_kwargs"] = {"video_metadata": [dict(times) for _ in clips]}
     if any(pictures):
         flat = [picture for mine in pictures for picture in mine]
-        given["images"] = pictures if family in ("smolvlm", "gemma4") else flat
+        given["images"] = pictures if family in ("smolvlm", "idefics3", "gemma4") else flat
     return processor(text=texts, padding=True, padding_side=padding_side, return_tensors="pt", **given)

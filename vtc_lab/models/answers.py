@@ -17,7 +17,7 @@ from transformers import LogitsProcessor, LogitsProcessorList
 
 from vtc_lab.models.compress import CompressedInputs, engaged, padding_token, put_back
 from vtc_lab.models.prompt_clips import EncodedPrompt, settle
-from vtc_lab.models.prompts import Rows, behind, join, lengthened, prefill, say_each, with_tail
+from vtc_lab.models.prompts import Rows, behind, end_of, join, lengthened, prefill, say_each, with_tail
 from vtc_lab.tokens import Reduction, VTCError
 
 
@@ -131,7 +131,8 @@ def scores_of(
 def _prepared(entering: Entering, tails: Sequence[Rows]) -> tuple[CompressedInputs, int]:
     """The prompts with the longest of the tails, and how much of them comes before it."""
     longest = max(tails, key=lambda tail: tail["input_ids"].shape[1])
-    network, whole = entering.network, with_tail(entering.prompt, longest)
+    network, prompt = entering.network, entering.prompt
+    whole = with_tail(prompt, longest, end_of(network, prompt.inputs))
     inputs = join([put_back(network, whole, [each], entering.positions) for each in entering.reductions])
     return inputs, inputs["input_ids"].shape[1] - longest["input_ids"].shape[1]
 

@@ -84,9 +84,9 @@ def compress(
     method, ratio, options : as for `vtc.reduce`; the ratio is that of each clip.
     positions : "preserve" leaves every token at the position it had in the full prompt. "compact" numbers what stays
         one by one; where positions have time, height and width, all three get that number, as they do in text.
-    clips : only where frames are given as pictures (LLaVA, InternVL, SmolVLM): which pictures of the whole batch,
-        counted as the processor cut them, are the frames of each clip. The others stay as they are. By default all
-        pictures of a prompt are one clip.
+    clips : only where frames are given as pictures (LLaVA, InternVL, SmolVLM, Idefics3): which pictures of the
+        whole batch, counted as the processor cut them, are the frames of each clip. The others stay. By default those
+        with the same text between them, but for a number, such as the processors write (`vtc_lab.models.frames`).
 
     Returns
     -------
@@ -305,6 +305,6 @@ def padding_token(model: nn.Module, ids: Tensor, mask: Tensor) -> int:
     if not bool(mask.all()):
         return int(ids[mask == 0][0])
     config = model.config
-    known = [getattr(each, "pad_token_id", None) for each in (config.get_text_config(), config)]
+    known = (getattr(each, "pad_token_id", None) for each in (config.get_text_config(), config))
     taken = [None, getattr(config, "image_token_id", None), getattr(config, "video_token_id", None)]
     return next((token for token in known if token not in taken), 0)

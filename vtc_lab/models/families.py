@@ -3,11 +3,13 @@
 A model puts its visual features, one after the other, where the placeholders are in the prompt. An entry says which of
 them are the patches of which clip; what is left over is kept as it is: the class token of each of Video-LLaVA's frames,
 LLaVA-OneVision's newline at a clip's end, pictures beside the clip. Timestamps and frame marks (Qwen3-VL, Qwen3.5,
-InternVL, SmolVLM, VideoLLaMA3, Gemma 4) are text, and text always stays, also that of a frame of which no patch does.
+InternVL, SmolVLM, VideoLLaMA3, Gemma 4, GLM-4.1V, Molmo2) are text, and text always stays, also that of a frame of
+which no patch does.
 """
 
 from __future__ import annotations
 
+import difflib
 import inspect
 import math
 from collections.abc import Callable, Mapping
@@ -17,7 +19,7 @@ from typing import Literal
 from torch import Tensor, nn
 from torch.nn import functional
 
-from vtc_lab.tokens import VTCError, suggest
+from vtc_lab.tokens import VTCError
 
 Grid = tuple[int, int, int]
 
@@ -26,22 +28,27 @@ Grid = tuple[int, int, int]
 class Family:
     """How to find the clips in what a family's vision encoder puts out.
 
+    Of what stands among the patches, only what comes before those of a frame or after those of a clip can be told. An
+    entry cannot say that there is something between the rows of a picture, such as LLaVA-NeXT's newlines.
+
     Parameters
     ----------
     name : as its papers write it.
     grids : given (core, inputs, count) - the model without its head, what the processor made, and how many features
-        there are - the (T, h, w) of each clip, or (1, h, w) of each picture where `modality` is "image".
-    modality : "video", or "image" where frames are given as pictures.
+        there are - the (T, h, w) of each clip, or (1, h, w) of each picture where frames come as such.
+    modality : whose placeholders stand for clips, "video" or "image"; the latter also where frames come as pictures.
     pixels : the processor's name for their pixels.
     stills : where `modality` is "video", the processor's name for those of pictures beside clips.
     encoder : the method of the core that encodes clips. Its first argument is the pixels.
     cls : features before the patches of each frame that are none, kept as they are.
     newline : features after the patches of each clip that are none, kept as they are.
+    pieces : where frames come as pictures, whether one picture may come as several, its pieces.
+    end : what the configuration calls the token that ends a clip, where its last feature is not its end.
     tower : the core's vision tower, for methods that need saliency.
     pool : given (core, (frames, N, 1) saliency of the tower's tokens), that of the visual tokens, each made of several
         of them; None if the tower's are the visual tokens.
     unused : other things that the processor makes and that a reduced prompt must not carry.
-    settings : what the processor of its clips must be told, for it to leave all of a clip's tokens there.
+    settings : what the processor of its clips must be told, for each frame to be one picture with all of its tokens.
 
     Examples
     --------
@@ -57,10 +64,17 @@ class Family:
     encoder: str = "get_video_features"
     cls: int = 0
     newline: int = 0
+    pieces: bool = False
+    end: str = ""
     tower: str = "vision_tower"
     pool: Callable[[nn.Module, Tensor], Tensor] | None = None
     unused: tuple[str, ...] = ()
     settings: Mapping[str, object] = field(default_factory=dict)
+
+    @property
+    def frames_as_pictures(self) -> bool:
+        """Whether frames come as pictures, of which only the prompt, if anything, tells which are one clip."""
+        return self.pixels == "pixel_values"
 
 
 def square_frames(core: nn.Module, inputs: Mapping[str, Tensor], count: int) -> list[Grid]:
@@ -103,6 +117,10 @@ def _videollama3(core: nn.Module, inputs: Mapping[str, Tensor], count: int) -> l
     return [(t, h // n, w // n) for (t, h, w), n in zip(inputs["video_grid_thw"].tolist(), sides, strict=True)]
 
 
+def _molmo2(core: nn.Module, inputs: Mapping[str, Tensor], count: int) -> list[Grid]:
+    return [tuple(grid) for grid in inputs["video_grids"].tolist()]
+
+
 def _average(core: nn.Module, scores: Tensor) -> Tensor:
     """The mean saliency of each square of tokens that becomes one, whatever way their features are pooled."""
     side = math.isqrt(scores.shape[1])
@@ -124,6 +142,14 @@ def _gemma4(core: nn.Module, inputs: Mapping[str, Tensor], count: int) -> list[G
 
 _QWEN = {"grids": merged_patches, "tower": "visual"}
 _PICTURES = {"modality": "image", "pixels": "pixel_values", "encoder": "get_image_features"}
+_GLM = {**_QWEN, "modality": "image", "pixels": "pixel_values_videos", "end": "video_end_token_id"}
+_CONNECTED = {
+    "grids": _smolvlm,
+    "pieces": True,
+    "tower": "vision_model",
+    "pool": lambda core, scores: core.connector.pixel_shuffle(scores, core.connector.scale_factor).mean(-1),
+    **_PICTURES,
+}
 
 FAMILIES: dict[str, Family] = {
     "llava_onevision": Family(
@@ -134,15 +160,12 @@ FAMILIES: dict[str, Family] = {
     "qwen2_vl": Family("Qwen2-VL", **_QWEN),
     "qwen2_5_vl": Family("Qwen2.5-VL", **_QWEN),
     "qwen3_vl": Family("Qwen3-VL", **_QWEN),
+    "qwen3_vl_moe": Family("Qwen3-VL MoE", **_QWEN),
     "qwen3_5": Family("Qwen3.5", **_QWEN),
-    "internvl": Family("InternVL", square_pictures, pool=_shuffled, **_PICTURES),
-    "smolvlm": Family(
-        "SmolVLM",
-        _smolvlm,
-        tower="vision_model",
-        pool=lambda core, scores: core.connector.pixel_shuffle(scores, core.connector.scale_factor).mean(-1),
-        **_PICTURES,
-    ),
+    "qwen3_5_moe": Family("Qwen3.5 MoE", **_QWEN),
+    "internvl": Family("InternVL", square_pictures, pieces=True, pool=_shuffled, **_PICTURES),
+    "smolvlm": Family("SmolVLM", **_CONNECTED),
+    "idefics3": Family("Idefics3", **_CONNECTED, settings={"do_image_splitting": False}),
     "video_llama_3": Family(
         "VideoLLaMA3",
         _videollama3,
@@ -157,6 +180,9 @@ FAMILIES: dict[str, Family] = {
         pool=lambda core, scores: core.multi_modal_projector.pooling(scores),
     ),
     "gemma4": Family("Gemma 4", _gemma4),
+    "glm4v": Family("GLM-4.1V", **_GLM),
+    "glm4v_moe": Family("GLM-4.5V", **_GLM),
+    "molmo2": Family("Molmo2", _molmo2, end="frame_end_token_id"),
     "llava": Family("LLaVA", square_pictures, **_PICTURES),
 }
 
@@ -203,6 +229,20 @@ def bare(model: object) -> nn.Module:
     return model
 
 
+def how_to_add(model_type: str) -> str:
+    """What is missing for models of a family that has no entry, and two ways to add it.
+
+    >>> how_to_add("llavas").split(", or, ")[1]
+    "if they are built like 'llava', with register_family('llavas', vtc_lab.models.families.FAMILIES['llava'])"
+    """
+    known = next(iter(difflib.get_close_matches(model_type, FAMILIES)), "qwen2_5_vl")
+    return (
+        f"nothing says where {model_type!r} models have their clips; add them with register_family({model_type!r}, "
+        f"Family(name, grids)), where grids gives (T, h, w) of each clip, or, if they are built like {known!r}, with "
+        f"register_family({model_type!r}, vtc_lab.models.families.FAMILIES[{known!r}])"
+    )
+
+
 def family_of(model: nn.Module) -> Family:
     """The entry of a model.
 
@@ -219,10 +259,7 @@ def family_of(model: nn.Module) -> Family:
     """
     kind = getattr(getattr(model, "config", None), "model_type", type(model).__name__)
     if kind not in FAMILIES:
-        raise VTCError(
-            f"nothing says where {kind!r} models have their clips ({suggest(kind, FAMILIES)}); "
-            f"add it with register_family({kind!r}, Family(name, grids)), where grids gives (T, h, w) of each clip"
-        )
+        raise VTCError(how_to_add(kind))
     if "mm_encoder_outputs" not in inspect.signature(model.forward).parameters:
         raise VTCError(
             f"{type(model).__name__} takes no mm_encoder_outputs, by which reduced tokens enter; "

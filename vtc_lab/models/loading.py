@@ -18,7 +18,7 @@ import vtc_lab.models.torchvision_ops  # noqa: F401  (before transformers)
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 # isort: on
 
-from vtc_lab.models.families import FAMILIES
+from vtc_lab.models.families import FAMILIES, how_to_add
 from vtc_lab.models.video_model import VideoModel
 from vtc_lab.tokens import VTCError, suggest
 from vtc_lab.video import ROOT
@@ -72,10 +72,7 @@ def load_model(
     try:
         config = AutoConfig.from_pretrained(source, **given)
         if config.model_type not in FAMILIES:
-            raise VTCError(
-                f"{source} is a {config.model_type} model, and nothing says where those have their clips "
-                f"({suggest(config.model_type, FAMILIES)}); add the family with vtc.register_family"
-            )
+            raise VTCError(f"{source} is a {config.model_type} model, and {how_to_add(config.model_type)}")
         demand_memory(source, config, weights, dtype, device)
         network, told = AutoModelForImageTextToText.from_pretrained(
             source, dtype=dtype, use_safetensors=safetensors_only or None, output_loading_info=True, **given

@@ -16,6 +16,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 # isort: on
 
 from vtc_lab.models.families import Family, family_of
+from vtc_lab.models.frames import group, spans_of
 from vtc_lab.models.saliency import watch_saliency
 from vtc_lab.tokens import VideoTokens, VTCError
 
@@ -86,7 +87,7 @@ def encode_prompt(
     """
     family, core = family_of(model), model.base_model
     _check_inputs(inputs)
-    if clips is not None and family.modality == "video":
+    if clips is not None and not family.frames_as_pictures:
         raise VTCError(f"{family.name}'s processor marks clips itself; leave out clips={clips!r:.60}")
     if inputs.get(family.pixels) is None:
         return None
@@ -110,8 +111,10 @@ def encode_prompt(
     if saliency:
         salient = torch.zeros(len(features), device=core.device)
         salient[torch.cat([index.flatten() for index in where])] = scores.to(core.device)
-    if family.modality == "image":
-        where = _joined(where, places.nonzero()[:, 0].tolist(), clips)
+    if family.frames_as_pictures:
+        spans = spans_of(places, sizes)
+        groups = group(here["input_ids"], spans, family.pieces) if clips is None else _named(clips, len(where))
+        where = _joined(where, [prompt for prompt, *_ in spans], groups)
     name = str(getattr(model, "name_or_path", "")) or family.name
     tokens = [
         VideoTokens(features[index], None if salient is None else salient[index], name, saliency_source=source)
@@ -208,18 +211,20 @@ def _demand_as_many(family: Family, what: str, count: int, places: int) -> None:
         )
 
 
-def _joined(pictures: list[Tensor], prompts: list[int], clips: Sequence[slice] | None) -> list[Tensor]:
-    """Pictures joined into clips, by default all those of a prompt; `prompts` says in which one each feature is."""
-    owner = [prompts[int(index[0, 0, 0])] for index in pictures]
-    if clips is None:
-        groups = [[n for n, one in enumerate(owner) if one == prompt] for prompt in sorted(set(owner))]
-    else:
-        groups = [list(range(*clip.indices(len(pictures)))) for clip in clips]
+def _joined(pictures: list[Tensor], owners: list[int], groups: list[list[int]]) -> list[Tensor]:
+    """Groups of pictures, joined into clips."""
     taken = [n for group in groups for n in group]
-    alike = [len({(owner[n], pictures[n].shape) for n in group}) == 1 for group in groups]
+    alike = [len({(owners[n], pictures[n].shape) for n in group}) == 1 for group in groups]
     if len(set(taken)) < len(taken) or not all(alike):
         raise VTCError(
-            f"clips {clips!r:.60} of {len(pictures)} pictures: each must be pictures of one prompt and of one size, at "
-            "least one of them, and no picture can be in two"
+            f"clips are {groups!r:.60} of {len(pictures)} pictures: each needs one or more, of one prompt and of one "
+            "size, and no picture can be in two; say which are frames with clips=[slice(first, last + 1), ...]"
         )
     return [torch.cat([pictures[n] for n in group]) for group in groups]
+
+
+def _named(clips: Sequence[slice], count: int) -> list[list[int]]:
+    """The pictures of clips that somebody has named."""
+    if not isinstance(clips, Sequence) or not all(isinstance(clip, slice) for clip in clips):
+        raise VTCError(f"clips is {clips!r:.60}; give a list of slices of the {count} pictures, such as [slice(0, 8)]")
+    return [list(range(*clip.indices(count))) for clip in clips]

@@ -17,8 +17,8 @@ from transformers.cache_utils import DynamicLayer
 # isort: on
 
 from vtc_lab.models.compress import CompressedInputs, engaged
-from vtc_lab.models.families import Family
-from vtc_lab.models.prompt_clips import Encoded, EncodedPrompt, rows
+from vtc_lab.models.families import Family, family_of
+from vtc_lab.models.prompt_clips import Encoded, EncodedPrompt, places_of, rows
 from vtc_lab.tokens import Clip, VTCError
 
 Rows = dict[str, Tensor]  # what is said of each token of a prompt, (B, N): ids, mask, kinds
@@ -47,7 +47,7 @@ def ask_processor(processor: object, family: Family, clip: Clip, question: str) 
         raise VTCError(
             f"{family.name} cannot be asked, its checkpoint {reason}; set model.processor.chat_template"
         ) from error
-    given = {"images": [list(clip.frames)]}
+    given = {"images": [list(clip.frames)], "images_kwargs": dict(family.settings)}
     if takes_videos:
         told = {"do_sample_frames": False, "video_metadata": [_times(clip)], **family.settings}
         given = {"videos": [clip.frames], "videos_kwargs": told}
@@ -75,9 +75,17 @@ def rows_of(inputs: Mapping[str, object]) -> Rows:
     return {name: value for name, value in inputs.items() if isinstance(value, Tensor) and value.shape == shape}
 
 
-def tail_of(inputs: Mapping[str, object], places: Tensor) -> Rows:
-    """The tokens of one prompt behind its last placeholder."""
-    after = int(places[0].nonzero()[-1]) + 1
+def end_of(network: nn.Module, inputs: Mapping[str, object]) -> int:
+    """Where the clip of one prompt ends: behind its last placeholder, or what its family has behind that."""
+    family, ids = family_of(network), inputs["input_ids"][0]
+    after = int(places_of(network, family.modality, inputs)[0].nonzero()[-1]) + 1
+    if family.end:
+        after += int((ids[after:] == getattr(network.config, family.end)).nonzero()[0]) + 1
+    return after
+
+
+def tail_of(inputs: Mapping[str, object], after: int) -> Rows:
+    """The tokens of one prompt behind its clip, which ends `after` so many."""
     return {name: row[:, after:] for name, row in rows_of(inputs).items()}
 
 
@@ -88,9 +96,9 @@ def lengthened(tail: Rows, codes: Sequence[int]) -> Rows:
     return {name: torch.cat([row, more.get(name, nothing).to(row)], 1) for name, row in tail.items()}
 
 
-def with_tail(prompt: EncodedPrompt, tail: Rows) -> EncodedPrompt:
-    """A prompt with other tokens behind its last placeholder."""
-    after, width = int(prompt.places[0].nonzero()[-1]) + 1, tail["input_ids"].shape[1]
+def with_tail(prompt: EncodedPrompt, tail: Rows, after: int) -> EncodedPrompt:
+    """A prompt with other tokens behind its clip."""
+    width = tail["input_ids"].shape[1]
     said = rows_of(prompt.inputs)
     said = {name: torch.cat([row[:, :after], tail[name].to(row.device)], 1) for name, row in said.items()}
     places = functional.pad(prompt.places[:, :after], (0, width))

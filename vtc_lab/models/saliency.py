@@ -76,9 +76,14 @@ _TOWERS = {
     "qwen2_vl_vision": _Tower("Qwen2-VL", **_QWEN),
     "qwen2_5_vl_vision": _Tower("Qwen2.5-VL", **_QWEN),
     "qwen3_vl_vision": _Tower("Qwen3-VL", **_QWEN),
+    "qwen3_vl_moe_vision": _Tower("Qwen3-VL", **_QWEN),
     "qwen3_5_vision": _Tower("Qwen3.5", **_QWEN),
+    "qwen3_5_moe_vision": _Tower("Qwen3.5", **_QWEN),
+    "glm4v_vision": _Tower("GLM-4V", **_QWEN),
+    "glm4v_moe_vision": _Tower("GLM-4V", **_QWEN),
     "internvl_vision": _Tower("InternVL", "encoder.layer", "attention", cls=True, normed="all"),
     "smolvlm_vision": _Tower("SmolVLM", over=f"heads and {_UNPADDED}"),
+    "idefics3_vision": _Tower("Idefics3", over=f"heads and {_UNPADDED}"),
     "video_llama_3_vision": _Tower("VideoLLaMA3", **_MERGED),
     "timm_wrapper": _Tower("this Perception Encoder", "timm_model.blocks", "attn", cls=True, turned=(-1, 2, 1)),
     "gemma4_vision": _Tower(
@@ -99,20 +104,21 @@ def tower_saliency(
 
     Parameters
     ----------
-    tower : a vision tower of transformers: SigLIP, CLIP, Qwen2-VL, Qwen2.5-VL, Qwen3-VL, Qwen3.5, InternVL, SmolVLM,
-        VideoLLaMA3, PerceptionLM's Perception Encoder of timm, or Gemma 4.
+    tower : a vision tower of transformers: SigLIP, CLIP, Qwen2-VL, Qwen2.5-VL, Qwen3-VL, Qwen3.5, GLM-4V, InternVL,
+        SmolVLM, Idefics3, VideoLLaMA3, PerceptionLM's Perception Encoder of timm, or Gemma 4.
     pixel_values : what its processor made: (T, 3, H, W), or (patches, values of a patch) where patches are packed, or
         (T, patches, values of a patch) for Gemma 4.
     feature_layer : the hidden state, or states, that a model takes from the tower, as its config's
         `vision_feature_layer` counts them: 1 is the output of the first layer, -1 that of the last.
-    given : what else the tower takes: Qwen `grid_thw` (clips, 3), VideoLLaMA3 that and `merge_sizes` (clips,), Gemma 4
-        `pixel_position_ids` (T, patches, 2), SmolVLM, if frames are padded, `patch_attention_mask` (T, rows, columns).
+    given : what else the tower takes: Qwen `grid_thw` (clips, 3), GLM-4V that of each frame, VideoLLaMA3 that of clips
+        and `merge_sizes` (clips,), Gemma 4 `pixel_position_ids` (T, patches, 2), SmolVLM and Idefics3, if frames are
+        padded, `patch_attention_mask` (T, rows, columns).
 
     Returns
     -------
     float32, at least 0, of each token that the tower puts out, in that order: (T, N) one row per frame and one column
-        per patch in raster order; flat (M,) for Qwen, VideoLLaMA3 and Gemma 4, whose frames may differ in size, one
-        number per group of patches, their mean. Padding gets 0. And, in words, what the numbers are.
+        per patch in raster order; flat (M,) for Qwen, GLM-4V, VideoLLaMA3 and Gemma 4, whose frames may differ in
+        size, one number per group of patches, their mean. Padding gets 0. And, in words, what the numbers are.
 
     Raises
     ------

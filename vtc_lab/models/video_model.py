@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from vtc_lab.models.answers import Answer, Continuation, Entering, codes_of, say, scores_of, weigh
 from vtc_lab.models.families import family_of
 from vtc_lab.models.prompt_clips import EncodedPrompt, encode_prompt, places_of
-from vtc_lab.models.prompts import Rows, ask_processor, can_share, tail_of
+from vtc_lab.models.prompts import Rows, ask_processor, can_share, end_of, tail_of
 from vtc_lab.reduce.ops import prune
 from vtc_lab.tokens import Clip, Reduction, VideoTokens, VTCError, demand_clip
 
@@ -101,7 +101,8 @@ class VideoModel:
             start = time.perf_counter()
             inputs = ask_processor(self.processor, self.family, clip, _ANYTHING)
             processing = time.perf_counter() - start
-            found = encode_prompt(self.network, inputs, saliency=saliency)
+            clips = [slice(None)] if self.family.frames_as_pictures else None
+            found = encode_prompt(self.network, inputs, saliency=saliency, clips=clips)
             if found is None:
                 words = f"no {self.family.pixels} but {', '.join(inputs)}; name its pixels in the family's entry"
                 raise VTCError(f"the processor of {self.name} makes {words}")
@@ -284,7 +285,7 @@ class VideoModel:
     def _asked(self, question: str) -> tuple[Tensor, Rows]:
         """The tokens of a question about a blank clip, up to the clip's end and behind it."""
         inputs = ask_processor(self.processor, self.family, _BLANK, question)
-        tail = tail_of(inputs, self._places(inputs))
+        tail = tail_of(inputs, end_of(self.network, inputs))
         return inputs["input_ids"].split(inputs["input_ids"].shape[1] - tail["input_ids"].shape[1], 1)[0], tail
 
 
