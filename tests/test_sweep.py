@@ -184,7 +184,7 @@ def test_what_fails_is_a_row_and_the_rest_goes_on(model, samples, tmp_path):
         {key: value for key, value in samples[0].items() if key != "clip"},
         samples[0] | {"clip": str(corrupt)},
         samples[0] | {"question": "what is <video> ?"},
-        samples[0] | {"candidates": ["red dog", "red cat"]},
+        samples[0] | {"candidates": ["red", "red"]},
         samples[0] | {"question": " "},
     ]
     methods, ratios = ["lftr", "broken", "high"], [1, 2, 4]
@@ -194,7 +194,7 @@ def test_what_fails_is_a_row_and_the_rest_goes_on(model, samples, tmp_path):
     words = table[~good].groupby("question", sort=False).error.unique()
     assert len(table[~good]) == len(bad) * 9 and set(table[~good].status) <= {"error", "floor"}
     assert any("gone.mp4" in text for text in table.error) and any("no clip" in text for text in table.error)
-    assert any("corrupt.mp4" in text for text in table.error) and "first token" in " ".join(table.error)
+    assert any("corrupt.mp4" in text for text in table.error) and "do not differ" in " ".join(table.error)
     assert all("stands for the video" in text for text in words["what is <video> ?"][:1])
     assert all("is no question" in text for text in words[" "][:1])
     rest = table[good].reset_index(drop=True)
@@ -233,8 +233,8 @@ def test_without_an_uncompressed_answer_the_others_are_there(model, samples, mon
 
 
 def test_a_reduction_that_does_not_engage_is_an_error(model, samples, monkeypatch):
-    entering = video_model._entering
-    monkeypatch.setattr(video_model, "_entering", lambda reduction, tokens: entering(None, tokens))
+    chosen = video_model._chosen
+    monkeypatch.setattr(video_model, "_chosen", lambda reduction, tokens: chosen(None, tokens))
     table = vtc.sweep(model, samples[:4], ["uniform"], [4])
     assert set(table.status) == {"error"} and not table.engaged.any()
     assert set(table.error) == {"832 visual tokens entered, not 208; the reduction did not engage"}
