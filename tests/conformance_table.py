@@ -48,6 +48,14 @@ def load(family: str) -> tuple[torch.nn.Module, object]:
     return AutoModelForImageTextToText.from_pretrained(folder).eval(), AutoProcessor.from_pretrained(folder)
 
 
+def clips_of(family: str, *lengths: int, skip: int = 0, pictures: bool = False) -> dict:
+    """The argument that names clips among pictures, where nothing in a prompt tells them."""
+    if not pictures and (not FAMILIES[family].frames_as_pictures or "first" in FAMILIES[family].frame):
+        return {}
+    ends = [skip + sum(lengths[: n + 1]) for n in range(len(lengths))]
+    return {"clips": [slice(end - length, end) for end, length in zip(ends, lengths, strict=True)]}
+
+
 def takes_one(family: str) -> bool:
     """Whether a family's processor refuses a second clip in a prompt."""
     try:
@@ -128,9 +136,9 @@ def masked(model: torch.nn.Module, inputs: dict, kept: torch.Tensor, said: torch
     return prefill[:, kept], steps
 
 
-def compare_with_masked(model: torch.nn.Module, inputs: dict) -> None:
-    reduced = compress(model, inputs, "random", 4)
-    kept = stays(model, inputs, reduced, encode_prompt(model, inputs).where)
+def compare_with_masked(model: torch.nn.Module, inputs: dict, **clips: object) -> None:
+    reduced = compress(model, inputs, "random", 4, **clips)
+    kept = stays(model, inputs, reduced, encode_prompt(model, inputs, **clips).where)
     with engaged(model, reduced):
         output = generate(model, reduced)
     prefill, steps = masked(model, dict(inputs), kept, new_tokens(reduced, output))
@@ -217,19 +225,20 @@ def batch(family: str) -> None:
 
 
 def several(family: str) -> None:
-    """several clips in one prompt are found and each reduced as if alone, and = masked (where that holds at all)"""
+    """several clips in one prompt are each reduced as if alone, and = masked (where that holds at all)"""
     if takes_one(family):
         raise Cannot("its processor takes one clip in a prompt")
     model, processor = load(family)
     inputs = prompt(family, processor, ("what", frames(1), "then", frames(2), "?"))
-    reduced = compress(model, inputs, "lftr", 4)
+    clips = clips_of(family, 6, 6)
+    reduced = compress(model, inputs, "lftr", 4, **clips)
     assert len(reduced.reductions) == 2
     for n, reduction in enumerate(reduced.reductions):
         alone = compress(model, prompt(family, processor, ("what", frames(n + 1))), "lftr", 4).reductions[0]
         assert torch.equal(alone.anchor, reduction.anchor)
         same(alone.tokens, reduction.tokens)
     if family not in STATEFUL:
-        compare_with_masked(model, inputs)
+        compare_with_masked(model, inputs, **clips)
 
 
 def text_only(family: str) -> None:
@@ -249,15 +258,16 @@ def picture(family: str) -> None:
     # SmolVLM's processor takes a video or pictures, not both; so there the frames are pictures.
     clip = list(frames(1)) if family == "smolvlm" else [frames(1)]
     inputs = prompt(family, processor, ("is", frames(5)[0], "in", *clip, "?"))
+    clips = clips_of(family, 6, skip=1, pictures=family == "smolvlm")
     try:
         whole = logits(model, inputs)
     except ValueError as refusal:
         raise Cannot("the model itself takes clips or pictures, not both at once") from refusal
-    assert torch.equal(logits(model, compress(model, inputs, "lftr", 1)), whole)
-    (reduction,) = compress(model, inputs, "lftr", 4).reductions
+    assert torch.equal(logits(model, compress(model, inputs, "lftr", 1, **clips)), whole)
+    (reduction,) = compress(model, inputs, "lftr", 4, **clips).reductions
     assert reduction.grid[0] in (3, 6)
     if family not in STATEFUL:
-        compare_with_masked(model, inputs)
+        compare_with_masked(model, inputs, **clips)
 
 
 @torch.no_grad()

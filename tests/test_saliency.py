@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tiny_checkpoints
 import torch
-from conformance_table import load
+from conformance_table import clips_of, load
 from tiny_checkpoints import prompt
 from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -639,7 +639,8 @@ def test_clips_of_a_batch_have_the_saliency_they_have_alone(family):
     still = () if family == "smolvlm" else (tiny_checkpoints.frames(9)[0],)
     clips = [tiny_checkpoints.frames(1), clip_of(family, 2), clip_of(family, 3)[:, :, :32]]
     inputs = prompt(family, processor, ("is", *still, "in", clips[0], "?"), ("what", clips[1], "then", clips[2], "?"))
-    plain, salient = (encode_prompt(model, inputs, saliency=asked) for asked in (False, True))
+    places = clips_of(family, 6, 6, 6, skip=len(still))
+    plain, salient = (encode_prompt(model, inputs, saliency=asked, **places) for asked in (False, True))
     assert torch.equal(plain.features, salient.features)
     assert len({tokens.grid for tokens in salient.tokens}) == (2 if family in SIDES else 1)
     for clip, with_it, without in zip(clips, salient.tokens, plain.tokens, strict=True):

@@ -84,9 +84,10 @@ def compress(
     method, ratio, options : as for `vtc.reduce`; the ratio is that of each clip.
     positions : "preserve" leaves every token at the position it had in the full prompt. "compact" numbers what stays
         one by one; where positions have time, height and width, all three get that number, as they do in text.
-    clips : only where frames are given as pictures (LLaVA, InternVL, SmolVLM, Idefics3): which pictures of the
-        whole batch, counted as the processor cut them, are the frames of each clip. The others stay. By default those
-        with the same text between them, but for a number, such as the processors write (`vtc_lab.models.frames`).
+    clips : only where frames are given as pictures (LLaVA, InternVL, SmolVLM, Idefics3): which pictures of the whole
+        batch, counted as the processor cut them, are the frames of each clip. The others stay as they are. By default
+        they are those before which InternVL's and SmolVLM's processors write "Frame"; with LLaVA and Idefics3, whose
+        processors take no videos, all pictures of a prompt are one clip.
 
     Returns
     -------

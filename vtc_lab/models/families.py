@@ -42,7 +42,8 @@ class Family:
     encoder : the method of the core that encodes clips. Its first argument is the pixels.
     cls : features before the patches of each frame that are none, kept as they are.
     newline : features after the patches of each clip that are none, kept as they are.
-    pieces : where frames come as pictures, whether one picture may come as several, its pieces.
+    frame : where frames come as pictures, the text before one, a regular expression. It finds the group `first` before
+        the first frame of a clip alone; without that group all pictures of a prompt have to be frames, of one clip.
     end : what the configuration calls the token that ends a clip, where its last feature is not its end.
     tower : the core's vision tower, for methods that need saliency.
     pool : given (core, (frames, N, 1) saliency of the tower's tokens), that of the visual tokens, each made of several
@@ -64,7 +65,7 @@ class Family:
     encoder: str = "get_video_features"
     cls: int = 0
     newline: int = 0
-    pieces: bool = False
+    frame: str = ""
     end: str = ""
     tower: str = "vision_tower"
     pool: Callable[[nn.Module, Tensor], Tensor] | None = None
@@ -142,10 +143,10 @@ def _gemma4(core: nn.Module, inputs: Mapping[str, Tensor], count: int) -> list[G
 
 _QWEN = {"grids": merged_patches, "tower": "visual"}
 _PICTURES = {"modality": "image", "pixels": "pixel_values", "encoder": "get_image_features"}
-_GLM = {**_QWEN, "modality": "image", "pixels": "pixel_values_videos", "end": "video_end_token_id"}
+_GLM = {**_QWEN, "modality": "image", "end": "video_end_token_id"}
+_WHOLE = r"<global-img>\s*$"  # before a picture that is none of the pieces of one
 _CONNECTED = {
     "grids": _smolvlm,
-    "pieces": True,
     "tower": "vision_model",
     "pool": lambda core, scores: core.connector.pixel_shuffle(scores, core.connector.scale_factor).mean(-1),
     **_PICTURES,
@@ -163,9 +164,19 @@ FAMILIES: dict[str, Family] = {
     "qwen3_vl_moe": Family("Qwen3-VL MoE", **_QWEN),
     "qwen3_5": Family("Qwen3.5", **_QWEN),
     "qwen3_5_moe": Family("Qwen3.5 MoE", **_QWEN),
-    "internvl": Family("InternVL", square_pictures, pieces=True, pool=_shuffled, **_PICTURES),
-    "smolvlm": Family("SmolVLM", **_CONNECTED),
-    "idefics3": Family("Idefics3", **_CONNECTED, settings={"do_image_splitting": False}),
+    "internvl": Family(
+        "InternVL",
+        square_pictures,
+        frame=r"Frame\s*((?P<first>1\s*:)|[\d\s]+:)\s*<img>\s*$",
+        pool=_shuffled,
+        **_PICTURES,
+    ),
+    "smolvlm": Family(
+        "SmolVLM",
+        frame=rf"(?P<first>following\s+series.*)?Frame\s+from[\d\s:]+<fake_token_around_image>\s*{_WHOLE}",
+        **_CONNECTED,
+    ),
+    "idefics3": Family("Idefics3", frame=_WHOLE, settings={"do_image_splitting": False}, **_CONNECTED),
     "video_llama_3": Family(
         "VideoLLaMA3",
         _videollama3,

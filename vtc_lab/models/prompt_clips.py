@@ -16,7 +16,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 # isort: on
 
 from vtc_lab.models.families import Family, family_of
-from vtc_lab.models.frames import group, spans_of
+from vtc_lab.models.frames import clips_of, spans_of
 from vtc_lab.models.saliency import watch_saliency
 from vtc_lab.tokens import VideoTokens, VTCError
 
@@ -113,7 +113,8 @@ def encode_prompt(
         salient[torch.cat([index.flatten() for index in where])] = scores.to(core.device)
     if family.frames_as_pictures:
         spans = spans_of(places, sizes)
-        groups = group(here["input_ids"], spans, family.pieces) if clips is None else _named(clips, len(where))
+        named = clips is not None
+        groups = _named(clips, len(where)) if named else clips_of(model, family, here["input_ids"], spans)
         where = _joined(where, [prompt for prompt, *_ in spans], groups)
     name = str(getattr(model, "name_or_path", "")) or family.name
     tokens = [
