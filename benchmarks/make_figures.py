@@ -96,9 +96,11 @@ def finding(answers: pd.DataFrame) -> list[str]:
     ]
     against = vtc.compare(table, "random", permutations=99_999)
     for label in sorted({label for label in against.label if label.startswith("lftr")}):
+        lines.append(f"- `{label}` against `random`:")
         for row in against[against.label == label].itertuples():
-            verdict = "no clear difference from" if row.p_holm >= 0.05 else "above" if row.difference > 0 else "below"
-            lines.append(f"- `{label}` at {row.ratio:g}x is {verdict} `random`: {_points(row)}.")
+            verdict = "no clear difference" if row.p_holm >= 0.05 else "above" if row.difference > 0 else "below"
+            lines[-1] += f" {row.ratio:g}x {verdict}, {_points(row)};"
+        lines[-1] = lines[-1][:-1] + "."
     for ratio, rows in against.groupby("ratio"):
         best = rows[rows.missing == 0].sort_values("difference").iloc[-1]
         lines.append(f"- Best at {ratio:g}x against `random`: `{best.label}`, {_points(best)}.")
@@ -143,8 +145,8 @@ def main() -> None:
     page = ["# Figures", "", "Written by `make figures` from the shipped clips, test set and model.", ""]
     curves = answers[~answers.options.str.contains("spatial_ratio")]
     cells = vtc.bootstrap_interval(curves)
-    text = [BEGIN, *finding(answers), "", *accuracy_table(cells), END]
-    page += ["## What they show", "", *text, ""]
+    text = [BEGIN, *finding(answers), END]
+    page += ["## What they show", "", *text, "", *accuracy_table(cells), ""]
     for name, (figure, caption) in pictures(answers, features()).items():
         paths = vtc.save_figure(figure, name, given.folder)
         page += [f"## {name.replace('_', ' ')}", "", caption, "", f"![{caption.split('.')[0]}]({name}.png)", ""]

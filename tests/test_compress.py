@@ -294,14 +294,25 @@ def test_other_ways_to_generate(family, way) -> None:
     same(torch.stack(plain.logits), torch.stack(other.logits))
 
 
-def test_gaps_without_cache_are_noticed() -> None:
-    model, processor = load("llava")
-    reduced = compress(model, prompt("llava", processor, ROW), "random", ratio=4)
+@pytest.mark.parametrize("family", ["llava", "molmo2"])
+def test_gaps_without_cache_are_noticed(family) -> None:
+    model, processor = load(family)
+    reduced = compress(model, prompt(family, processor, ROW), "random", ratio=4)
     with pytest.raises(vtc.VTCError) as caught, engaged(model, reduced):
         broken = generate(model, reduced, use_cache=False)
     assert_sentence(caught, "use_cache", "compact")
     # That is, there is something to notice:
     assert apart(torch.stack(broken.logits), torch.stack(generate(model, reduced).logits)) > 0.01
+
+
+def test_what_was_compiled_before_cannot_be_watched() -> None:
+    model, processor = load("llava_onevision")
+    reduced = compress(model, prompt("llava_onevision", processor, ROW), "random", ratio=4)
+    compiled = torch.compile(model, backend="eager")
+    with torch.no_grad():
+        compiled(**reduced)
+        with pytest.raises(vtc.VTCError, match="compiled before and cannot be watched"), engaged(compiled, reduced):
+            compiled(**reduced)
 
 
 def test_a_run_that_did_not_happen_did_not_engage() -> None:

@@ -276,7 +276,7 @@ def test_options_take_their_range_from_the_signature():
 def test_a_method_that_needs_saliency_says_so_or_gets_it(explorer):
     before = shown(explorer), ledgers(explorer)
     change(explorer, method="visionzip")
-    assert "method 'visionzip' needs saliency" in explorer.message and "\n" not in explorer.message
+    assert "method 'visionzip' ranks tokens by attention" in explorer.message and "\n" not in explorer.message
     assert "efficientnet" not in explorer.message and "pixels" in explorer.message
     assert (shown(explorer), ledgers(explorer)) == before
     sample = next(value for _, value in explorer._sample.options if value)

@@ -268,15 +268,37 @@ def test_what_cannot_be_loaded_is_told_in_one_sentence(loaded, tmp_path) -> None
         vtc.load_model(folder)
     narrow = {name: weight[:1] if name in projector else weight for name, weight in weights.items()}
     save_file(narrow, folder / "model.safetensors", {"format": "pt"})
-    with pytest.raises(vtc.VTCError, match="could be loaded from .*: RuntimeError"):
+    with pytest.raises(vtc.VTCError, match="odd: its weights do not fit its config.json"):
         vtc.load_model(folder)
     torch.save(weights, folder / "pytorch_model.bin")
     (folder / "model.safetensors").unlink()
     with pytest.raises(vtc.VTCError, match="pickled, .*safetensors_only=False"):
         vtc.load_model(folder)
     assert vtc.load_model(folder, safetensors_only=False).family.name == "LLaVA-NeXT-Video"
+    whole = Path(loaded("llava_next_video").spec["name"], "model.safetensors").read_bytes()
+    for content, words in (
+        (
+            b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n",
+            "a pointer of Git LFS, .*git lfs pull",
+        ),
+        (whole[:2000], "is cut off or no safetensors file"),
+        (b"", "is cut off or no safetensors file"),
+    ):
+        (folder / "model.safetensors").write_bytes(content)
+        with pytest.raises(vtc.VTCError, match=words):
+            vtc.load_model(folder)
+    (folder / "config.json").write_text('{"model_type": "gpt2"}')
+    with pytest.raises(vtc.VTCError, match="is a gpt2 model, which has no vision tower; give one that has"):
+        vtc.load_model(folder)
+    (folder / "config.json").unlink()
+    with pytest.raises(vtc.VTCError, match="odd: there is no config.json in it"):
+        vtc.load_model(folder)
+    (folder / "adapter_config.json").write_text("{}")
+    with pytest.raises(vtc.VTCError, match=r"odd: it is an adapter \(LoRA\); merge it"):
+        vtc.load_model(folder)
+    config = Path(loaded("llava_next_video").spec["name"], "config.json")
     for wrong, words in (
-        (folder / "config.json", "config.json is a file; give the folder"),
+        (config, "config.json is a file; give the folder"),
         (loaded("llava_next_video"), "model is <LLaVA-NeXT-Video.*; give a folder or a hub id"),
         ("/no/such/folder", "could be loaded from /no/such/folder: there is no such folder$"),
     ):

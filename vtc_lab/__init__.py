@@ -85,6 +85,7 @@ __all__ = [
     "summary",
     "sweep",
     "variants",
+    "video_metadata",
 ]
 
 
@@ -95,6 +96,7 @@ _LATER = {
     "engaged": "vtc_lab.models.compress",
     "load_model": "vtc_lab.models.loading",
     "register_family": "vtc_lab.models.families",
+    "video_metadata": "vtc_lab.models.prompts",
 }
 
 

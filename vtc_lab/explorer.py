@@ -75,9 +75,10 @@ class Explorer(widgets.VBox):
         self._images = [widgets.Image(format="jpeg", layout=widgets.Layout(width="100%")) for _ in range(2)]
         self._ledgers = [widgets.HTML(layout=widgets.Layout(min_height="80px")) for _ in range(2)]
         self._message, self._code, self._answers = widgets.HTML(), widgets.HTML(), widgets.HTML()
+        apart = {"border_left": "2px solid #bbb", "padding": "0 0 0 12px", "margin": "0 0 0 12px"}
         self._panels = [
-            widgets.VBox([ledger, image], layout=widgets.Layout(flex="1 1 0", min_width="0"))
-            for ledger, image in zip(self._ledgers, self._images, strict=True)
+            widgets.VBox([ledger, image], layout=widgets.Layout(flex="1 1 0", min_width="0", **look))
+            for ledger, image, look in zip(self._ledgers, self._images, ({}, apart), strict=True)
         ]
         self._pictures = widgets.HBox(self._panels)
         self._export = widgets.Button(description="Export", icon="download", button_style="primary")

@@ -310,5 +310,6 @@ def _font() -> ImageFont.FreeTypeFont:
 def _demand_same_clip(clip: Clip, reduction: Reduction) -> None:
     if len(clip) != reduction.grid[0]:
         raise VTCError(
-            f"the clip has {len(clip)} frames and the reduction {reduction.grid[0]}; show a clip with its own reduction"
+            f"the clip has {len(clip)} frames and the reduction {reduction.grid[0]}; show a clip with its own "
+            f"reduction, or vtc.one_each(clip, {reduction.grid[0]}) where a token is of several frames"
         )

@@ -130,12 +130,23 @@ def build_scene(state: dict[str, object], model: VideoModel | None = None) -> Sc
     """
     path = resolve(state["clip"])
     key = (str(path), path.stat().st_mtime_ns if path.is_file() else 0, state["frames"])
-    salient = state["encoder"] == MODEL and any(
-        state[name] and needs_saliency(state[name], state[options])
+    ranking = [
+        state[name]
         for name, options in (("method", "options"), ("compare", "compare_options"))
-    )
-    encoder = _encoder(state["encoder"], (model or state["model"]) if state["encoder"] == MODEL else "")
-    clip, tokens = _read(*key), _encode(*key, encoder, salient)
+        if state[name] and needs_saliency(state[name], state[options])
+    ]
+    if ranking and state["encoder"] != MODEL:
+        raise VTCError(
+            f"method {ranking[0]!r} ranks tokens by attention, which {state['encoder']!r} does not have; choose the "
+            f"encoder {MODEL!r}"
+        )
+    salient = bool(ranking)
+    clip = _read(*key)
+    if model is not None and state["encoder"] == MODEL:
+        encoder, tokens = model, model.encode(clip, saliency=salient)  # it remembers the clip itself
+    else:
+        encoder = _encoder(state["encoder"], state["model"] if state["encoder"] == MODEL else "")
+        tokens = _encode(*key, encoder, salient)
     shown = one_each(clip, tokens.grid[0])
     method, known = state["method"], get_method(state["method"]).options
     if state["budget"] == "fidelity" and "min_fidelity" not in known:
@@ -230,11 +241,9 @@ def _encode(path: str, changed: int, frames: int, encoder: object, salient: bool
 
 
 @lru_cache(maxsize=2)
-def _encoder(name: str, model: VideoModel | str) -> Pixels | EfficientNetLite0 | VideoModel:
+def _encoder(name: str, model: str) -> Pixels | EfficientNetLite0 | VideoModel:
     if name != MODEL:
         return load_encoder(name)
-    if not isinstance(model, str):
-        return model
     from vtc_lab.models.loading import load_model  # transformers takes seconds to import
 
     return load_model(model or None)

@@ -29,7 +29,8 @@ class Answer:
     ----------
     text : the generated answer.
     scores : probability of each candidate answer, normalised over the candidates: of their first tokens where no two
-        are the same, else of the whole texts. Without candidates, of the five likeliest first tokens, as they are.
+        are the same, else of the whole texts, without an end, so a text never loses to one that it begins. Without
+        candidates, of the five likeliest first tokens, as they are.
     logits : (V,) float32 logits of the first answered token, for comparing distributions.
     entered, total : visual tokens that entered the language model, and that the clip has.
     seconds : time of each stage: read, encode, reduce, prefill, decode. The last two are those of the whole batch of

@@ -234,9 +234,10 @@ def engaged(model: nn.Module, inputs: CompressedInputs) -> Iterator[None]:
         arrived = [given[beam::beams][places] for beam in range(beams)]
         reached = min(int(((each == features).all(-1) | (each == added).all(-1)).sum()) for each in arrived)
     if reached != len(features) or given.shape[1] != width:
+        unseen = "" if seen else ", or what ran was compiled before and cannot be watched"
         raise VTCError(
             f"{reached} of {len(features)} reduced visual tokens reached the language model; the reduction did not "
-            "engage"
+            f"engage{unseen}"
         )
     wanted = inputs["position_ids"].repeat_interleave(beams, -2)
     alive = inputs["attention_mask"].repeat_interleave(beams, 0).bool().expand_as(wanted)
@@ -247,12 +248,21 @@ def engaged(model: nn.Module, inputs: CompressedInputs) -> Iterator[None]:
             f"{type(model).__name__} put positions of its own in the place of those given; compress with "
             "positions='compact'"
         )
-    uncached = any(part.get("attention_mask") is None and part.get("past_key_values") is None for part in seen)
+    masks = [part.get("attention_mask") for part in seen if part.get("past_key_values") is None]
+    uncached = any(mask is None or _hides(mask, inputs["attention_mask"].repeat_interleave(beams, 0)) for mask in masks)
     if uncached and bool((wanted.view(-1, *wanted.shape[-2:])[0].diff() != 1).any()):
         raise VTCError(
             "gaps between positions were taken for borders between prompts; leave use_cache on, or compress with "
             "positions='compact'"
         )
+
+
+def _hides(mask: object, alive: Tensor) -> bool:
+    """Whether a mask of all tokens against all, if it is one, keeps some of a prompt from its last token."""
+    if not isinstance(mask, Tensor) or mask.ndim != 4 or mask.shape[-2:] != alive.shape[-1:] * 2:
+        return False
+    seen = mask[:, 0, -1] if mask.dtype == torch.bool else mask[:, 0, -1] >= 0
+    return bool((alive.bool() & alive[:, -1:].bool() & ~seen).any())
 
 
 def _merged(values: Tensor, reduction: Reduction) -> Tensor:

@@ -71,6 +71,8 @@ def load_model(
     given = {"trust_remote_code": trust_remote_code, "local_files_only": offline}
     try:
         config = AutoConfig.from_pretrained(source, **given)
+        if not any(name.startswith("vision") for name in config.to_dict()):
+            raise VTCError(f"{source} is a {config.model_type} model, which has no vision tower; give one that has")
         if config.model_type not in FAMILIES:
             raise VTCError(f"{source} is a {config.model_type} model, and {how_to_add(config.model_type)}")
         demand_memory(source, config, weights, dtype, device)
@@ -112,8 +114,14 @@ def _reason(source: str, offline: bool, error: Exception) -> str:
     if not folder.exists() and (offline or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", source)):
         away = "" if folder.is_absolute() else ", it is not in the cache, and the hub cannot be reached"
         return f"there is no such folder{away}"
+    if (folder / "adapter_config.json").is_file():
+        return "it is an adapter (LoRA); merge it into its model and save that"
+    if folder.is_dir() and not (folder / "config.json").is_file():
+        return "there is no config.json in it"
     if any(folder.glob("*.bin")) and not any(folder.glob("*.safetensors")):
         return "its weights are pickled, which can run code; pass safetensors_only=False if you trust them"
+    if "size mismatch" in str(error) or "ignore_mismatched_sizes" in str(error):
+        return "its weights do not fit its config.json"
     return line if isinstance(error, OSError | ValueError) else f"{type(error).__name__}: {line}"
 
 
@@ -251,5 +259,13 @@ def count_weights(folder: Path) -> int:
 
 def _in_header(file: Path) -> int:
     with file.open("rb") as content:
-        entries = json.loads(content.read(int.from_bytes(content.read(8), "little")))
+        start = content.read(8)
+        length = int.from_bytes(start, "little")
+        header = content.read(length) if length < file.stat().st_size else b""
+    if start == b"version ":  # of Git LFS's text in the place of the file
+        raise VTCError(f"{file} is a pointer of Git LFS, not the weights; fetch them with git lfs pull")
+    try:
+        entries = json.loads(header)
+    except ValueError as error:
+        raise VTCError(f"{file} is cut off or no safetensors file; fetch it again") from error
     return sum(math.prod(entry["shape"]) for name, entry in entries.items() if name != "__metadata__")

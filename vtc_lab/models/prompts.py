@@ -49,7 +49,7 @@ def ask_processor(processor: object, family: Family, clip: Clip, question: str) 
         ) from error
     given = {"images": [list(clip.frames)], "images_kwargs": dict(family.settings)}
     if takes_videos:
-        told = {"do_sample_frames": False, "video_metadata": [_times(clip)], **family.settings}
+        told = {"do_sample_frames": False, "video_metadata": [video_metadata(clip)], **family.settings}
         given = {"videos": [clip.frames], "videos_kwargs": told}
     if prompt.startswith(processor.tokenizer.bos_token or "\0"):
         given["add_special_tokens"] = False  # or there would be two of them
@@ -60,8 +60,25 @@ def ask_processor(processor: object, family: Family, clip: Clip, question: str) 
         raise VTCError(f"{family.name}'s processor does not take {len(clip)} frames as asked: {reason}") from error
 
 
-def _times(clip: Clip) -> dict[str, object]:
-    """The times of a clip's frames as processors take them: as numbers of frames, here of a millisecond each."""
+def video_metadata(clip: Clip) -> dict[str, object]:
+    """The times of a clip's frames as transformers' processors take them: as numbers of frames, of a millisecond each.
+
+    Without them a processor that writes times into the prompt, or counts them into positions, makes them up.
+
+    Parameters
+    ----------
+    clip : F frames and their times.
+
+    Returns
+    -------
+    One entry of the list that goes into a processor's `videos_kwargs` as `video_metadata`.
+
+    Examples
+    --------
+    >>> import vtc_lab as vtc
+    >>> video_metadata(vtc.make_clip(7)[0])["frames_indices"][:3]
+    [0, 250, 500]
+    """
     span = clip.times[-1] - clip.times[0]
     apart = span / (len(clip) - 1) if span > 0 else 1
     numbers = [round(1000 * time) for time in clip.times.tolist()]
