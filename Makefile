@@ -55,11 +55,15 @@ clean: ## remove .venv and all caches; figures stay
 	$(PIP_INSTALL) -e '.[test]'
 	@touch $@ .venv/.lab
 
-# lmms-eval wants an older PyAV.
+# lmms-eval wants an older PyAV, and what writes its tables an older dateutil. Its command imports transformers before
+# anything of ours, so beside a CPU torch, what lets torchvision import has to be there from the start.
 $(LMMS)/.done: pyproject.toml constraints.txt constraints-lmms.txt
 	$(PYTHON) -m venv $(LMMS)
-	grep -v '^av==' constraints.txt | cat - constraints-lmms.txt > $(LMMS)/constraints.txt
+	grep -vE '^(av|python-dateutil)==' constraints.txt | cat - constraints-lmms.txt > $(LMMS)/constraints.txt
 	$(LMMS)/bin/python -m pip install --disable-pip-version-check -c $(LMMS)/constraints.txt -e '.[lmms-eval]' pytest
+	$(LMMS)/bin/python -c "import torchvision" 2>/dev/null || { \
+	  site=$$($(LMMS)/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))"); \
+	  cp vtc_lab/models/torchvision_ops.py "$$site"; echo "import torchvision_ops" > "$$site/torchvision_ops.pth"; }
 	@touch $@
 
 .venv/bin/pip:
