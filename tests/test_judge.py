@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import vtc_lab as vtc
-from vtc_lab.qa.endpoint import Unanswered, complete
+from vtc_lab.qa.endpoint import Pace, Unanswered, complete
 from vtc_lab.qa.judge import Judge, judge, judge_all, read_verdict
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -168,9 +168,69 @@ def test_it_waits_as_long_as_it_is_told_to():
         started = time.monotonic()
         assert judge(*ASKED, Judge(server.url, "tiny", deadline=10)).correct
         assert time.monotonic() - started > 1
-    with serving(lambda request: request.reply("", 429, Retry_After="3600"), YES) as server:
-        verdict = judge(*ASKED, Judge(server.url, "tiny", deadline=10))
-        assert verdict.correct is None and verdict.problem == "429 Too Many Requests, tried 1 times"
+
+
+@pytest.mark.parametrize("workers", [1, 4])
+def test_a_wait_above_the_deadline_takes_no_ones_time(workers):
+    """Neither of the question that was told to wait, nor of those that come after it."""
+    with serving(agree, lambda request: request.reply("", 429, Retry_After="2"), agree) as server:
+        table = judge_all(together(12), ["dough"] * 12, Judge(server.url, "tiny", deadline=0.9), workers=workers)
+    assert table.correct.all() and not table.problem.any() and len(server.seen) == 13
+
+
+def test_a_wait_that_is_too_long_ends_the_run_also_of_those_who_wait_already(tmp_path):
+    first = threading.Barrier(6)
+
+    def full(request):
+        number = number_of(request)
+        if number < 6:
+            first.wait(10)
+        time.sleep(0.3 * (number == 5))  # the others wait by then
+        request.reply("", 429, Retry_After="3600" if number == 5 else "300") if number else agree(request)
+
+    cache = tmp_path / "verdicts.db"
+    with serving(full) as server:
+        started = time.monotonic()
+        with pytest.raises(vtc.VTCError, match="for 3[56].. s .429 .*longer than the 600 s that are waited") as error:
+            judge_all(together(10), ["dough"] * 10, Judge(server.url, "tiny", cache=cache), workers=6)
+        assert time.monotonic() - started < 3 and "\n" not in str(error.value)
+    assert sqlite3.connect(cache).execute("SELECT count(*) FROM verdicts").fetchone() == (1,)
+
+
+def test_an_endpoint_that_only_ever_says_later_is_given_up(monkeypatch):
+    monkeypatch.setattr("vtc_lab.qa.endpoint.PATIENCE", 1.5)
+    with serving(lambda request: request.reply("", 429, Retry_After="1")) as server:
+        with pytest.raises(vtc.VTCError, match=r"left alone for 2 s \(429 Too Many Requests\), longer than the 2 s"):
+            judge(*ASKED, Judge(server.url, "tiny"))
+        assert len(server.seen) == 2
+        later, asked = (lambda request: request.reply("", 429, Retry_After="1")), len(server.seen)
+        server.script[:] = [later, agree, later, agree]  # an answer between them ends the count
+        assert judge_all(together(2), ["dough"] * 2, Judge(server.url, "tiny")).correct.all()
+        assert len(server.seen) == asked + 4
+
+
+def test_a_reply_that_breaks_off_is_fetched_again():
+    def cut(request):
+        request.send_response(200)
+        request.send_header("Content-Length", "500")
+        request.end_headers()
+        request.wfile.write(b'{"choices": [{"mess')
+
+    def torn(request):
+        request.protocol_version = "HTTP/1.1"
+        request.send_response(200)
+        request.send_header("Transfer-Encoding", "chunked")
+        request.end_headers()
+        request.wfile.write(b'20\r\n{"choices": [{"mess')
+        request.close_connection = True
+
+    for breaking in (cut, torn):
+        with serving(breaking, YES) as server:
+            assert judge(*ASKED, Judge(server.url, "tiny")).correct
+        assert [len(body["messages"]) for _, _, body in server.seen] == [2, 2]  # not as one that cannot be read
+    with serving(cut) as server:
+        verdict = judge(*ASKED, Judge(server.url, "tiny", deadline=0.3))
+    assert verdict.correct is None and verdict.problem == "its reply breaks off, tried 1 times"
 
 
 def slow(request):
@@ -318,6 +378,8 @@ def test_many_are_judged_and_a_run_that_broke_off_goes_on(tmp_path):
         server.script[:] = [YES]
         table = judge_all(samples, ["dough"] * 5, by)
         assert table.cached.tolist() == [True, True, False, False, False] and table.correct.notna().all()
+    with serving(YES, 422, YES, 422) as server, pytest.raises(vtc.VTCError, match="the 2 before are lost without"):
+        judge_all(together(6), ["dough"] * 6, Judge(server.url, "tiny"))  # not the one without an answer
     with pytest.raises(vtc.VTCError, match="one answer for each sample"):
         judge_all(samples, ["dough"] * 4, by)
 
@@ -386,10 +448,12 @@ def test_trouble_with_one_question_is_its_own(tmp_path):
 
     samples = together(8)
     samples[3] |= {"answer": None}
+    del samples[5]["answer"]
     with serving(refuse) as server:
         table = judge_all(samples, ["dough"] * 8, Judge(server.url, "tiny", cache=tmp_path / "v.db"), workers=3)
-    assert table.correct.isna().tolist() == [n in (1, 3, 6) for n in range(8)]
-    assert table.problem[1] == "422 Unprocessable Entity" and "reference answer is None" in table.problem[3]
+    assert table.correct.isna().tolist() == [n in (1, 3, 5, 6) for n in range(8)]
+    assert table.problem[1] == "422 Unprocessable Entity"
+    assert all("reference answer is None" in table.problem[n] for n in (3, 5))
 
 
 def test_when_one_is_told_to_wait_all_wait():
@@ -414,8 +478,11 @@ def test_a_date_to_come_back_at_is_understood():
     later = formatdate(time.time() + 3600, usegmt=True)
     with serving(lambda request: request.reply("", 503, Retry_After=later)) as server:
         started = time.monotonic()
-        verdict = judge(*ASKED, Judge(server.url, "tiny", deadline=20))
-        assert verdict.problem == "503 Service Unavailable, tried 1 times" and time.monotonic() - started < 5
+        with pytest.raises(
+            vtc.VTCError, match=r"left alone for (3599|3600) s \(503 Service Unavailable\), longer than"
+        ):
+            judge(*ASKED, Judge(server.url, "tiny", deadline=20))
+        assert time.monotonic() - started < 5
     with serving(lambda request: request.reply("", 503, Retry_After="soon"), YES) as server:
         assert judge(*ASKED, Judge(server.url, "tiny", deadline=10)).correct
 
@@ -465,7 +532,7 @@ def test_the_deadline_is_for_all_tries_together():
     with serving(500) as server:
         started = time.monotonic()
         with pytest.raises(Unanswered):
-            complete(server.url, {}, "", time.monotonic() + 1.2)
+            complete(server.url, {}, "", time.monotonic() + 1.2, Pace())
         assert time.monotonic() - started < 1.5 and len(server.seen) == 2
 
 

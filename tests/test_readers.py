@@ -17,6 +17,7 @@ from PIL import Image
 
 import vtc_lab as vtc
 from vtc_lab.qa.clips import check_clips, read_sample_clip
+from vtc_lab.qa.layouts_choice import TASKS
 from vtc_lab.qa.readers import benchmarks, read_benchmark
 from vtc_lab.qa.records import records, stream_array
 from vtc_lab.qa.subtitles import read_subtitles
@@ -65,6 +66,9 @@ def test_every_benchmark_has_a_fixture_and_its_samples_have_the_same_keys():
         assert samples and all(set(sample) >= NEEDED and Path(sample["clip"]).is_absolute() for sample in samples)
         assert len({sample["id"] for sample in samples}) == len(samples)
     assert (table.source.str.len() > 10).all()
+    # pandas cuts what is longer, and it is these that say what to put where.
+    assert table.map(len).max().max() <= pd.get_option("display.max_colwidth")
+    assert "\u2026" not in repr(table) and table.set_index("name").splits["mvbench"] == "all, or a task"
 
 
 @pytest.mark.parametrize(
@@ -135,7 +139,7 @@ def test_all_tasks_of_mvbench_are_read_and_a_missing_one_is_not_passed_over(copi
     with pytest.raises(vtc.VTCError, match=r"looked for .*json/action_prediction\.json, .*/action_prediction\.json"):
         read_benchmark("mvbench", folder)
     present = {path.stem for path in (folder / "json").iterdir()}
-    for task in benchmarks().set_index("name").splits["mvbench"].split(", ")[1:]:
+    for task in TASKS:
         if task not in present:
             (folder / "json" / f"{task}.json").write_text("[]")
     samples = list(read_benchmark("mvbench", folder))
@@ -188,10 +192,13 @@ def test_a_missing_clip_names_every_file_that_was_looked_for(copied):
     assert samples[0]["clip"] == str(folder / "all_test/v_aBcDeFgHiJ0.mp4")
     with pytest.raises(vtc.VTCError) as error:
         read_sample_clip(samples[0])
-    for part in ("all_test/v_aBcDeFgHiJ0.mp4|.avi|.mov|.mkv|.webm", "all_test/aBcDeFgHiJ0.mp4"):
-        assert part in str(error.value)
+    names = [f"{place}{name}" for place in ("all_test/", "videos/", "") for name in ("v_aBcDeFgHiJ0", "aBcDeFgHiJ0")]
+    listing = f"{', '.join(names)} with .mp4|.avi|.mov|.mkv|.webm|.gif|.MP4 below {folder}"
+    clip = folder / "all_test/v_aBcDeFgHiJ0.mp4"
+    assert str(error.value) == f"there is no clip {clip}; put it there, or where else it was looked for: {listing}"
     missing = check_clips(samples)
-    assert missing["questions"].tolist() == [2] and "v_aBcDeFgHiJ0.mp4|.avi" in missing.looked[0]
+    assert missing["questions"].tolist() == [2] and missing.looked.tolist() == [listing]
+    assert check_clips([{"clip": "/no/such.mp4"}]).looked.tolist() == ["/no/such.mp4"]
     # It is found as soon as it is there, also by samples that were read before.
     (folder / "all_test").mkdir()
     (folder / "all_test/v_aBcDeFgHiJ0.mp4").symlink_to(VIDEO)
@@ -304,7 +311,7 @@ def test_annotations_and_clips_may_lie_apart(tmp_path):
     assert read_subtitles(next(read_benchmark("video-mme", tmp_path / "hub", clips=tmp_path / "cache")))
     with pytest.raises(vtc.VTCError, match=r"no folder /no/such; give the one that holds the clips \(all_test/"):
         read_benchmark("activitynet-qa", tmp_path / "repository", clips="/no/such")
-    with pytest.raises(vtc.VTCError, match=r"test_q\.json is a file; give the folder that holds \{split\}_q\.json"):
+    with pytest.raises(vtc.VTCError, match=r"test_q\.json is a file; give the folder that holds test_q\.json and"):
         read_benchmark("activitynet-qa", tmp_path / "repository/dataset/test_q.json")
 
 
@@ -462,6 +469,14 @@ def test_a_bundled_sample_is_the_same_through_both_readers():
     [
         ("msvd", None, "no benchmark 'msvd'; did you mean 'msvd-qa'"),
         ("video-mme", "shrot", "no split 'shrot'; did you mean 'short'"),
+        ("nextqa-mc", "validation", "no split 'validation'; did you mean 'val'"),
+        ("nextqa-mc", "test", r"val\.csv|/test/\*\.parquet; those of split 'val' are there$"),
+        ("nextqa-oe", None, r"looked for .*/val\.csv, .*; those of split 'test' are there$"),
+        (
+            "mvbench",
+            None,
+            r"action_prediction\.json; those of split 'action_sequence', 'action_antonym', .* are there$",
+        ),
         ("nextqa-mc", "test", r"annotations are missing; looked for .*/test\.csv, .*/nextqa/test\.csv"),
         ("msvd-qa", "val", r"looked for .*/val_q\.json, .*/MSVD_Zero_Shot_QA/val_q\.json"),
     ],
@@ -474,6 +489,12 @@ def test_what_is_unknown_or_missing_is_said_at_once(name, split, words):
 def test_a_missing_folder_and_a_bad_limit():
     with pytest.raises(vtc.VTCError, match=r"no folder /no/such; give the one that holds questions\.json"):
         read_benchmark("egoschema", "/no/such")
+    with pytest.raises(vtc.VTCError, match=r"give the one that holds test\.csv, or MC/test-\*\.parquet"):
+        read_benchmark("nextqa-mc", "/no/such", "test")
+    with pytest.raises(vtc.VTCError, match=r"give the one that holds Test_frameqa|test_q\.json .*Test_frameqa"):
+        read_benchmark("tgif-qa", "/no/such")
+    with pytest.raises(vtc.VTCError, match=r"give the one that holds json/\*\.json"):
+        read_benchmark("mvbench", "/no/such")
     with pytest.raises(vtc.VTCError, match="limit is 2.5"):
         read_benchmark("egoschema", FIXTURES / "egoschema", limit=2.5)
     assert len(list(read_benchmark("egoschema", FIXTURES / "egoschema", limit=1))) == 1
@@ -527,6 +548,60 @@ def test_files_that_are_no_text_or_of_no_known_kind(tmp_path):
     (tmp_path / "three.json").write_text("[{}, 3]")
     with pytest.raises(vtc.VTCError, match="entry 2 of three.json is 3"):
         list(records(tmp_path / "three.json"))
+    (tmp_path / "qa.csv").write_bytes("clip,question,answer\na.mp4,où ?,café\n".encode("cp1252"))
+    with pytest.raises(vtc.VTCError, match=r"qa\.csv is no UTF-8 text; save it as UTF-8"):
+        all_of("plain", tmp_path)
+
+
+POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a214614ab2935c943f9e0ff69d22eadbb\nsize 12345\n"
+
+
+@pytest.mark.parametrize(
+    "name, file",
+    [
+        ("nextqa-mc", "val.csv"),
+        ("nextqa-mc", "map_vid_vidorID.json"),
+        ("msvd-qa", "test_a.json"),
+        ("video-mme", "videomme/test.jsonl"),
+        ("activitynet-qa", "data/test-0.parquet"),
+    ],
+)
+def test_annotations_that_git_lfs_has_not_fetched(copied, name, file):
+    folder = copied(name)
+    if name == "activitynet-qa":
+        (folder / "test_q.json").unlink()
+    (folder / file).parent.mkdir(exist_ok=True)
+    (folder / file).write_text(POINTER)
+    with pytest.raises(vtc.VTCError, match=rf"{file} is a git-LFS pointer .*; fetch that with `git lfs pull`"):
+        all_of(name, folder)
+
+
+def test_clips_that_git_lfs_has_not_fetched_are_missing(copied):
+    folder = copied("msvd-qa", "videos/vid_two.avi")
+    (folder / "videos/vid_one.avi").write_text(POINTER)
+    samples = all_of("msvd-qa", folder)
+    assert Path(samples[0]["clip"]).name == "vid_one.avi"
+    missing = check_clips(samples).set_index("clip")
+    assert "`git lfs pull`" in missing.looked[str(folder / "videos/vid_one.avi")]
+    with pytest.raises(vtc.VTCError, match=r"vid_one\.avi is a git-LFS pointer"):
+        read_sample_clip(samples[0])
+
+
+def test_fields_of_plain_files_are_of_one_kind_in_json_lines_too(tmp_path):
+    row = {"clip": str(VIDEO), "question": "what?", "answer": "red", "start": "1.5", "end": 3}
+    for candidates in (["red", "blue"], '["red", "blue"]', None):
+        (tmp_path / "qa.jsonl").write_text(json.dumps(row | {"candidates": candidates, "end": None}))
+        (sample,) = all_of("plain", tmp_path)
+        assert sample["start"] == 1.5 and sample["end"] is None
+        assert sample["candidates"] == (candidates and ["red", "blue"])
+        assert read_sample_clip(sample, frames=1).times[0] >= 1.5
+    for wrong, words in (
+        ({"candidates": "red,blue"}, "candidates 'red,blue'; it must be a list"),
+        ({"end": "late"}, "end 'late'; it must be a number"),
+    ):
+        (tmp_path / "qa.jsonl").write_text(json.dumps(row | wrong))
+        with pytest.raises(vtc.VTCError, match=f"line 1 of qa.jsonl has {words}"):
+            all_of("plain", tmp_path)
 
 
 def test_nothing_is_loaded_whole(tmp_path):

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 import vtc_lab as vtc
 from vtc_lab.qa.scoring import accuracy, letter_of, normalise, score
-from vtc_lab.qa.wups import similarity, wordnet, wups
+from vtc_lab.qa.wups import similarity, wordnet, words, wups
 
 WORDNET = Path(__file__).resolve().parent / "fixtures/nextqa-oe/wordnet"
 OPTIONS = ["a blue cube", "the red ball", "nothing", "two dogs, one cat", "it's raining"]
@@ -140,6 +140,25 @@ def test_two_letters_are_ambiguous(options, data):
 
 
 @pytest.mark.parametrize(
+    "text, expected",
+    [
+        ("C is baking bread.", None),
+        ("In the video C kneads dough", None),
+        ("B. C is baking bread.", "B"),
+        ("C. C repairs a bicycle.", "C"),
+        ("C bakes bread.", "B"),
+        ("I think it is (C).", "C"),
+        ("I would say C", "C"),
+        ("It is C or A.", None),
+        ("B. C", None),
+    ],
+)
+def test_a_letter_that_the_options_have_as_a_word_is_not_named_by_it(text, expected):
+    """EgoSchema calls who wears the camera C."""
+    assert letter_of(text, [f"C {does}." for does in ("paints", "bakes bread", "repairs a bike", "sews")]) == expected
+
+
+@pytest.mark.parametrize(
     "one, other",
     [("Yes.", "yes"), ("the dog", "dog"), ("2", "two"), ("Ten!", "10"), ("T-shirt", "t shirt"), ("ﬁre", "fire")]
     + [("don’t", "don't"), ("1,000", "1000"), ("a", "A."), ("CAFÉ", "cafe\u0301"), ("at 3.5 m", "at 3.5 m.")],
@@ -258,6 +277,19 @@ def test_wups_takes_the_nearest_words_both_ways_and_the_smaller(monkeypatch):
     assert wups("dog", "a dog zebras") == 1.0  # what is like nothing does not count
     assert wups("", "dog") == wups("the", "dog") == wups("zebra", "dog") == 0.0
     assert wups("two", "two dogs", kind="DC") == 0.0 and wups("Two.", "two", kind="DC") == 1.0
+
+
+def test_wups_takes_words_apart_as_nextoe_does(monkeypatch):
+    """By NLTK's word_tokenize: "dog|'s", "do|n't", "can|not"; each result is that of NExT-OE's metrics.py."""
+    monkeypatch.setenv("WNSEARCHDIR", str(WORDNET))
+    assert wups("the dog's toy", "dog toy") == wups("dog toy", "the dog's toy", 0.9) == 1.0
+    assert wups("the dog\u2019s toy", "dog s toy") == wups("it's a dog", "dog") == wups("dogs' toy", "dog toy") == 1.0
+    assert wups("it doesn't run", "run") == wups("he's not a puppy, he'll run", "not puppy run") == 1.0
+    assert wups("the puppy's toy", "dog toy") == pytest.approx(6 / 7)
+    assert wups("does not", "doesn't", kind="DB") == 0.0 and wups("don't", "doesn't", kind="DB") == 1.0
+    assert words("He cannot; they can't, I'm gonna 'hold' o'clock T-shirts!", WORDNET) == [
+        *("not", "ca", "n't", "'m", "gon", "na", "hold", "o'clock", "t-shirts")
+    ]
 
 
 def test_score_by_wups_takes_the_better_of_two_answers(monkeypatch):

@@ -93,6 +93,14 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write(tmp_path_factory.mktemp("plain") / "plain.mp4")
 
 
+def test_a_git_lfs_pointer_says_how_to_get_the_video(tmp_path: Path):
+    pointer = tmp_path / "pointer.mp4"
+    pointer.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n")
+    assert refused(pointer) == (
+        f"{pointer} is a git-LFS pointer and not the file itself; fetch that with `git lfs pull` in its repository"
+    )
+
+
 # Which frames
 
 

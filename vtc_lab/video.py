@@ -28,6 +28,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".gif")
+_POINTER = b"version https://git-lfs.github.com/spec/"
 
 
 def find_clips(folder: str | os.PathLike | None = None) -> list[Path]:
@@ -67,7 +68,8 @@ def resolve(path: str | os.PathLike) -> Path:
     Raises
     ------
     VTCError
-        If there is no such file, or it is a folder or a device, empty, or closed to this user.
+        If there is no such file, or it is a folder or a device, empty, git-LFS's pointer to the real one, or closed to
+        this user.
 
     Examples
     --------
@@ -78,8 +80,8 @@ def resolve(path: str | os.PathLike) -> Path:
         asked = Path(path).expanduser()
         found = next((place for place in (Path.cwd() / asked, ROOT / asked) if place.exists()), None)
         kind = None if found is None else found.stat()
-        if kind and stat.S_ISREG(kind.st_mode):  # opening a pipe would wait for ever
-            found.open("rb").close()
+        # Opening a pipe would wait for ever.
+        pointer = lfs_pointer(found) if kind and stat.S_ISREG(kind.st_mode) else ""
     except OSError as error:
         raise VTCError(f"{path} cannot be read ({error.strerror}); give a file that you may read") from error
     except (TypeError, ValueError, RuntimeError) as error:
@@ -91,7 +93,21 @@ def resolve(path: str | os.PathLike) -> Path:
         raise VTCError(f"{found} is a {'folder' if stat.S_ISDIR(kind.st_mode) else 'device'}; give a video file")
     if not kind.st_size:
         raise VTCError(f"{path} is empty, it has 0 bytes; fetch it again or give another file")
+    if pointer:
+        raise VTCError(pointer)
     return found
+
+
+def lfs_pointer(path: Path) -> str:
+    """What to say of a file that git has left in place of a large one that git-LFS did not fetch, "" if it is none.
+
+    >>> lfs_pointer(Path("data/clips/bikes.mp4"))
+    ''
+    """
+    with path.open("rb") as file:
+        if file.read(len(_POINTER)) != _POINTER:
+            return ""
+    return f"{path} is a git-LFS pointer and not the file itself; fetch that with `git lfs pull` in its repository"
 
 
 def read_clip(

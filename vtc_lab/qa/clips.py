@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from itertools import product
 from pathlib import Path
@@ -12,7 +13,7 @@ import pandas as pd
 from PIL import Image
 
 from vtc_lab.tokens import Clip, VTCError
-from vtc_lab.video import VIDEOS, read_clip
+from vtc_lab.video import VIDEOS, lfs_pointer, read_clip
 
 SUFFIXES = (*VIDEOS, ".MP4")
 _PICTURES = (".jpg", ".jpeg", ".png")
@@ -94,7 +95,7 @@ def read_sample_clip(sample: Mapping[str, object], frames: int | None = None, fp
 
 
 def check_clips(samples: Iterable[Mapping[str, object]]) -> pd.DataFrame:
-    """Which clips of some samples are missing, before a model is loaded.
+    """Which clips of some samples are missing or not fetched yet, before a model is loaded.
 
     Parameters
     ----------
@@ -103,24 +104,23 @@ def check_clips(samples: Iterable[Mapping[str, object]]) -> pd.DataFrame:
     Returns
     -------
     DataFrame with a row for each missing clip: clip (the path it should have), questions (how many need it) and looked
-    (every file that was looked for).
+    (every file that was looked for, or why the one that is there cannot be read: a git-LFS pointer, say).
 
     Examples
     --------
     >>> check_clips([{"clip": "data/clips/bikes.mp4"}, {"clip": "/no/such.mp4"}])["clip"].tolist()
     ['/no/such.mp4']
     """
-    there: dict[str, bool] = {}
+    known: dict[str, str] = {}
     missing: dict[str, dict[str, object]] = {}
     for sample in samples:
         clip = sample["clip"]
         if isinstance(clip, Clip):
             continue
-        tried = sample.get("tried", [clip])
-        if clip not in there:
-            there[clip] = any(Path(path).exists() for path in tried)
-        if not there[clip]:
-            row = missing.setdefault(clip, {"clip": clip, "questions": 0, "looked": _listing(tried)})
+        if clip not in known:
+            known[clip] = _missing(sample.get("tried", [clip]))
+        if known[clip]:
+            row = missing.setdefault(clip, {"clip": clip, "questions": 0, "looked": known[clip]})
             row["questions"] += 1
     return pd.DataFrame(missing.values(), columns=["clip", "questions", "looked"])
 
@@ -135,13 +135,34 @@ def _spellings(names: Iterable[str], suffixes: tuple[str, ...]) -> Iterator[str]
         yield from (name + suffix for suffix in suffixes)
 
 
-def _listing(paths: Iterable[str]) -> str:
-    """Paths with those that differ in their suffix alone taken together."""
+def _missing(tried: Sequence[str]) -> str:
+    """Where a clip was looked for if it is at none of these paths, why it cannot be read if it is at one, or ""."""
+    path = next((path for path in map(Path, tried) if path.exists()), None)
+    try:
+        return _listing(tried) if path is None else lfs_pointer(path) if path.is_file() else ""
+    except OSError as error:
+        return f"{path} cannot be read ({error.strerror})"
+
+
+def _listing(paths: Sequence[str]) -> str:
+    """Paths below the folder that they share, those together that differ in their suffix alone.
+
+    >>> _listing(["/a/b/1.mp4", "/a/b/1.avi", "/a/2.mp4", "/a/2.avi", "/a/3"])
+    'b/1, 2 with .mp4|.avi, 3 below /a'
+    """
+    if len(paths) == 1:
+        return str(paths[0])
+    top = os.path.commonpath(map(os.path.dirname, paths))
     stems: dict[str, list[str]] = {}
-    for path in map(Path, paths):
-        suffix = path.suffix if path.suffix in SUFFIXES else ""
-        stems.setdefault(str(path)[: len(str(path)) - len(suffix)], []).append(suffix)
-    return ", ".join(stem + "|".join(suffixes) for stem, suffixes in stems.items())
+    for path in paths:
+        stem, suffix = os.path.splitext(os.path.relpath(path, top))
+        stem, suffix = (stem, suffix) if suffix in SUFFIXES else (stem + suffix, "")
+        stems.setdefault(stem, []).append(suffix)
+    alike: dict[str, list[str]] = {}
+    for stem, suffixes in stems.items():
+        alike.setdefault("|".join(suffixes), []).append(stem)
+    said = [", ".join(stems) + f" with {suffixes}" * bool(suffixes) for suffixes, stems in alike.items()]
+    return f"{', '.join(said)} below {top}"
 
 
 def _read_pictures(

@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from http.client import HTTPException
-from threading import Lock, Thread
+from threading import Event, Lock, Thread
 
 from vtc_lab.tokens import VTCError
 
@@ -23,6 +23,7 @@ _HOPELESS = {401: "check the key", 403: "check the key", 404: "check the url and
 _PASSING = (408, 409, 425, 429, 500, 502, 503, 504)
 _PAUSE = 0.5  # seconds before the second try, doubled before every further one
 _LONGEST = 1 << 20  # bytes of a reply that are read
+PATIENCE = 600.0  # seconds for which an endpoint may ask to be left alone without answering anything meanwhile
 
 
 class Unanswered(Exception):
@@ -38,16 +39,61 @@ class _Passing(Exception):
 
 
 class Pace:
-    """Until when all who ask an endpoint together have to wait, because it told one of them to."""
+    """A clock for all who ask an endpoint together, which stands still while it wants to be left alone."""
 
     def __init__(self) -> None:
-        self.ready, self.reason = 0.0, ""  # as time.monotonic(), and why
-        self._lock = Lock()
+        self.ready = 0.0  # until when they wait, as time.monotonic()
+        self._held = self._unanswered = 0.0  # seconds of all waits, and since the endpoint last answered
+        self._lock, self._stopped, self._reason = Lock(), Event(), ""
+
+    def now(self) -> float:
+        """Seconds as time.monotonic() counts them, without those of the waits so far."""
+        with self._lock:
+            now = time.monotonic()
+            return now - self._held + max(0.0, self.ready - now)
 
     def hold(self, error: _Passing) -> None:
-        """Wait as long as an answer asks for, unless another asked for more."""
+        """Let everybody wait as long as an answer asks for, unless another asked for more.
+
+        Raises
+        ------
+        VTCError
+            If that is more than `PATIENCE`, together with what was waited since the endpoint last answered.
+        """
         with self._lock:
-            self.ready, self.reason = max((self.ready, self.reason), (time.monotonic() + error.wait, f"{error}"))
+            now = time.monotonic()
+            begin = max(self.ready, now)
+            self.ready = max(begin, now + error.wait)
+            self._held += self.ready - begin
+            self._unanswered += self.ready - begin
+            asked = self._unanswered
+        if asked > PATIENCE:
+            self.stop(
+                f"the endpoint asks to be left alone for {asked:.0f} s ({error}), longer than the {PATIENCE:.0f} s "
+                "that are waited; run it again later, with a cache to go on where it was"
+            )
+            raise VTCError(self._reason)
+
+    def answered(self) -> None:
+        """The endpoint has answered somebody."""
+        with self._lock:
+            self._unanswered = max(0.0, self.ready - time.monotonic())
+
+    def stop(self, reason: str) -> None:
+        """Nobody waits any more."""
+        self._reason = reason
+        self._stopped.set()
+
+    def sleep(self, seconds: float) -> None:
+        """Wait.
+
+        Raises
+        ------
+        VTCError
+            As soon as it is stopped, with the reason.
+        """
+        if self._stopped.wait(seconds):
+            raise VTCError(self._reason)
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
@@ -112,7 +158,7 @@ def read_key(name: str | None) -> str:
     return key
 
 
-def complete(url: str, payload: Mapping[str, object], key: str, until: float, pace: Pace | None = None) -> str:
+def complete(url: str, payload: Mapping[str, object], key: str, until: float, pace: Pace) -> str:
     """What the endpoint says to a chat.
 
     Parameters
@@ -120,8 +166,8 @@ def complete(url: str, payload: Mapping[str, object], key: str, until: float, pa
     url : from `chat_url`.
     payload : the body of the request: model, messages and so on.
     key : from `read_key`; it is taken out of the answer, should it be there.
-    until : the `time.monotonic()` after which there is no answer, whatever the endpoint does.
-    pace : shared by those who ask at the same time, so that a Retry-After holds them all.
+    until : the `pace.now()` after which there is no answer, whatever the endpoint does.
+    pace : shared by those who ask at the same time, so that a Retry-After holds them all, and takes no one's time.
 
     Returns
     -------
@@ -132,23 +178,24 @@ def complete(url: str, payload: Mapping[str, object], key: str, until: float, pa
     Unanswered
         If there is no answer in time, or this question alone is refused.
     VTCError
-        If it refuses every question: 401, 403, 404 or a redirection.
+        If it refuses every question (401, 403, 404 or a redirection), or asks for a wait longer than `PATIENCE`.
     """
-    pace = pace or Pace()
     tries, again, reason = 0, 0.0, ""
     while True:
-        while (pause := max(pace.ready, again) - time.monotonic()) > 0:
-            if time.monotonic() + pause >= until:
-                raise Unanswered(f"{reason or pace.reason}, tried {tries} times")
-            time.sleep(pause)
+        while (pause := max(pace.ready, again) - (now := time.monotonic())) > 0:
+            if pace.now() + max(0.0, again - max(pace.ready, now)) >= until:
+                raise Unanswered(f"{reason}, tried {tries} times")
+            pace.sleep(pause)
+        end = time.monotonic() + until - pace.now()
         try:
-            body = _within(until, lambda: _post(url, payload, key, until))
+            body = _within(end, lambda end=end: _post(url, payload, key, end))
             break
         except _Passing as error:
             pace.hold(error)
             reason = f"{error}"
             again = time.monotonic() + _PAUSE * 2**tries
             tries += 1
+    pace.answered()
     try:
         body = json.loads(body)["choices"][0]["message"]["content"]
     except (ValueError, LookupError, TypeError, RecursionError):
@@ -194,6 +241,8 @@ def _post(url: str, payload: Mapping[str, object], key: str, until: float) -> by
                     raise Unanswered(f"its reply is longer than {_LONGEST} bytes")
                 if time.monotonic() > until:
                     raise Unanswered("it did not finish its answer in time")
+            if response.length:
+                raise _Passing("its reply breaks off")
             return body
     except urllib.error.HTTPError as error:
         error.close()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -48,7 +47,8 @@ class Judge:
     key_env : name of the environment variable that holds the key; None sends none. The key is read when it is sent and
         kept nowhere.
     cache : an SQLite file of verdicts; what is in it is not asked again.
-    deadline : seconds for one question in all, retries included.
+    deadline : seconds for one question in all, retries included. They do not run while the endpoint has asked to be
+        left alone (Retry-After), which may be for up to ten minutes without an answer in between.
     temperature : 0 for verdicts as reproducible as the endpoint has them; None for models that refuse a temperature.
 
     Raises
@@ -97,7 +97,7 @@ def judge(question: str, answer: str, prediction: str, by: Judge) -> Verdict:
     ------
     VTCError
         If a text is missing, the key is not set, the cache cannot be used, or the endpoint refuses every question (401,
-        403, 404, a redirection). No message has the key, or words of the endpoint.
+        403, 404, a redirection) or asks for too long a wait. No message has the key, or words of the endpoint.
 
     Examples
     --------
@@ -132,8 +132,9 @@ def judge_all(
     Raises
     ------
     VTCError
-        If the endpoint refuses every question, the key or the cache cannot be used, there are more samples than
-        predictions or fewer, or three questions in a row get no answer. What was asked by then is in the cache.
+        If the endpoint refuses every question or asks for too long a wait, the key or the cache cannot be used, there
+        are more samples than predictions or fewer, or three questions in a row get no answer. What was asked by then is
+        in the cache.
 
     Examples
     --------
@@ -142,22 +143,23 @@ def judge_all(
     """
     if type(workers) is not int or not 1 <= workers <= _MOST:
         raise VTCError(f"workers is {workers!r}; it must be a whole number from 1 to {_MOST}")
-    rows, silent, pool = [], 0, ThreadPoolExecutor(workers, "judge")
+    rows, silent, pace, pool = [], 0, Pace(), ThreadPoolExecutor(workers, "judge")
     try:
-        for sample, prediction, asked in _ahead(paired(samples, predictions), by, workers, pool):
+        for sample, prediction, asked in _ahead(paired(samples, predictions), by, workers, pace, pool):
             verdict = asked.result() if isinstance(asked, Future) else asked
             facts = (sample.get("id", ""), sample.get("kind", ""), prediction)
             rows.append((*facts, verdict.correct, verdict.score, verdict.problem, verdict.cached))
             if asked is not verdict:
                 silent = 0 if verdict.reply else silent + 1
             if silent == _GIVE_UP:
-                done = len(rows) - silent
+                done = sum(row[3] is not None for row in rows)
                 kept = "stored" if by.cache else "lost without a cache"
                 raise VTCError(
                     f"{silent} questions in a row got no answer ({verdict.problem}); the {done} before are {kept}"
                 )
     except BaseException as error:
         # What is being asked is paid for and will be stored; only who interrupts does not want to wait for it.
+        pace.stop("the run has ended")
         pool.shutdown(wait=isinstance(error, Exception), cancel_futures=True)
         raise
     pool.shutdown()
@@ -182,12 +184,12 @@ def read_verdict(reply: str) -> tuple[bool, float] | None:
 
 
 def _ahead(
-    pairs: Iterable[tuple[Mapping[str, object], str]], by: Judge, workers: int, pool: ThreadPoolExecutor
+    pairs: Iterable[tuple[Mapping[str, object], str]], by: Judge, workers: int, pace: Pace, pool: ThreadPoolExecutor
 ) -> Iterator[tuple[Mapping[str, object], str, Future | Verdict]]:
     """Samples and predictions in order, the next ones being judged already, or with what is wrong with them."""
-    pace, locks, ahead = Pace(), {}, deque()
+    locks, ahead = {}, deque()
     for sample, prediction in pairs:
-        texts = (sample.get("stem", sample["question"]), sample["answer"], prediction)
+        texts = (sample.get("stem", sample.get("question")), sample.get("answer"), prediction)
         if problem := _problem(*texts):
             ahead.append((sample, prediction, Verdict(problem=problem)))
         else:
@@ -224,7 +226,7 @@ def _judge(question: str, answer: str, prediction: str, by: Judge, pace: Pace, l
 
 def _ask(question: str, answer: str, prediction: str, by: Judge, pace: Pace) -> Verdict:
     """Ask the judge, and once more if its reply cannot be read."""
-    key, until = read_key(by.key_env), time.monotonic() + by.deadline
+    key, until = read_key(by.key_env), pace.now() + by.deadline
     given = {"question": question, "reference answer": answer, "student's answer": prediction}
     messages = [
         {"role": "system", "content": _SYSTEM + _FORM},

@@ -35,13 +35,13 @@ def read_plain(file: Path, home: Path | None = None) -> Samples:
     Yields
     ------
     Every field as it is, `clip` made absolute. With `options` (a list; in CSV written as JSON) the answer is a letter
-    or one of them. A CSV may also have `candidates`, written likewise, and `start` and `end`; an empty cell gives
-    nothing.
+    or one of them. There may also be `candidates`, written likewise, and `start` and `end`, which become numbers; an
+    empty cell of a CSV gives nothing.
 
     Raises
     ------
     VTCError
-        If an entry lacks one of the three; it names the line.
+        If an entry lacks one of the three, or a field is of another kind; it names the line.
 
     Examples
     --------
@@ -57,9 +57,9 @@ def read_plain(file: Path, home: Path | None = None) -> Samples:
             reason = f"without {', '.join(missing)}" if missing else f"with clip {record.fields['clip']!r:.60}"
             raise VTCError(f"{record.place} is no sample, {reason}; it needs clip (a path), question and answer")
         sample = record.fields | {"clip": str((home or file.parent) / record.fields["clip"])}
-        if table:
-            sample |= {name: record.number(name) for name in ("start", "end") if name in sample}
-            sample |= {name: record.texts(name) for name in ("candidates",) if name in sample}
+        sample |= {name: record.number(name) for name in ("start", "end") if record.get(name) is not None}
+        if record.get("candidates") is not None:
+            sample["candidates"] = record.texts("candidates")
         if "options" in sample:
             texts = record.texts("options")
             sample |= choice(record, record.text("question"), texts, position(record, texts))

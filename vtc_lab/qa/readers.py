@@ -18,14 +18,25 @@ from vtc_lab.tokens import VTCError, suggest
 
 @dataclass(frozen=True)
 class _Benchmark:
-    """How a benchmark is read and what `benchmarks` says of it; the first split is the default, "" stands for all."""
+    """How a benchmark is read and what `benchmarks` says of it, in texts that pandas shows whole (50 characters).
+
+    The first split is the default, "" stands for all.
+    """
 
     read: Callable[[Path, Path, str], Samples]
     splits: tuple[str, ...]
     rule: str
     files: str
+    or_files: str
     clips: str
     source: str
+    github: str = ""
+    hub: str = ""
+
+    def wanted(self, split: str) -> str:
+        """The files of a split, the official ones first."""
+        texts = (text.format(split=split or "*", Split=split.title() or "*") for text in (self.files, self.or_files))
+        return ", or ".join(filter(None, texts))
 
 
 def read_benchmark(
@@ -41,7 +52,7 @@ def read_benchmark(
     ----------
     name : one of `benchmarks()`.
     folder : what holds its annotations and clips ("plain": such a folder, or the file itself).
-    split : one of the benchmark's own; by default the first that `benchmarks()` names.
+    split : one of the benchmark's own; by default the first that `benchmarks()` names. Of MVBench it is a task.
     limit : how many samples at most.
     clips : the folder of the clips, where they are not with the annotations.
 
@@ -71,6 +82,14 @@ def read_benchmark(
     >>> sample = next(read_benchmark("nextqa-mc", "tests/fixtures/nextqa-mc"))
     >>> sample["answer"], sample["candidates"], sample["kind"]
     ('C', ['A', 'B', 'C', 'D', 'E'], 'CH')
+
+    What a benchmark that keeps its answers wants to be sent, an id and a letter:
+
+    >>> from vtc_lab.qa.scoring import letter_of
+    >>> samples = list(read_benchmark("egoschema", "tests/fixtures/egoschema", "full", limit=2))
+    >>> said = ["D. C fixes a bicycle.", "(B)"]  # the texts of a model's answers
+    >>> {s["id"][-1]: letter_of(text, s["options"]) for s, text in zip(samples, said, strict=True)}
+    {'a': 'D', 'b': 'B'}
     """
     if name not in _BENCHMARKS:
         raise VTCError(f"there is no benchmark {name!r}; {suggest(name, _BENCHMARKS)}")
@@ -79,16 +98,23 @@ def read_benchmark(
     benchmark = _BENCHMARKS[name]
     chosen = benchmark.splits[0] if split is None else split
     if chosen not in benchmark.splits:
-        raise VTCError(f"{name} has no split {split!r}; {suggest(split, filter(None, benchmark.splits))}")
+        known = list(filter(None, benchmark.splits))
+        meant = next((near for near in known if str(split).startswith(near)), split)  # "validation", "test_full"
+        raise VTCError(f"{name} has no split {split!r}; {suggest(meant, known)}")
     root = Path(folder).expanduser().absolute()
     if not root.exists():
-        raise VTCError(f"there is no folder {folder}; give the one that holds {benchmark.files}")
+        raise VTCError(f"there is no folder {folder}; give the one that holds {benchmark.wanted(chosen)}")
     if root.is_file() and name != "plain":
-        raise VTCError(f"{folder} is a file; give the folder that holds {benchmark.files}")
+        raise VTCError(f"{folder} is a file; give the folder that holds {benchmark.wanted(chosen)}")
     beside = root if clips is None else Path(clips).expanduser().absolute()
     if not beside.exists():
         raise VTCError(f"there is no folder {clips}; give the one that holds the clips ({benchmark.clips})")
-    return islice(benchmark.read(root, beside, chosen), limit)
+    try:
+        samples = benchmark.read(root, beside, chosen)
+    except VTCError as error:
+        there = ", ".join(repr(other) for other in benchmark.splits if other and _is_there(benchmark, root, other))
+        raise VTCError(f"{error}; those of split {there} are there" if there else f"{error}") from error
+    return islice(samples, limit)
 
 
 def benchmarks() -> pd.DataFrame:
@@ -96,8 +122,10 @@ def benchmarks() -> pd.DataFrame:
 
     Returns
     -------
-    DataFrame with a row for each: name, rule (how its answers are scored), splits (the default first), files and clips
-    (relative to the folder), and source (where the layout is from).
+    DataFrame with a row for each: name, rule (how its answers are scored), splits (the default first), files, or_files
+    (what may be there instead) and clips (all relative to the folder), and where the layout is from: source (the
+    paper), github and hub (repositories and datasets there). Two files _q.json and _a.json are as in
+    PKU-YuanGroup/Video-LLaVA, scripts/v1_5/eval.
 
     Examples
     --------
@@ -105,10 +133,23 @@ def benchmarks() -> pd.DataFrame:
     >>> table.rule["egoschema"], table.splits["egoschema"]
     ('letter', 'subset, full')
     """
-    columns = ("rule", "splits", "files", "clips", "source")
+    columns = ("rule", "splits", "files", "or_files", "clips", "source", "github", "hub")
     rows = [[name, *(getattr(entry, column) for column in columns)] for name, entry in _BENCHMARKS.items()]
     table = pd.DataFrame(rows, columns=["name", *columns])
-    return table.assign(splits=[", ".join(split or "all" for split in splits) for splits in table.splits])
+    tasks = layouts_choice.TASKS.keys()
+    named = [
+        "all, or a task" if tasks <= set(each) else ", ".join(split or "all" for split in each) for each in table.splits
+    ]
+    return table.assign(splits=named)
+
+
+def _is_there(benchmark: _Benchmark, root: Path, split: str) -> bool:
+    """Whether a folder has the files of a split."""
+    try:
+        benchmark.read(root, root, split)
+    except VTCError:
+        return False
+    return True
 
 
 _MSVD = Open(
@@ -134,85 +175,103 @@ _TGIF = Open(
 )
 
 
-def _open(layout: Open, files: str = "", source: str = "") -> _Benchmark:
-    """A benchmark with open answers; they are all scored alike."""
+def _open(layout: Open, or_files: str, source: str, github: str, hub: str = "") -> _Benchmark:
+    """A benchmark with open answers; they are all scored alike, and in two files as Video-LLaVA has them."""
     return _Benchmark(
         partial(layouts_open.open_answers, layout=layout),
         ("test", "val", "train"),
         "exact",
-        f"{{split}}_q.json and {{split}}_a.json{files}",
+        "{split}_q.json and {split}_a.json",
+        or_files,
         f"{layout.places[0]}/" + (", called v_ and the name" if "v_{}" in layout.names else ""),
-        f"{source}Maaz et al. 2024, arXiv 2306.05424; files and folders as in Video-LLaVA, scripts/v1_5/eval",
+        f"{source}; Maaz et al., arXiv 2306.05424",
+        github,
+        hub,
     )
 
 
-_RAW = "Xu et al. 2017, github.com/xudejing/video-question-answering; "
 _NEXT_CLIPS = "NExTVideo/, or videos/ and map_vid_vidorID.json"
 _BENCHMARKS = {
-    "msvd-qa": _open(_MSVD, ", or {split}_qa.json and youtube_mapping.txt", _RAW),
-    "msrvtt-qa": _open(_MSRVTT, ", or {split}_qa.json", _RAW),
+    "msvd-qa": _open(
+        _MSVD, "{split}_qa.json and youtube_mapping.txt", "Xu et al. 2017", "xudejing/video-question-answering"
+    ),
+    "msrvtt-qa": _open(_MSRVTT, "{split}_qa.json", "Xu et al. 2017", "xudejing/video-question-answering"),
     "activitynet-qa": _open(
-        _ACTIVITYNET,
-        ", or data/{split}-*.parquet",
-        "Yu et al. 2019, github.com/MILVLG/activitynet-qa and the dataset lmms-lab/ActivityNetQA; ",
+        _ACTIVITYNET, "data/{split}-*.parquet", "Yu et al. 2019", "MILVLG/activitynet-qa", "lmms-lab/ActivityNetQA"
     ),
-    "tgif-qa": _open(
-        _TGIF, ", or {Split}_frameqa_question.csv", "Jang et al. 2017, github.com/YunseokJANG/tgif-qa (FrameQA); "
-    ),
+    "tgif-qa": _open(_TGIF, "{Split}_frameqa_question.csv", "Jang et al. 2017", "YunseokJANG/tgif-qa"),
     "nextqa-mc": _Benchmark(
         partial(layouts_choice.nextqa, options=True),
         ("val", "test", "train"),
         "letter",
-        "{split}.csv, or MC/{split}-*.parquet",
+        "{split}.csv",
+        "MC/{split}-*.parquet",
         _NEXT_CLIPS,
-        "Xiao et al. 2021, github.com/doc-doc/NExT-QA; the columns of the dataset lmms-lab/NExTQA",
+        "Xiao et al. 2021",
+        "doc-doc/NExT-QA",
+        "lmms-lab/NExTQA",
     ),
     "nextqa-oe": _Benchmark(
         partial(layouts_choice.nextqa, options=False),
         ("val", "test", "train"),
-        "exact; its own are wups and wups0.9, which need WordNet (see score)",
-        "{split}.csv, or OE/{split}-*.parquet",
+        "exact; its own are wups and wups0.9 (see score)",
+        "{split}.csv",
+        "OE/{split}-*.parquet",
         _NEXT_CLIPS,
-        "Xiao et al. 2021, github.com/doc-doc/NExT-OE; the columns of the dataset lmms-lab/NExTQA",
+        "Xiao et al. 2021",
+        "doc-doc/NExT-OE",
+        "lmms-lab/NExTQA",
     ),
     "egoschema": _Benchmark(
         layouts_choice.egoschema,
         ("subset", "full"),
         "letter",
-        "questions.json and subset_answers.json, or Subset/test-*.parquet and MC/test-*.parquet",
+        "questions.json and subset_answers.json",
+        "Subset/test-*.parquet and MC/test-*.parquet",
         "videos/",
-        "Mangalam et al. 2023, github.com/egoschema/EgoSchema; the columns of the dataset lmms-lab/egoschema",
+        "Mangalam et al. 2023",
+        "egoschema/EgoSchema",
+        "lmms-lab/egoschema",
     ),
     "mvbench": _Benchmark(
         layouts_choice.mvbench,
         ("", *layouts_choice.TASKS),
         "letter",
         "json/{split}.json",
-        'video/, in the folder of each source; in the revision "video" without video/',
-        "Li et al. 2024, arXiv 2311.17005; github.com/OpenGVLab/Ask-Anything, video_chat2/mvbench.ipynb; the dataset "
-        'OpenGVLab/MVBench, revisions "main" and "video"',
+        "{split}.json",
+        "video/ (or without it), a folder for each source",
+        "Li et al. 2024, arXiv 2311.17005",
+        "OpenGVLab/Ask-Anything, video_chat2/mvbench.ipynb",
+        "OpenGVLab/MVBench, revisions main and video",
     ),
     "video-mme": _Benchmark(
         layouts_choice.video_mme,
         ("", "short", "medium", "long"),
         "letter",
-        "videomme/test-*.parquet, or test.jsonl, .csv or .json, or its own output_test_template.json",
+        "videomme/test-*.parquet",
+        "test.jsonl|csv|json or output_test_template.json",
         "data/, and subtitle/",
-        "Fu et al. 2024, arXiv 2405.21075; the dataset lmms-lab/Video-MME; github.com/BradyFU/Video-MME, evaluation/",
+        "Fu et al. 2024, arXiv 2405.21075",
+        "BradyFU/Video-MME, evaluation/",
+        "lmms-lab/Video-MME",
     ),
     "longvideobench": _Benchmark(
         layouts_choice.longvideobench,
         ("val", "test"),
         "letter",
-        "lvb_val.json, or lvb_test_wo_gt.json without answers; or validation-*.parquet and test-*.parquet",
+        "lvb_val.json, of the test lvb_test_wo_gt.json",
+        "validation-*.parquet, of the test test-*.parquet",
         "videos/, and subtitles/",
-        "Wu et al. 2024, arXiv 2407.15754; github.com/longvideobench/LongVideoBench",
+        "Wu et al. 2024, arXiv 2407.15754",
+        "longvideobench/LongVideoBench",
+        "longvideobench/LongVideoBench",
     ),
     "plain": _Benchmark(
         plain,
         ("",),
         "exact, or letter with options",
-        "qa.jsonl or qa.csv",
+        "qa.jsonl",
+        "qa.csv",
         "as the file says",
         "our definition",
     ),

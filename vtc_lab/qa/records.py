@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple, TextIO
 
 from vtc_lab.tokens import VTCError
+from vtc_lab.video import lfs_pointer
 
 _CHUNK = 1 << 16  # characters read at once
 _TAIL = 32  # a literal, escape or number that is cut off breaks off at most this far before the end of what was read
@@ -111,6 +112,8 @@ def records(path: Path) -> Iterator[Record]:
         raise VTCError(f"{path.name} is of no kind that can be read; give a file ending in {', '.join(kinds)}")
     after = ""
     try:
+        if pointer := lfs_pointer(path):
+            raise VTCError(pointer)
         for place, fields in kinds[suffix](path):
             after = f" after {place}"
             if not isinstance(fields, dict):
@@ -119,7 +122,7 @@ def records(path: Path) -> Iterator[Record]:
     except VTCError:
         raise
     except UnicodeDecodeError as error:
-        raise VTCError(f"{path.name} is no UTF-8 text; give a {path.suffix} file") from error
+        raise VTCError(f"{path.name} is no UTF-8 text; save it as UTF-8") from error
     except (ValueError, OSError, RecursionError, csv.Error) as error:
         raise VTCError(f"{path.name} cannot be read{after} ({error}); mend that, or fetch it again") from error
 
@@ -138,7 +141,11 @@ def read_object(path: Path) -> dict[str, object]:
     'llava_onevision'
     """
     try:
+        if pointer := lfs_pointer(path):
+            raise VTCError(pointer)
         content = json.loads(path.read_text(encoding="utf-8-sig"))
+    except VTCError:
+        raise
     except (ValueError, OSError, RecursionError) as error:
         raise VTCError(f"{path.name} cannot be read ({error}); it must be a JSON object") from error
     if not isinstance(content, dict):

@@ -32,6 +32,7 @@ _CAPITAL = re.compile(
     r"(?<![\w'\u2019])([A-Z])(?![\w'\u2019])"
     r"(?!(?<=[AI])\s+(?!(?:or|and|but|is|because|since)\b)\w\w)"  # the words "A" and "I" are no letters
 )
+_SUBJECT = re.compile(r"\s+(?!(?:or|and)\b)\w")  # what follows a capital that is a word, as in "C bakes bread"
 _NEGATED = re.compile(r"\bnot\b|n['\u2019]t\b|\bneither\b", re.IGNORECASE)
 
 
@@ -55,7 +56,9 @@ def score(
         - "letter": `letter_of` the text is the answer. Video-MME's script takes the first capital from A to D wherever
           it stands, so "Dogs" counts as D, and leaves answers without one out of the mean; LongVideoBench's takes a
           random option there; MVBench's takes the first word, and none at all for right. Here they are wrong.
-        - "likelihood": of all candidates the answer has the highest probability, alone.
+        - "likelihood": of all candidates the answer has the highest probability, alone. Where two begin with the same
+          token, `model.ask` weighs all as whole texts, without an end: one that begins another ("1" and "10", "a man"
+          and "a man in red", in tokens) is then always likelier than it. Ask such a list as lettered options.
 
     Returns
     -------
@@ -181,7 +184,7 @@ def letter_of(text: str, options: Sequence[str]) -> str | None:
        of another option, or has the letter of another;
     3. the text of one option, as `normalise` compares;
     4. one capital alone in a sentence: "I think it is (B)." None if there are several, or a "not". The words "A" and
-       "I" do not count.
+       "I" do not count, nor does what is a word in the options (EgoSchema's "C bakes bread"), before another.
 
     What is ambiguous is None, hence wrong: "A or B", "B. nothing" where nothing is C, "the first". The text of an
     option within a sentence does not count, because "it is not a dog" has one too. This is our definition; the
@@ -216,17 +219,19 @@ def letter_of(text: str, options: Sequence[str]) -> str | None:
         # "e.g. a dog" does not begin with option E, nor "D.C. at night" with D.
         spaced = bool(first[3]) or first[2][-1].isspace()
         if first[2] in (")", "]") or (spaced and first[1].isupper()):
-            return None if named in texts or _capitals(first[4], letters) - {letter} else letter
+            return None if named in texts or _capitals(first[4], letters, options) - {letter} else letter
     meant = {
         letter for letter, option in zip(letters, texts, strict=True) if option in (normalise(text), normalise(said))
     }
-    found = meant or (set() if _NEGATED.search(text) else _capitals(said, letters))
+    found = meant or (set() if _NEGATED.search(text) else _capitals(said, letters, options))
     return found.pop() if len(found) == 1 else None
 
 
-def _capitals(text: str, letters: str) -> set[str]:
-    """The options' letters that stand alone in a text."""
-    return {letter for letter in _CAPITAL.findall(text) if letter in letters}
+def _capitals(text: str, letters: str, options: Sequence[str]) -> set[str]:
+    """The options' letters that stand alone in a text, and are no words there."""
+    words = {letter for option in options for letter in _CAPITAL.findall(option)}
+    found = (match for match in _CAPITAL.finditer(text) if match[1] in letters)
+    return {match[1] for match in found if match[1] not in words or not _SUBJECT.match(text, match.end())}
 
 
 def _likeliest(answer: Answer | Mapping[str, float], candidates: Sequence[str] | None) -> str | None:

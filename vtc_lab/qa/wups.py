@@ -26,9 +26,13 @@ _PRONOUNS = """i me my myself we our ours ourselves you your yours yourself your
 _VERBS = "am is are was were be been being have has had having do does did doing can will just don should"
 _OTHERS = """a an the and but if or because as until while to from of at for with about into through during again
     further then here there when where why how all any each most other some such only own so than too very now"""
-_REST = "ain s t d ll m o re ve y ma you're you've you'll you'd she's it's that'll don't should've"
+_REST = "ain s t d ll m o re ve y ma"
 _NOT = "aren couldn didn doesn hadn hasn haven isn mightn mustn needn shan shouldn wasn weren won wouldn"
-_STOP = {*f"{_PRONOUNS} {_VERBS} {_OTHERS} {_REST} {_NOT}".split(), *(f"{word}'t" for word in _NOT.split())}
+_STOP = set(f"{_PRONOUNS} {_VERBS} {_OTHERS} {_REST} {_NOT}".split())  # "don't" is none: it is taken apart before
+_CLITIC = r"(?:'(?:s|m|d|ll|re|ve)|n't)\b"
+# Where NLTK's word_tokenize, which NExT-OE uses, takes a word apart: "baby|'s", "do|n't", "can|not".
+_SEAM = re.compile(rf"(?<=\w)(?={_CLITIC})|\b(can(?=not\b)|(?:gim|lem)(?=me\b)|(?:gon|wan)(?=na\b)|got(?=ta\b))")
+_WORD = re.compile(rf"{_CLITIC}|\w+(?:[-.']\w+)*")
 
 Synset = tuple[str, int]  # a file of WordNet by its letter, and where in it
 
@@ -49,8 +53,9 @@ def wups(text: str, answer: str, threshold: float = 0.0, kind: str = "", folder:
 
     Returns
     -------
-    0 to 1. Inflected words count as their base forms. NExT-OE finds these with a part-of-speech tagger. Here a word in
-    -ing or -ed is a verb, and any other a noun, where it can be (our reading, which needs no trained tagger).
+    0 to 1. "baby's" is two words, as in NExT-OE. Inflected words count as their base forms. NExT-OE finds these with a
+    part-of-speech tagger. Here a word in -ing or -ed is a verb, and any other a noun, where it can be (our reading,
+    which needs no trained tagger).
 
     Raises
     ------
@@ -91,7 +96,7 @@ def wordnet() -> Path:
 
 def words(text: str, folder: Path) -> list[str]:
     """The base forms of a text's words, without stop words."""
-    said = [word for word in re.findall(r"\w+(?:[-.']\w+)*", text.lower()) if word not in _STOP]
+    said = [word for word in _WORD.findall(_SEAM.sub(r"\1 ", text.lower())) if word not in _STOP]
     return [word for word in (_base(word, folder) for word in said) if word not in _STOP]
 
 
