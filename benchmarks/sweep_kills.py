@@ -18,7 +18,7 @@ from pathlib import Path
 import pandas as pd
 
 import vtc_lab as vtc
-from vtc_lab.sweeps.store import read_results
+from vtc_lab.sweeps.store import TABLE, read_results
 
 METHODS = ("lftr", ("lftr", {"temporal": "select"}), "uniform", "random", "pool")
 RATIOS = (1, 4, 16)
@@ -66,7 +66,7 @@ def without_times(table: pd.DataFrame) -> pd.DataFrame:
 def look(path: Path) -> tuple[int, int, str]:
     """Results in the file, how often any of them was computed at most, and what SQLite says of the file."""
     with sqlite3.connect(path) as connection:
-        count, most = connection.execute("SELECT count(*), max(computed) FROM results").fetchone()
+        count, most = connection.execute(f"SELECT count(*), max(computed) FROM {TABLE}").fetchone()
         return count, most, connection.execute("PRAGMA integrity_check").fetchone()[0]
 
 

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 import vtc_lab as vtc
-from vtc_lab.ablations.ablation import _duration, ablate
+from vtc_lab.ablations.ablation import ablate
 from vtc_lab.ablations.study import (
     DEFAULTS,
     comparable,
@@ -25,6 +25,7 @@ from vtc_lab.ablations.study import (
     study_samples,
 )
 from vtc_lab.qa.samples import BUNDLED
+from vtc_lab.sweeps.store import TABLE
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +64,7 @@ def press(toggles, value) -> None:
 def computed(panel) -> list[int]:
     """How often each result was computed."""
     with closing(sqlite3.connect(panel.state["results"])) as connection:
-        return [row[0] for row in connection.execute("SELECT computed FROM results")]
+        return [row[0] for row in connection.execute(f"SELECT computed FROM {TABLE}")]
 
 
 def until(condition, seconds: float = 30) -> None:
@@ -322,4 +323,3 @@ def test_the_best_is_named_with_its_interval_and_floors_as_such():
     assert in_words(cells, "right") == "best accuracy (%): at 4× (64 of 256 tokens) b 30.0 [20.0, 40.0]"
     assert in_words(cells.assign(low=np.nan), "right").endswith("b 30.0")
     assert in_words(cells.assign(ratio=1), "right") == "no ratio above 1 has a result yet"
-    assert [_duration(s) for s in (4, 90, 600, 9000)] == ["4 s", "90 s", "10 min", "2 h"]

@@ -461,6 +461,15 @@ def test_tokens_that_cannot_come() -> None:
     assert total_variation(some, torch.tensor([-torch.inf, 0.0, 0.0])) == 1
 
 
+@pytest.mark.parametrize("odd", [[math.nan, 0.0], [math.inf, 0.0], [-math.inf, -math.inf]])
+def test_what_is_no_distribution_is_no_perfect_result(odd) -> None:
+    odd, fine = torch.tensor(odd), torch.zeros(2)
+    for pair in ((odd, fine), (fine, odd), (odd, odd)):
+        for measure in (divergence, total_variation):
+            with pytest.raises(vtc.VTCError, match="the model gave NaN .* dtype='bfloat16'"):
+                measure(*pair)
+
+
 def test_answers_of_different_models_are_not_compared() -> None:
     for function in (divergence, total_variation):
         with pytest.raises(vtc.VTCError, match=r"\(3,\) and \(1,\)"):

@@ -108,9 +108,7 @@ def test_pictures_are_the_clip_where_processors_take_no_videos(family) -> None:
 
 def test_pieces_are_no_frames() -> None:
     model, inputs = large("idefics3", "is")
-    with pytest.raises(
-        vtc.VTCError, match="cut up pictures; call it with do_image_splitting=False, or say .*clips="
-    ):
+    with pytest.raises(vtc.VTCError, match="cut up pictures; call it with do_image_splitting=False, or say .*clips="):
         compress(model, inputs, "lftr", ratio=4)
 
 

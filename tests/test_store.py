@@ -10,6 +10,7 @@ import sys
 import tempfile
 import traceback
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -19,7 +20,8 @@ import torch
 import vtc_lab as vtc
 from vtc_lab.models.loading import BUNDLED
 from vtc_lab.sweep import summary
-from vtc_lab.sweeps.store import COLUMNS, UNSAVED, Store, read_results
+from vtc_lab.sweeps.keys import revision
+from vtc_lab.sweeps.store import COLUMNS, TABLE, UNSAVED, Store, read_results
 
 ROOT = Path(__file__).resolve().parent.parent
 OFFSET = 0
@@ -57,7 +59,7 @@ def timeless(table):
 
 def times_computed(path):
     with closing(sqlite3.connect(path)) as connection:
-        return [count for (count,) in connection.execute("SELECT computed FROM results")]
+        return [count for (count,) in connection.execute(f"SELECT computed FROM {TABLE}")]
 
 
 def in_child(function):
@@ -141,6 +143,51 @@ def test_what_has_changed_is_computed_again(model, made, calls, tmp_path, monkey
     assert len(read_results(path)) == 2
 
 
+def test_a_model_that_was_changed_in_memory_is_another(made, tmp_path):
+    """Also one that has answered the same questions before; put back, it is the old one."""
+    path, changed = tmp_path / "results.db", vtc.load_model()
+    network, processor, tokenizer = changed.network, changed.processor, changed.processor.tokenizer
+    weight = network.get_output_embeddings().weight
+    template, mean = processor.chat_template, processor.video_processor.image_mean
+
+    def sweep():
+        table = vtc.sweep(changed, made[:2], ["uniform"], [1, 2], results=path)
+        assert (table.status == "ok").all()
+        return len(times_computed(path)), table.likelihood.tolist()
+
+    def scale(by):
+        weight.data *= by  # as LoRA is merged, which torch's own count of changes does not see
+
+    set_template = partial(setattr, processor, "chat_template")
+    set_mean = partial(setattr, processor.video_processor, "image_mean")
+
+    count, before = sweep()
+    assert count == 4
+    for change, back in (
+        (lambda: scale(2), lambda: scale(0.5)),
+        (lambda: set_template(template.replace("<answer>", "<answer><answer>")), lambda: set_template(template)),
+        (lambda: set_mean([0.2, 0.3, 0.4]), lambda: set_mean(mean)),
+    ):
+        change()
+        more, answers = sweep()
+        assert more == count + 4 and answers != before
+        back()
+        assert sweep() == (more, before)
+        count = more
+    names, largest = [revision(changed)], max(network.parameters(), key=torch.numel).data.view(-1)
+    for change in (
+        lambda: tokenizer.add_tokens(["zyzzyva"]),
+        lambda: setattr(tokenizer, "padding_side", "right"),
+        lambda: setattr(network.generation_config, "repetition_penalty", 5.0),
+        lambda: setattr(network.config, "vision_feature_layer", -2),
+        lambda: network.set_attn_implementation("eager"),
+        lambda: largest[:16384].copy_(largest[:16384].view(2, 8192).flip(0).flatten()),  # the same numbers, elsewhere
+    ):
+        change()
+        names.append(revision(changed))
+    assert len(set(names)) == 7
+
+
 def test_failures_that_may_be_gone_are_tried_again(model, made, tmp_path):
     path, clip = tmp_path / "results.db", tmp_path / "clip.mp4"
     calm, strictly = str(tmp_path / "calm"), str(tmp_path / "strictly")
@@ -217,7 +264,7 @@ def test_files_that_hold_no_results_are_sentences(model, made, tmp_path):
     text.write_text("not a database, and long enough to be taken for the header of one\n" * 20)
     folder.mkdir()
     with closing(sqlite3.connect(other)) as connection:
-        connection.execute("CREATE TABLE results (name TEXT)")
+        connection.execute(f"CREATE TABLE {TABLE} (name TEXT)")
     for path, words in (
         (text, "not a database"),
         (other, "another version"),
@@ -232,6 +279,19 @@ def test_files_that_hold_no_results_are_sentences(model, made, tmp_path):
                 call()
             assert words in str(error.value) or "there is no file" in str(error.value)
     assert text.read_text().startswith("not a database") and os.listdir(folder) == []
+
+
+def test_a_file_of_an_older_version_is_used_on_and_nothing_taken_from_it(model, made, tmp_path):
+    path = tmp_path / "old.db"
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("CREATE TABLE results (key TEXT PRIMARY KEY, place TEXT, said)")
+        connection.execute("INSERT INTO results VALUES ('a', 'b', 'c')")
+    with pytest.raises(vtc.VTCError, match="another version"):
+        read_results(path)
+    table = vtc.sweep(model, made[:1], ["lftr"], [2], results=path)
+    assert (table.error == "").all() and len(read_results(path)) == 1
+    with closing(sqlite3.connect(path)) as connection:
+        assert connection.execute("SELECT * FROM results").fetchall() == [("a", "b", "c")]
 
 
 def test_a_held_file_is_waited_for_and_then_done_without(model, made, tmp_path, monkeypatch):

@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,9 @@ from hypothesis import strategies as st
 import vtc_lab as vtc
 from vtc_lab.fidelity import answer_fidelity
 from vtc_lab.models import video_model
+from vtc_lab.models.answers import Answer
 from vtc_lab.sweep import summary
+from vtc_lab.sweeps.jobs import _sound
 from vtc_lab.sweeps.keys import code_hash, portable
 from vtc_lab.sweeps.plan import variants
 from vtc_lab.sweeps.store import COLUMNS
@@ -84,6 +87,8 @@ def test_rows_are_what_single_questions_give(model, samples):
         assert (row["method"], row["ratio"], row["said"]) == (name, ratio, answer.text)
         assert row["kept"] == row["layer_mean"] == len(reduced) and row["total"] == tokens.total
         assert row["right"] == (answer.text == sample["answer"]) and row["flipped"] == (answer.text != full.text)
+        assert row["likeliest"] == max(answer.scores, key=answer.scores.get) and row["frames"] == len(clip)
+        assert vtc.score(sample, answer, "likelihood") == (row["likeliest"] == sample["answer"])
         assert row["likelihood"] == pytest.approx(answer.scores[sample["answer"]], abs=1e-5)
         apart = answer_fidelity(full, answer)
         assert (row["kl"], row["tv"]) == pytest.approx((apart["kl"], apart["tv"]), abs=1e-4)
@@ -240,6 +245,17 @@ def test_a_reduction_that_does_not_engage_is_an_error(model, samples, monkeypatc
     assert set(table.error) == {"832 visual tokens entered, not 208; the reduction did not engage"}
 
 
+def test_not_a_number_is_an_error_and_no_perfect_result(samples):
+    broken = vtc.load_model()
+    broken.network.get_output_embeddings().weight.data[7] = torch.nan
+    table = vtc.sweep(broken, samples[:4], ["lftr", "uniform"], [1, 4])
+    assert set(table.status) == {"error"} and set(table.frames) == {13} and (table.total > 0).all()
+    assert table.error.str.match("the model gave NaN .* dtype='bfloat16' or dtype='float32'$").all()
+    assert table[["kept", "said", "right", "likelihood", "likeliest", "kl", "tv", "flipped"]].isna().all(axis=None)
+    later = Answer("red", {"red square": np.nan, "red circle": np.nan}, torch.zeros(3), 1, 1, {})
+    assert "NaN" in str(_sound(later))  # the logits of later tokens, by which whole texts are scored
+
+
 def test_wrong_arguments_are_sentences(model, samples):
     def twice(**given):
         return lambda: vtc.sweep(model, samples, **{"methods": ["lftr"], "ratios": [4], **given})
@@ -256,6 +272,13 @@ def test_wrong_arguments_are_sentences(model, samples):
         (twice(seeds=0), "seeds is 0; give a list"),
         (twice(seeds=[]), "seeds is empty"),
         (twice(methods=["random"], seeds=["a"]), "seed is 'a'"),
+        (twice(frames=0), "frames is 0"),
+        (twice(frames=8.0), "frames is 8.0"),
+        (twice(fps=-1), "fps is -1"),
+        (twice(fps="1"), "fps is '1'"),
+        (twice(frames=8, fps=1), "frames=8 and fps=1 were both given"),
+        (twice(max_new_tokens=True), "max_new_tokens is True"),
+        (twice(positions="keep"), "choose 'preserve' or 'compact'"),
         (lambda: vtc.sweep(model, ["a.mp4"]), "sample 1 is 'a.mp4'"),
         (lambda: vtc.sweep(model, [samples[0], {"clip": "a.mp4", "question": "x"}]), "sample 2 is"),
         (lambda: variants("lftr", temporal="merge"), "give a list of the values"),
@@ -287,6 +310,9 @@ def test_progress_counts_up_and_stop_keeps_what_is_done(model, samples):
     stop.clear()
     full = vtc.sweep(model, samples, ["lftr", "random"], [1, 2, 4], progress=lambda state: seen.append(state))
     assert (seen[-1].done, seen[-1].total, seen[-1].seconds_left) == (12, 12, 0)
+    assert str(seen[0]) == "0 of 12 settings of clips" and str(seen[-1]) == "12 of 12 settings of clips"
+    said = [str(replace(seen[0], done=3, seconds_left=seconds)) for seconds in (4, 90, 600, 9000)]
+    assert said == [f"3 of 12 settings of clips, about {words} left" for words in ("4 s", "90 s", "10 min", "2 h")]
     key = ["sample", "label", "ratio"]
     merged = full.set_index(key).loc[pd.MultiIndex.from_frame(part[key])].reset_index()[list(part.columns)]
     same(part, merged)
@@ -367,6 +393,20 @@ def test_workers_must_be_alike_and_open(model, made):
     with pytest.raises(vtc.VTCError, match="not made by load_model"), ThreadPoolExecutor(1) as executor:
         vtc.sweep(bare, made[:1], ["lftr"], [4], executor=executor)
     same(vtc.sweep(bare, made[:1], ["lftr"], [4]).assign(model=model.name), vtc.sweep(model, made[:1], ["lftr"], [4]))
+
+
+def test_what_was_changed_after_loading_is_not_sent_to_workers(made):
+    changed = vtc.load_model()
+    changed.processor.video_processor.image_mean = [0.2, 0.3, 0.4]
+    alone = vtc.sweep(changed, made[:3], ["lftr"], [4])
+    with ThreadPoolExecutor(1) as executor:
+        same(vtc.sweep(changed, made[:3], ["lftr"], [4], executor=executor), alone)
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("fork")) as executor:
+        executor.submit(abs, 1).result()  # the worker is there before the model is lent
+        table = vtc.sweep(changed, made[:3], ["lftr"], [4], executor=executor)
+        assert set(table.status) == {"error"} and table.error.str.contains("processor or weights changed after").all()
+        fresh = vtc.load_model()  # which the same worker gets right
+        same(vtc.sweep(fresh, made[:3], ["lftr"], [4], executor=executor), vtc.sweep(fresh, made[:3], ["lftr"], [4]))
 
 
 def test_a_dask_cluster_that_loses_a_worker_gives_the_same_table(model, ends, tmp_path):

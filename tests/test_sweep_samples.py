@@ -36,6 +36,47 @@ def test_parts_of_one_video_are_clips_of_their_own(model, tmp_path) -> None:
     assert again.prefill_s[0] == table.prefill_s[2]  # read back, and not the whole clip's
 
 
+def test_how_it_is_read_and_asked(model, tmp_path) -> None:
+    path, rows = tmp_path / "results.sqlite", {}
+    length = float(vtc.read_clip(CLIP).times[-1])
+    ways = [{}, {"frames": 4}, {"fps": 2}, {"fps": 2.0}, {"positions": "compact"}, {"max_new_tokens": np.int64(1)}]
+    for number, way in enumerate(ways):
+        table = vtc.sweep(model, [sample(), sample(clip=vtc.read_clip(CLIP, 3))], ["uniform"], [2], results=path, **way)
+        assert set(table.status) == {"ok"} and table.frames[1] == 3 and table["sample"].nunique() == 2
+        clip = vtc.read_clip(CLIP, way.get("frames"), way.get("fps"))
+        how = {key: value for key, value in way.items() if key in ("positions", "max_new_tokens")}
+        how |= {key: int(value) for key, value in how.items() if key == "max_new_tokens"}
+        answer = model.ask(QUESTION, clip, vtc.reduce(model.encode(clip), "uniform", ratio=2), **how)
+        full = model.ask(QUESTION, clip, **how)
+        row = table.iloc[0]
+        assert row.frames == len(clip) and row.said == answer.text and row.total == answer.total
+        assert row.kl == pytest.approx(vtc.answer_fidelity(full, answer)["kl"], abs=1e-4)
+        rows[number] = row
+    assert rows[1].frames == 4 and rows[2].frames == int(length * 2) + 1 and rows[0].frames not in (4, rows[2].frames)
+    assert rows[4].kl != rows[0].kl
+    asked = ["", '{"frames": 4}', '{"fps": 2}', '{"fps": 2}', '{"positions": "compact"}', '{"max_new_tokens": 1}']
+    assert [row.asked for row in rows.values()] == asked
+    assert rows[2].equals(rows[3])  # read back
+    stored = vtc.read_results(path)
+    assert sorted(stored.asked) == sorted(set(asked))  # of each way what was written last about this file
+    with pytest.raises(vtc.VTCError, match="asked for in 5 ways"):  # they are no repetitions of each other
+        vtc.bootstrap_interval(stored, "kl")
+    short = vtc.sweep(model, [sample()], ["uniform"], [2], frames=1000)
+    assert short.status[0] == "error" and "not 1000" in short.error[0] and short.frames.isna()[0]
+
+
+def test_what_a_benchmark_calls_a_sample_is_in_the_table(model, tmp_path) -> None:
+    named = [sample(id="7-1", group="short"), sample(id=8, group=None, start=0), sample(start=0, end=1)]
+    table = vtc.sweep(model, named, ["uniform"], [1, 2], results=tmp_path / "results.sqlite")
+    expected = [["7-1", "short"]] * 2 + [["8", ""]] * 2 + [["", ""]] * 2
+    assert table[["id", "group"]].values.tolist() == expected
+    stored = vtc.read_results(tmp_path / "results.sqlite")
+    assert sorted(stored[["id", "group"]].values.tolist()) == sorted(expected)
+    assert (table.likeliest == "").all() and table.likelihood.isna().all()
+    later = vtc.sweep(model, [sample(id="other")], ["uniform"], [2], results=tmp_path / "results.sqlite")
+    assert later.id[0] == "other" and later.prefill_s[0] == table.prefill_s[1]
+
+
 def test_a_sample_is_scored_by_its_rule(model, tmp_path) -> None:
     said = model.ask(QUESTION, vtc.read_clip(CLIP)).text
     rules = [

@@ -18,6 +18,11 @@ if TYPE_CHECKING:  # importing the model imports transformers, which takes secon
 
 _FLAT = 1e-10  # rows whose variance is below this share of their energy are all equal, up to the rounding of float32
 
+NO_NUMBERS = (
+    "the model gave NaN in place of an answer, as float16 does where it overflows; "
+    "load it with dtype='bfloat16' or dtype='float32'"
+)
+
 
 class _Measure(NamedTuple):
     """One row of the table."""
@@ -166,7 +171,7 @@ def answer_fidelity(full: Answer, kept: Answer) -> dict[str, float]:
     Raises
     ------
     VTCError
-        If the answers are over different vocabularies.
+        If the answers are over different vocabularies, or their logits make no distribution.
 
     Examples
     --------
@@ -198,7 +203,7 @@ def divergence(full: Tensor, kept: Tensor) -> float:
     Raises
     ------
     VTCError
-        If the logits are over different vocabularies.
+        If the logits are over different vocabularies, or make no distribution (see `log_probabilities`).
 
     Examples
     --------
@@ -206,7 +211,7 @@ def divergence(full: Tensor, kept: Tensor) -> float:
     >>> divergence(torch.tensor([0.0, 1.0]), torch.tensor([0.0, 1.0]))
     0.0
     """
-    p, q = _log_probabilities(full, kept)
+    p, q = _both(full, kept)
     return max(0.0, float(torch.where(p == -math.inf, 0, p.exp() * (p - q)).sum()))
 
 
@@ -225,7 +230,7 @@ def total_variation(full: Tensor, kept: Tensor) -> float:
     Raises
     ------
     VTCError
-        If the logits are over different vocabularies.
+        As `divergence`.
 
     Examples
     --------
@@ -233,16 +238,44 @@ def total_variation(full: Tensor, kept: Tensor) -> float:
     >>> total_variation(torch.tensor([0.0, 0.0]), torch.tensor([0.0, -torch.inf]))
     0.5
     """
-    p, q = _log_probabilities(full, kept)
+    p, q = _both(full, kept)
     return min(1.0, float((p.exp() - q.exp()).abs().sum() / 2))
 
 
-def _log_probabilities(full: Tensor, kept: Tensor) -> tuple[Tensor, Tensor]:
+def log_probabilities(logits: Tensor) -> Tensor:
+    """The next-token distribution that logits make.
+
+    Parameters
+    ----------
+    logits : (V,); -inf is a token that cannot come.
+
+    Returns
+    -------
+    (V,) float64 log-probabilities, in nats.
+
+    Raises
+    ------
+    VTCError
+        If there is none: a logit is NaN or inf, or no token can come.
+
+    Examples
+    --------
+    >>> import torch
+    >>> log_probabilities(torch.tensor([0.0, -torch.inf])).tolist()
+    [0.0, -inf]
+    """
+    found = logits.double().log_softmax(-1)
+    if found.isnan().any():
+        raise VTCError(NO_NUMBERS)
+    return found
+
+
+def _both(full: Tensor, kept: Tensor) -> tuple[Tensor, Tensor]:
     if full.shape != kept.shape:
         raise VTCError(
             f"logits are of shapes {tuple(full.shape)} and {tuple(kept.shape)}; compare answers of one model"
         )
-    return full.double().log_softmax(-1), kept.double().log_softmax(-1)
+    return log_probabilities(full), log_probabilities(kept)
 
 
 def _names(tokens: VideoTokens, asked: str | Iterable[str] | None) -> list[str]:

@@ -10,12 +10,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import closing, nullcontext
 from dataclasses import dataclass
+from numbers import Integral, Real
 from threading import Event
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import pandas as pd
 
-from vtc_lab.sweeps.jobs import Finished, Job, work
+from vtc_lab.sweeps.jobs import Asking, Finished, Job, work
+from vtc_lab.sweeps.keys import portable
 from vtc_lab.sweeps.plan import make_plan, settings_of
 from vtc_lab.sweeps.store import UNSAVED, Store
 from vtc_lab.sweeps.workers import work_elsewhere
@@ -36,6 +38,11 @@ class Progress:
     seconds_left: float
     table: Callable[[], pd.DataFrame]
 
+    def __str__(self) -> str:
+        """In words, as `progress=print` prints it."""
+        left = f", about {_duration(self.seconds_left)} left" if self.seconds_left > 0 else ""  # NaN is not
+        return f"{self.done} of {self.total} settings of clips{left}"
+
 
 def sweep(
     model: VideoModel,
@@ -44,6 +51,10 @@ def sweep(
     ratios: Sequence[float | None] = (1, 2, 4, 8, 16),
     *,
     seeds: Sequence[int] = (0,),
+    frames: int | None = None,
+    fps: float | None = None,
+    positions: Literal["preserve", "compact"] = "preserve",
+    max_new_tokens: int = 16,
     results: str | os.PathLike | None = None,
     executor: Executor | None = None,
     progress: Callable[[Progress], None] | None = None,
@@ -59,19 +70,25 @@ def sweep(
     model : from `load_model`.
     samples : dicts with clip (a path, or a Clip), question and answer; kind and candidates if there are any. Of a
         sample with start or end that part is read, see `read_sample_clip`; one with a rule is scored by it, see
-        `score`. Others are right if the text is the answer.
+        `score`. Others are right if the text is the answer. The id and group that a benchmark gives are columns.
     methods : registered names, or pairs of a name and its options; `variants` makes such pairs.
     ratios : each 1 or more; None leaves the budget to the options (lftr: `temporal_ratio`, `spatial_ratio`).
     seeds : each is given to the methods that have a seed; the others run once.
+    frames, fps : how many are read of each clip, or how many a second, as for `read_clip`; with neither, 16, or all if
+        there are fewer. A clip that has fewer than were asked for is a row that says so. A Clip is taken as it is.
+    positions, max_new_tokens : as for `VideoModel.ask`.
     results : an SQLite file on a local disk. What is in it is not computed again, and each result is written once it
         is there, so a sweep that was stopped or killed goes on where it was. A result counts as the same if its
-        sample, the clip's bytes, the model's files, device and dtype, method, options, ratio, seed, the code and the
-        versions of torch, transformers and the video readers are. Crashes and unread clips are tried again. Several
-        sweeps at once may share the file.
+        sample, the clip's bytes, how it was read and asked, method, options, ratio, seed, the code, the versions of
+        torch, transformers and the video readers, and the model are: its files, device and dtype, and its processor,
+        chat template, settings and weights as they are now, whatever was changed since it was loaded (but a change of
+        offloaded or quantised weights, or of the network's code, may not be noticed). Crashes and unread clips are
+        tried again. Several sweeps at once may share the file.
     executor : where to work: None for here, or any Executor, such as `ProcessPoolExecutor()` or, for the workers of a
         cluster, `dask.distributed.Client(...).get_executor()`. Each worker loads the model once, on the kind of device
-        and in the dtype of `model`, and does whole clips. What a broken process pool leaves is done here.
-    progress : called with a `Progress` at the start and whenever something is done.
+        and in the dtype of `model`, and does whole clips. What was changed since the model was loaded is not sent to
+        other processes: their rows are errors that say so. What a broken process pool leaves is done here.
+    progress : called with a `Progress` at the start and whenever something is done; `print` prints how far it is.
     stop : a function or Event that is asked between the steps; once it is true, what is done is returned.
 
     Returns
@@ -87,7 +104,11 @@ def sweep(
     - read_s, encode_s, reduce_s, prefill_s, decode_s: seconds. Reading, encoding and reducing count in full on every
       row; prefill and decoding are the batch's divided by its answers. Rows that keep everything share one run;
     - engaged: as many visual tokens reached the language model as were kept; status: "ok", "floor" (the method cannot
-      go down to this budget) or "error"; error: in words. Rows that are not ok have no result, and NaN for it.
+      go down to this budget) or "error" (NaN in the logits is one); error: in words. Rows that are not ok have no
+      result, and NaN for it;
+    - frames (that were read), likeliest (the candidate with the highest probability; "" if two share it, or without
+      candidates), id and group (of the sample in its benchmark, such as Video-MME's duration; "" if it has none),
+      asked (JSON of those of frames, fps, positions and max_new_tokens that are not default, "" for none).
 
     Raises
     ------
@@ -104,7 +125,11 @@ def sweep(
     (True, [896, 448], {'ok'})
     """
     _check(model, samples, results, executor, progress, stop)
-    plan = make_plan(model, samples, settings_of(methods, ratios, seeds))
+    _check_asking(frames, fps, positions, max_new_tokens)
+    asking = Asking(*map(portable, (frames, fps, positions, max_new_tokens)))
+    # What a model remembers of prompts and clips may be of a processor or weights that were changed since.
+    model = type(model)(model.network, model.processor, model.name, model.spec)
+    plan = make_plan(model, samples, settings_of(methods, ratios, seeds), asking)
     halted = getattr(stop, "is_set", stop) or (lambda: False)
     with nullcontext() if results is None else closing(Store(results)) as store:
         found = store.known([key for keys in plan.keys for key in keys]) if store else {}
@@ -188,6 +213,27 @@ def _check(model: object, samples: object, results: object, executor: object, pr
     ):
         if not fits:
             raise VTCError(f"{name} is {value!r:.60}; give {right}")
+
+
+def _check_asking(frames: object, fps: object, positions: object, max_new_tokens: object) -> None:
+    """Say which of what reading and asking need is wrong."""
+    if frames is not None and fps is not None:
+        raise VTCError(f"frames={frames!r} and fps={fps!r} were both given; give one of them")
+    if fps is not None and not (isinstance(fps, Real) and 0 < fps < math.inf):
+        raise VTCError(f"fps is {fps!r:.60}; give a number above 0, or None")
+    for name, value in (("frames", 1 if frames is None else frames), ("max_new_tokens", max_new_tokens)):
+        if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
+            raise VTCError(f"{name} is {value!r:.60}; give a whole number of at least 1")
+    if positions not in ("preserve", "compact"):
+        raise VTCError(f"positions is {positions!r:.60}; choose 'preserve' or 'compact'")
+
+
+def _duration(seconds: float) -> str:
+    """Seconds in words."""
+    for size, unit in ((3600, "h"), (60, "min")):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} s"
 
 
 def _work(

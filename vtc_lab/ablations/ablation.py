@@ -221,10 +221,9 @@ class Ablation(widgets.VBox):
         if run is not self._latest:
             return
         self._bar.value = progress.done / max(1, progress.total)
-        left = "" if math.isnan(progress.seconds_left) else f", about {_duration(progress.seconds_left)} left"
         other = "" if run.settings == study_settings(self._now) else " (a run with other settings than those on show)"
         if not run.halt.is_set():
-            _put(self._line, f"{progress.done} of {progress.total} settings of clips{left}{other}")
+            _put(self._line, f"{progress}{other}")
         if not other and time.monotonic() - self._drawn > max(_PAUSE, _SHARE * self._took):
             self._request()
 
@@ -318,11 +317,3 @@ def _sizes(asked: list[dict[str, object]], shown: pd.DataFrame) -> str:
     words = f"{len(asked)} questions on {len({str(sample['clip']) for sample in asked})} clips"
     count = shown["sample"].nunique()
     return words if count in (0, len(asked)) else f"{words}, on show the {count} that every setting has answered"
-
-
-def _duration(seconds: float) -> str:
-    """Seconds in words."""
-    for size, unit in ((3600, "h"), (60, "min")):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.0f} {unit}"
-    return f"{seconds:.0f} s"

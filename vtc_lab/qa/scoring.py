@@ -84,7 +84,7 @@ def score(
     if right is None or answer is None:
         return math.nan
     if rule == "likelihood":
-        return float(_likeliest(answer, sample.get("candidates")) == right)
+        return float(likeliest(answer, sample.get("candidates")) == right)
     text = getattr(answer, "text", answer)
     if not isinstance(text, str):
         raise VTCError(f"the answer is {text!r:.60}; rule {rule!r} needs its text")
@@ -234,7 +234,7 @@ def _capitals(text: str, letters: str, options: Sequence[str]) -> set[str]:
     return {match[1] for match in found if match[1] not in words or not _SUBJECT.match(text, match.end())}
 
 
-def _likeliest(answer: Answer | Mapping[str, float], candidates: Sequence[str] | None) -> str | None:
+def likeliest(answer: Answer | Mapping[str, float], candidates: Sequence[str] | None) -> str | None:
     """The candidate with the highest probability, None if it shares it."""
     scores = answer if isinstance(answer, Mapping) else getattr(answer, "scores", None)
     if not candidates or not isinstance(scores, Mapping) or not set(candidates) <= set(scores):

@@ -7,18 +7,19 @@ what is done already: a sweep that was interrupted gives the same numbers to the
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from itertools import groupby
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
-from vtc_lab.fidelity import answer_fidelity
+from vtc_lab.fidelity import NO_NUMBERS, answer_fidelity, log_probabilities
 from vtc_lab.qa.clips import read_sample_clip
-from vtc_lab.qa.scoring import score
+from vtc_lab.qa.scoring import likeliest, score
 from vtc_lab.reduce.registry import needs_saliency, reduce
 from vtc_lab.tokens import Clip, FloorError, Reduction, VideoTokens, VTCError
 
@@ -49,6 +50,8 @@ class Result(NamedTuple):
     engaged: bool = False
     status: str = "ok"
     error: str = ""
+    frames: float = math.nan
+    likeliest: str | None = None
     again: bool = False
 
 
@@ -62,9 +65,25 @@ class Setting:
 
 
 @dataclass(frozen=True)
-class Job:
-    """What to read, its samples, all settings of the plan, and for each of them the samples that are still to do."""
+class Asking:
+    """How clips are read and questions asked, the same throughout a sweep."""
 
+    frames: int | None = None
+    fps: float | None = None
+    positions: str = "preserve"
+    max_new_tokens: int = 16
+
+    def __str__(self) -> str:
+        """JSON of what is not default, "" for nothing."""
+        changed = {f.name: value for f in fields(self) if (value := getattr(self, f.name)) != f.default}
+        return json.dumps(changed) if changed else ""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What to read and how to ask, the samples, all settings of the plan, and for each the samples still to do."""
+
+    asking: Asking
     clip: dict[str, object]
     samples: tuple[dict[str, object], ...]
     settings: tuple[Setting, ...]
@@ -79,7 +98,7 @@ def work(model: VideoModel, job: Job) -> Iterator[list[Finished]]:
     try:
         if "clip" not in job.clip:
             raise VTCError("the sample has no clip; give it the path of one, or a Clip")
-        clip = read_sample_clip(job.clip)
+        clip = read_sample_clip(job.clip, job.asking.frames, job.asking.fps)
         if any(needs_saliency(setting.method, setting.options) for setting in job.settings):
             with suppress(Exception):  # said again where a setting needs it
                 model.encode(clip, saliency=True)
@@ -115,7 +134,7 @@ def _chunks(job: Job, total: int) -> Iterator[list[int]]:
 def _reference(model: VideoModel, clip: Clip, job: Job) -> dict[int, Answer | Exception]:
     """The answers to everything that is asked, with all tokens."""
     asked = sorted({s for wanted in job.wanted for s in wanted})
-    return dict(zip(asked, _answers(model, clip, [job.samples[s] for s in asked], [None])[0], strict=True))
+    return dict(zip(asked, _answers(model, clip, job, asked, [None])[0], strict=True))
 
 
 def _reduced(model: VideoModel, clip: Clip, setting: Setting) -> tuple[VideoTokens, Reduction | Exception]:
@@ -145,32 +164,43 @@ def _ask(
         if not failed and not torch.equal(reduction.tokens, everything):
             groups.setdefault(job.wanted[n], []).append(n)
     for asked, numbers in groups.items():
-        rows = _answers(model, clip, [job.samples[s] for s in asked], [reductions[n] for n in numbers])
+        rows = _answers(model, clip, job, asked, [reductions[n] for n in numbers])
         found |= {(s, n): row[at] for n, row in zip(numbers, rows, strict=True) for at, s in enumerate(asked)}
     return found
 
 
 def _answers(
-    model: VideoModel, clip: Clip, samples: Sequence[dict], reductions: Sequence[Reduction | None]
+    model: VideoModel, clip: Clip, job: Job, asked: Sequence[int], reductions: Sequence[Reduction | None]
 ) -> list[list[Answer | Exception]]:
-    """Answers of each reduction to each sample; where a batch fails, its halves are tried, down to the one at fault."""
+    """Answers of each reduction to some samples; where a batch fails its halves are tried, down to the one at fault."""
     kept = model.encode(clip).total if reductions[0] is None else len(reductions[0])
     limit = max(1, _CACHED // (kept * len(reductions)))
-    if len(samples) > limit:
-        parts = [_answers(model, clip, samples[n : n + limit], reductions) for n in range(0, len(samples), limit)]
+    if len(asked) > limit:
+        parts = [_answers(model, clip, job, asked[n : n + limit], reductions) for n in range(0, len(asked), limit)]
         return [[answer for row in rows for answer in row] for rows in zip(*parts, strict=True)]
     try:
-        questions, candidates = ([sample[name] for sample in samples] for name in ("question", "candidates"))
-        return model.ask_each(questions, clip, reductions, candidates=candidates)
+        questions, candidates = ([job.samples[s][name] for s in asked] for name in ("question", "candidates"))
+        how = {"positions": job.asking.positions, "max_new_tokens": job.asking.max_new_tokens}
+        rows = model.ask_each(questions, clip, reductions, candidates=candidates, **how)
+        return [[_sound(answer) for answer in row] for row in rows]
     except Exception as error:
-        half, middle = len(samples) // 2, len(reductions) // 2
+        half, middle = len(asked) // 2, len(reductions) // 2
         if half:
-            parts = [_answers(model, clip, part, reductions) for part in (samples[:half], samples[half:])]
+            parts = [_answers(model, clip, job, part, reductions) for part in (asked[:half], asked[half:])]
             return [first + last for first, last in zip(*parts, strict=True)]
         if middle:
-            parts = [_answers(model, clip, samples, part) for part in (reductions[:middle], reductions[middle:])]
+            parts = [_answers(model, clip, job, asked, part) for part in (reductions[:middle], reductions[middle:])]
             return parts[0] + parts[1]
         return [[error]]
+
+
+def _sound(answer: Answer) -> Answer | VTCError:
+    """An answer, or what to say of one that was made of NaN."""
+    try:
+        log_probabilities(answer.logits)
+    except VTCError as error:
+        return error
+    return VTCError(NO_NUMBERS) if any(map(math.isnan, answer.scores.values())) else answer
 
 
 def _result(
@@ -191,7 +221,11 @@ def _result(
             answer = error
     if isinstance(answer, Exception):
         return _failure(answer)._replace(
-            total=tokens.total, read_s=clip.seconds, encode_s=tokens.seconds, again=not isinstance(answer, VTCError)
+            total=tokens.total,
+            read_s=clip.seconds,
+            encode_s=tokens.seconds,
+            frames=len(clip),
+            again=not isinstance(answer, VTCError),
         )
     nothing = {"kl": math.nan, "tv": math.nan, "agrees": math.nan}
     apart = nothing if isinstance(full, Exception) else answer_fidelity(full, answer)
@@ -212,6 +246,8 @@ def _result(
         decode_s=answer.seconds["decode"],
         engaged=True,
         error=f"nothing to compare with: {_words(full)}" if isinstance(full, Exception) else "",
+        frames=len(clip),
+        likeliest=(likeliest(answer, sample["candidates"]) or "") if sample["candidates"] else "",
     )
 
 

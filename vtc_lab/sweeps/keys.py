@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import json
 import os
+import re
 import sys
 import types
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache, cached_property, partial
 from importlib import metadata
 from pathlib import Path
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
 
 _LIBRARIES = ("torch", "torchvision", "transformers", "decord", "av")
 _MODEL_FILES = (".safetensors", ".bin", ".json", ".txt", ".model", ".jinja", ".py")
+_OF_LOADING = ("init_inputs", "init_kwargs", "verbose", "deprecation_warnings", "files_loaded")  # and of warning
+_BLOCK = 4096  # numbers of a checksum
 _PLAIN = (int, float, complex, str, bytes, bool, types.NoneType, type(...))
 _DATA = (*_PLAIN, tuple, list, set, frozenset, dict, Tensor, np.ndarray, types.FunctionType)  # no registries, no caches
 
@@ -70,25 +74,81 @@ def _file_hash(path: str, *facts: int) -> str:
 
 
 def revision(model: VideoModel) -> str:
-    """Which weights these are and how they compute: commit or content, kind of device, dtype.
+    """Which model this is, as it is now: its files, weights, settings and processor, and the kind of device and dtype.
 
-    Weights that were changed in memory after `load_model` are not noticed; save such a model to a folder and load that.
+    What was changed since it was loaded counts too, except weights that are offloaded or packed by a quantiser, and
+    code that was patched into it. Where the files lie does not matter.
 
     >>> import vtc_lab as vtc
-    >>> revision(vtc.load_model()).split()[1:]
+    >>> model = vtc.load_model()
+    >>> before = revision(model)
+    >>> before.split()[1:]
     ['cpu', 'torch.float32']
+    >>> model.processor.chat_template += " "
+    >>> revision(model) == before
+    False
     """
-    source = Path(model.spec["name"]) if model.spec else None
-    commit = getattr(model.network.config, "_commit_hash", None)
-    if source is not None and source.is_dir():
-        files = sorted(file for file in source.iterdir() if file.suffix in _MODEL_FILES)
-        content = digest(*(f"{file.name} {file_hash(file)}" for file in files))
-    elif source is not None and commit:
-        content = digest(source, commit)
-    else:
-        content = digest(*(f"{name} {_tensor_hash(value)}" for name, value in model.network.state_dict().items()))
-    content = digest(content, code_hash(model.family))  # a user may have registered it
-    return f"{content} {model.network.device.type} {model.network.dtype}"
+    network, source = model.network, Path(model.spec["name"]) if model.spec else None
+    files = sorted(source.iterdir()) if source is not None and source.is_dir() else []
+    parts = [f"{file.name} {file_hash(file)}" for file in files if file.suffix in _MODEL_FILES]
+    parts += [f"{name} {_checksum(value)}" for name, value in network.state_dict().items()]
+    computing = [network.config, network.config.get_text_config()._attn_implementation, network.generation_config]
+    parts += [json.dumps(_settings(part), sort_keys=True) for part in (*computing, model.processor)]
+    kind = (type(network).__qualname__, getattr(network.config, "_commit_hash", None))
+    content = digest(*parts, *kind, code_hash(model.family))  # a user may have registered it
+    return f"{content} {network.device.type} {network.dtype}"
+
+
+def _checksum(value: object) -> str:
+    """Exact sums of a tensor's bytes as numbers of 64 bits, block by block: a hash takes 20 times as long."""
+    if not isinstance(value, Tensor) or value.is_meta or hasattr(value, "__tensor_flatten__"):
+        return "unseen"  # offloaded, or packed by a quantiser
+    bits = value.detach().contiguous().flatten().view(torch.uint8)
+    bits = bits.clone() if bits.storage_offset() % 8 else bits
+    words = bits[: len(bits) // 8 * 8].view(torch.int64)
+    whole = len(words) // _BLOCK * _BLOCK
+    blocks = words[:whole].view(-1, _BLOCK).sum(1)
+    blocks = blocks * torch.arange(1, len(blocks) + 1, device=blocks.device)  # moved blocks are another tensor
+    sums = torch.stack([blocks.sum(), words[whole:].sum(), bits[8 * len(words) :].sum(dtype=torch.int64)])
+    return f"{value.dtype} {tuple(value.shape)} {sums.tolist()}"
+
+
+def _settings(value: object) -> object:
+    """What decides how a processor or a configuration works, as JSON data without where it was loaded from."""
+    if isinstance(value, _PLAIN):
+        return value if isinstance(value, int | float | str | None) else repr(value)
+    if isinstance(value, Mapping):
+        return {str(key): _settings(item) for key, item in value.items() if not _is_place(str(key))}
+    if isinstance(value, list | tuple):
+        return [_settings(item) for item in value]
+    if isinstance(value, set | frozenset):
+        return sorted(map(str, value))
+    if isinstance(value, Tensor | np.ndarray):
+        return value.tolist()
+    if isinstance(value, type | types.FunctionType):
+        return code_hash(value)
+    kind = type(value).__qualname__
+    if hasattr(value, "special_tokens_map"):
+        return [kind, _tokenizer_settings(value)]
+    if hasattr(value, "tokenizer"):  # a processor's own to_dict leaves out what it computes
+        return [kind, {key: _settings(part) for key, part in vars(value).items() if not key.startswith("_")}]
+    if hasattr(value, "to_dict"):
+        return [kind, _settings(value.to_dict())]
+    return re.sub("0x[0-9a-f]+", "", repr(value))
+
+
+def _tokenizer_settings(tokenizer: object) -> dict[str, object]:
+    named = {key: value for key, value in vars(tokenizer).items() if isinstance(value, (*_PLAIN, list, dict))}
+    found = {key: value for key, value in named.items() if not (key.startswith("_") or key in _OF_LOADING)}
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    # Each call leaves in the backend how it cut and padded, which comes before the tokens.
+    words = tokenizer.get_vocab() if backend is None else backend.to_str().partition('"added_tokens"')[2]
+    return _settings(found | {"special": tokenizer.special_tokens_map, "words": words})
+
+
+def _is_place(name: str) -> bool:
+    """Whether a setting says where something was loaded from."""
+    return name.endswith(("name_or_path", "_file")) or name == "_commit_hash"
 
 
 def _tensor_hash(value: Tensor) -> str:

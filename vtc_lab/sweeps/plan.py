@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from vtc_lab.reduce.registry import Method, check_option, get_method
-from vtc_lab.sweeps.jobs import Job, Result, Setting
+from vtc_lab.sweeps.jobs import Asking, Job, Result, Setting
 from vtc_lab.sweeps.keys import code_hash, digest, file_hash, portable, revision
 from vtc_lab.sweeps.store import to_frame
 from vtc_lab.sweeps.workers import environment
@@ -71,6 +71,8 @@ class _Asked:
     answer: str | None
     candidates: list[str] | None
     scoring: dict[str, object]
+    id: str
+    group: str
 
     @property
     def facts(self) -> dict[str, object]:
@@ -94,6 +96,7 @@ class Plan:
     """Samples by settings; `clips` are (name, what a job reads, hash), `keys[i][n]` names a result by its content."""
 
     model: str
+    asking: Asking
     clips: list[tuple[str, dict[str, object], str]]
     samples: list[_Asked]
     names: list[str]
@@ -106,14 +109,16 @@ class Plan:
         reached = result.total / result.kept if choice.setting.ratio is None else choice.setting.ratio
         asked = (self.clips[sample.clip][0], sample.kind, sample.question, sample.answer or "")
         how = (choice.setting.method, choice.options, choice.label, choice.seed, reached)
-        return (self.names[i][:12], self.model, *asked, *how, *result)
+        *found, again = result
+        return (self.names[i][:12], self.model, *asked, *how, *found, sample.id, sample.group, str(self.asking), again)
 
     def place(self, i: int, n: int) -> str:
         """What a result is of, whatever it is made with."""
         sample, choice = self.samples[i], self.settings[n]
         name, part, _ = self.clips[sample.clip]
         asked = (name, _range(part), sample.question, sample.answer, sample.candidates, sample.scoring)
-        return digest(self.model, *asked, choice.setting.method, choice.options, choice.seed, choice.setting.ratio)
+        how = (choice.setting.method, choice.options, choice.seed, choice.setting.ratio)
+        return digest(self.model, self.asking, *asked, *how)
 
     def jobs(self, found: Mapping[str, Result]) -> tuple[list[Job], list[list[int]]]:
         """A job for each clip that has something to do, and the numbers of its samples in the plan."""
@@ -130,7 +135,8 @@ class Plan:
                         wanted[n].append(s)
             if any(wanted):
                 samples = tuple(self.samples[i].facts for i in mine)
-                made.append((Job(self.clips[clip][1], samples, settings, tuple(map(tuple, wanted))), mine))
+                wanted = tuple(map(tuple, wanted))
+                made.append((Job(self.asking, self.clips[clip][1], samples, settings, wanted), mine))
         return [job for job, _ in made], [mine for _, mine in made]
 
     def table(self, found: Mapping[str, Result]) -> pd.DataFrame:
@@ -184,7 +190,9 @@ def _choices(method: Method, given: dict[str, object], ratios: Sequence[float | 
         yield Choice(setting, json.dumps(plain), *facts, int(options["seed"]) if seeded else 0)
 
 
-def make_plan(model: VideoModel, samples: Iterable[Mapping[str, object]], settings: list[Choice]) -> Plan:
+def make_plan(
+    model: VideoModel, samples: Iterable[Mapping[str, object]], settings: list[Choice], asking: Asking
+) -> Plan:
     """Samples by settings, with the key of every result."""
     clips, asked = {}, []
     for number, sample in enumerate(samples, 1):
@@ -197,21 +205,24 @@ def make_plan(model: VideoModel, samples: Iterable[Mapping[str, object]], settin
         part = {name: value for name in ("clip", *_PART) if (value := _given(sample, name)) is not None}
         source = id(part["clip"]) if isinstance(part.get("clip"), Clip) else str(part.get("clip"))
         clip = clips.setdefault((source, _range(part)), (len(clips), part))[0]
-        texts = [str(_given(sample, name) or "") for name in ("kind", "question")]
+        texts = {name: _given(sample, name) for name in ("kind", "question", "id", "group")}
+        texts = {name: "" if value is None else str(value) for name, value in texts.items()}
         answer, candidates = _given(sample, "answer"), _given(sample, "candidates")
         if isinstance(candidates, str) or not isinstance(candidates, Iterable | None):
             raise VTCError(f"the candidates of sample {number} are {candidates!r:.60}; give a list of texts, or None")
         scoring = {name: value for name in _SCORING if (value := _given(sample, name)) is not None}
         answer = None if answer is None else str(answer)
-        asked.append(_Asked(clip, *texts, answer, None if candidates is None else list(map(str, candidates)), scoring))
+        candidates = None if candidates is None else list(map(str, candidates))
+        asked.append(_Asked(clip, answer=answer, candidates=candidates, scoring=scoring, **texts))
     read = [_source(part) for _, part in clips.values()]
     pixels = [digest(content or name, _range(part)) for name, part, content in read]
     names = [digest(pixels[s.clip], s.question, s.answer, s.candidates, s.scoring) for s in asked]
-    made = digest(revision(model), environment())
+    made = digest(revision(model), environment(), asking)
     used = {choice.setting.method: get_method(choice.setting.method) for choice in settings}
     codes = {name: digest(name, method.needs, code_hash(method.run, method.least)) for name, method in used.items()}
     ways = [digest(made, codes[choice.setting.method], choice.plain, choice.setting.ratio) for choice in settings]
-    return Plan(model.name, read, asked, names, settings, [[digest(name, way) for way in ways] for name in names])
+    keys = [[digest(name, way) for way in ways] for name in names]
+    return Plan(model.name, asking, read, asked, names, settings, keys)
 
 
 def _given(sample: Mapping[str, object], name: str) -> object:

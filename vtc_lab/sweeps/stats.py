@@ -64,7 +64,8 @@ def bootstrap_interval(
     Raises
     ------
     VTCError
-        For an empty table, one of several models, a missing or non-numeric column, or fewer than two clips.
+        For an empty table, one of several models or ways of asking, a missing or non-numeric column, or fewer than two
+        clips.
 
     Notes
     -----

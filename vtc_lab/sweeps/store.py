@@ -16,14 +16,17 @@ from vtc_lab.sweeps.jobs import Result
 from vtc_lab.tokens import VTCError
 
 _FACTS = ("sample", "model", "clip", "kind", "question", "answer", "method", "options", "label", "seed", "ratio")
-COLUMNS = (*_FACTS, *Result._fields[:-1])
+COLUMNS = (*_FACTS, *Result._fields[:-1], "id", "group", "asked")
 _TYPES = dict.fromkeys(COLUMNS, "float64")
-_TYPES |= dict.fromkeys((*_FACTS[:-2], "said", "status", "error"), "str") | {"seed": "int64", "engaged": "bool"}
-_TYPES |= dict.fromkeys(("kept", "total"), "Int64") | dict.fromkeys(("right", "flipped"), "boolean")
+_TYPES |= dict.fromkeys((*_FACTS[:-2], "said", "status", "error", "likeliest", "id", "group", "asked"), "str")
+_TYPES |= dict.fromkeys(("kept", "total", "frames"), "Int64") | dict.fromkeys(("right", "flipped"), "boolean")
+_TYPES |= {"seed": "int64", "engaged": "bool"}
+_QUOTED = [f'"{name}"' for name in (*COLUMNS, "again")]  # SQL has a word "group" of its own
 _AT_ONCE = 500  # keys of one query
 _PATIENCE = 10  # seconds to wait for another process that is writing
-_SCHEMA = f"""CREATE TABLE IF NOT EXISTS results (
-    key TEXT PRIMARY KEY, place TEXT, computed INTEGER DEFAULT 1, {", ".join(COLUMNS)}, again)"""
+TABLE = "results_2"  # one more whenever columns change: a file of before is used on, and what is in it not looked at
+_SCHEMA = f"""CREATE TABLE IF NOT EXISTS {TABLE} (
+    key TEXT PRIMARY KEY, place TEXT, computed INTEGER DEFAULT 1, {", ".join(_QUOTED)})"""
 _STORED = {"key", "place", "computed", *COLUMNS, "again"}
 UNSAVED = "computed but not saved in "
 
@@ -32,7 +35,7 @@ def to_frame(rows: Iterable[Sequence[object]]) -> pd.DataFrame:
     """Rows of COLUMNS as a DataFrame that has all columns and their types even where there is no row.
 
     >>> to_frame([]).shape
-    (0, 28)
+    (0, 33)
     """
     columns = dict(zip(COLUMNS, list(zip(*rows, strict=True)) or [()] * len(COLUMNS), strict=True))
     for name in ("right", "flipped"):  # SQLite has numbers for them
@@ -50,8 +53,8 @@ def read_results(path: str | os.PathLike) -> pd.DataFrame:
     Returns
     -------
     DataFrame with the columns of `sweep`, sorted by model, clip, question and setting. Where results differ only in
-    what they were made with (other bytes of the same clip, other code, another version of a library) the one that was
-    written last.
+    what they were made with (other bytes of the same clip, other code, another version of a library, a changed model)
+    the one that was written last. What does not decide an answer (kind, id, group) is as in the sweep that computed it.
 
     Raises
     ------
@@ -68,10 +71,10 @@ def read_results(path: str | os.PathLike) -> pd.DataFrame:
     if not Path(path).expanduser().is_file():
         raise VTCError(f"there is no file {path}; give what a sweep had as results")
     # SQLite defines max(): the other columns are those of the row that has it.
-    query = f"SELECT {', '.join(COLUMNS)}, max(rowid) FROM results GROUP BY place"
+    query = f"SELECT {', '.join(_QUOTED[:-1])}, max(rowid) FROM {TABLE} GROUP BY place"
     with closing(_connect(path, ("ro", "ro&immutable=1"))) as connection:
         table = to_frame(row[:-1] for row in _fetch(connection, path, query))
-    order = ["model", "clip", "question", "sample", "method", "options", "seed", "ratio"]
+    order = ["model", "clip", "question", "sample", "method", "options", "seed", "ratio", "asked"]
     return table.sort_values(order, kind="stable", ignore_index=True)
 
 
@@ -88,7 +91,7 @@ class Store:
         found = {}
         for start in range(0, len(keys), _AT_ONCE):
             part = keys[start : start + _AT_ONCE]
-            query = f"SELECT key, {', '.join(Result._fields)} FROM results WHERE NOT again AND key IN "
+            query = f"SELECT key, {', '.join(Result._fields)} FROM {TABLE} WHERE NOT again AND key IN "
             for key, *values in _fetch(self._connection, self.path, f"{query}({', '.join('?' * len(part))})", part):
                 found[key] = Result(*values)
         return found
@@ -99,20 +102,19 @@ class Store:
         A place is what a result is of, whatever it was made with.
         """
         self._waiting |= {row[0]: row for row in rows}
-        columns = (*COLUMNS, "again")
-        marks = ", ".join("?" * (len(columns) + 2))
-        changes = ", ".join(f"{name} = excluded.{name}" for name in columns)
+        marks = ", ".join("?" * (len(_QUOTED) + 2))
+        changes = ", ".join(f"{name} = excluded.{name}" for name in _QUOTED)
         try:
             with self._connection as connection:
                 # Who has waited in vain once does not wait again.
                 connection.execute(f"PRAGMA busy_timeout = {100 if self.problem else 1000 * _PATIENCE:.0f}")
                 connection.execute("BEGIN IMMEDIATE")
                 seen = [(key,) for key in self._waiting]
-                connection.executemany("UPDATE results SET computed = computed + 1 WHERE key = ?", seen)
+                connection.executemany(f"UPDATE {TABLE} SET computed = computed + 1 WHERE key = ?", seen)
                 # Of two runs that did the same, the result of the first stays.
                 connection.executemany(
-                    f"INSERT INTO results (key, place, {', '.join(columns)}) VALUES ({marks}) "
-                    f"ON CONFLICT (key) DO UPDATE SET {changes} WHERE results.again",
+                    f"INSERT INTO {TABLE} (key, place, {', '.join(_QUOTED)}) VALUES ({marks}) "
+                    f"ON CONFLICT (key) DO UPDATE SET {changes} WHERE {TABLE}.again",
                     [(key, place, *values) for key, place, values in self._waiting.values()],
                 )
         except sqlite3.Error as error:
@@ -144,7 +146,7 @@ def _connect(path: str | os.PathLike, modes: Sequence[str]) -> sqlite3.Connectio
         try:
             if mode == "rwc":
                 _prepare(connection)
-            if {row[1] for row in connection.execute("PRAGMA table_info(results)")} == _STORED:
+            if {row[1] for row in connection.execute(f"PRAGMA table_info({TABLE})")} == _STORED:
                 return connection
             reason = "it holds no results, or those of another version"
         except sqlite3.Error as error:

@@ -35,6 +35,13 @@ def tidy(table: pd.DataFrame, value: str, needs: Sequence[str] = ()) -> pd.DataF
             f"choose the rows of one, such as table[table.model == {models[0]!r}]"
         )
     table = table.reset_index(drop=True)
+    if "asked" in table:
+        asked = sorted(table["asked"].astype(object).where(table["asked"].notna(), "").astype(str).unique())
+        if len(asked) > 1:
+            raise VTCError(
+                f"the table has results that were asked for in {len(asked)} ways, {' and '.join(map(repr, asked))}; "
+                f"choose the rows of one, such as table[table.asked == {asked[0]!r}]"
+            )
     if "clip" in table:
         table["clip"] = table["clip"].mask(table["clip"] == "")
     if "kind" in table:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:  # importing the model imports transformers, which takes secon
 
 _PROCESS = f"{uuid.uuid4()} {os.getpid()}"  # where this was imported; a fork is another process
 _LOADED: dict[str, VideoModel] = {}  # the one model that jobs in this process use
+_MISSED: set[str] = set()  # sweeps whose model is not to be had here: it is not loaded again for each of their clips
 _TURN = threading.Lock()  # threads share that model, and its memory
 
 
@@ -41,6 +42,7 @@ class _Parcel:
     known: list[str]
     environment: str
     sender: str
+    sweep: str
 
 
 def environment(methods: Iterable[str] = ()) -> str:
@@ -61,7 +63,7 @@ def _pack(model: VideoModel, jobs: Sequence[Job]) -> list[_Parcel]:
     used = sorted({setting.method for job in jobs for setting in job.settings})
     sent = {name: _METHODS[name] for name in used if _METHODS[name].run.__module__.partition(".")[0] != "vtc_lab"}
     known = [name for name in used if name not in sent]
-    facts = (spec, revision(model), _pickled(sent), known, environment(known), _process())
+    facts = (spec, revision(model), _pickled(sent), known, environment(known), _process(), str(uuid.uuid4()))
     return [_Parcel(job, *facts) for job in jobs]
 
 
@@ -91,12 +93,16 @@ def _run(parcel: _Parcel) -> list[Finished]:
 def _model(parcel: _Parcel) -> VideoModel:
     from vtc_lab.models.loading import load_model
 
-    if parcel.weights not in _LOADED:
+    if parcel.weights not in _LOADED and parcel.sweep not in _MISSED:
         _LOADED.clear()
         model = load_model(**parcel.spec)
-        if revision(model) != parcel.weights:
-            raise VTCError(f"a worker finds another model in {parcel.spec['name']}; give all of them the same files")
-        _LOADED[parcel.weights] = model
+        _LOADED[revision(model)] = model
+    if parcel.weights not in _LOADED:
+        _MISSED.add(parcel.sweep)
+        raise VTCError(
+            f"a worker finds another model in {parcel.spec['name']}; a processor or weights changed after loading "
+            "cannot be sent to workers, so sweep without an executor, or else give all of them the same files"
+        )
     return _LOADED[parcel.weights]
 
 
