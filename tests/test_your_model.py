@@ -310,6 +310,12 @@ def test_a_numbered_cpu_is_a_cpu(loaded) -> None:
     assert vtc.load_model(loaded("llava").spec["name"], device="cpu:0").network.dtype == torch.float32
 
 
+@pytest.mark.parametrize("device", ["cpu:1", "cpu:x", "gpu", "cuda:99"])
+def test_a_device_that_is_not_there_is_told(device) -> None:
+    with pytest.raises(vtc.VTCError, match=f"device is '{device}'; this machine has .*cpu"):
+        vtc.load_model(device=device)
+
+
 def test_a_folder_in_the_home(loaded, tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("HOME", str(Path(loaded("llava").spec["name"]).parent))
     assert vtc.load_model("~/llava").family.name == "LLaVA"

@@ -141,8 +141,11 @@ def choose_device(device: str | torch.device | None) -> str:
     here = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     here = [kind for kind, there in here.items() if there]
     device = here[0] if device is None else str(device)
-    if device.split(":")[0] not in here:
-        raise VTCError(f"device is {device!r}; this machine has {', '.join(here)}")
+    kind, _, number = device.partition(":")
+    count = torch.cuda.device_count() if kind == "cuda" else 1
+    if kind not in here or (number and not (number.isdecimal() and int(number) < count)):
+        there = [name if name != "cuda" else f"cuda (0 to {torch.cuda.device_count() - 1})" for name in here]
+        raise VTCError(f"device is {device!r}; this machine has {', '.join(there)}")
     return device
 
 
