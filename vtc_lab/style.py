@@ -21,9 +21,6 @@ VENUES = {  # widths in inches of one column and of the page's whole text
     "icml": (3.25, 6.75),
     "acl": (3.03, 6.30),
     "aaai": (3.3125, 7.0),
-    "iclr": (5.5, 5.5),
-    "iccv": (3.281, 6.875),
-    "eccv": (4.803, 4.803),
 }
 
 _STYLE = matplotlib.rc_params_from_file(Path(__file__).with_name("paper.mplstyle"), use_default_template=False)
