@@ -279,7 +279,7 @@ def test_what_cannot_be_loaded_is_told_in_one_sentence(loaded, tmp_path) -> None
     for content, words in (
         (
             b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n",
-            "a pointer of Git LFS, .*git lfs pull",
+            "is a git-LFS pointer .*git lfs pull",
         ),
         (whole[:2000], "is cut off or no safetensors file"),
         (b"", "is cut off or no safetensors file"),

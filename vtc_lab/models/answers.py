@@ -113,15 +113,22 @@ def codes_of(tokenizer: object, candidates: Sequence[str]) -> list[list[int]]:
 
 
 def scores_of(
-    entering: Entering, tokenizer: object, tail: Rows, first: Sequence[Tensor], candidates: Sequence[str] | None
+    entering: Entering,
+    tokenizer: object,
+    tail: Rows,
+    first: Sequence[Tensor],
+    candidates: Sequence[str] | None,
+    codes: Sequence[Sequence[int]] | None,
 ) -> list[dict[str, float]]:
-    """For each reduction the scores of a question, as in `Answer`; `first` are the logits of the first token."""
-    if candidates is None:
+    """For each reduction the scores of a question, as in `Answer`.
+
+    `first` are the logits of the first token, `codes` the tokens of the candidates.
+    """
+    if codes is None:
         best = [logits.softmax(-1).topk(min(5, len(logits))) for logits in first]
         return [
             {tokenizer.decode([i]).strip(): p for p, i in zip(*map(Tensor.tolist, each), strict=True)} for each in best
         ]
-    codes = codes_of(tokenizer, candidates)
     if len({code[0] for code in codes}) == len(codes):
         scores = [logits[[code[0] for code in codes]] for logits in first]
     else:

@@ -21,7 +21,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 from vtc_lab.models.families import FAMILIES, how_to_add
 from vtc_lab.models.video_model import VideoModel
 from vtc_lab.tokens import VTCError, suggest
-from vtc_lab.video import ROOT
+from vtc_lab.video import ROOT, lfs_pointer
 
 BUNDLED = ROOT / "data" / "models" / "shapes-onevision-2m"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -261,12 +261,11 @@ def count_weights(folder: Path) -> int:
 
 
 def _in_header(file: Path) -> int:
+    if pointer := lfs_pointer(file):
+        raise VTCError(pointer)
     with file.open("rb") as content:
-        start = content.read(8)
-        length = int.from_bytes(start, "little")
+        length = int.from_bytes(content.read(8), "little")
         header = content.read(length) if length < file.stat().st_size else b""
-    if start == b"version ":  # of Git LFS's text in the place of the file
-        raise VTCError(f"{file} is a pointer of Git LFS, not the weights; fetch them with git lfs pull")
     try:
         entries = json.loads(header)
     except ValueError as error:

@@ -198,9 +198,7 @@ class VideoModel:
         if type(max_new_tokens) is not int or max_new_tokens < 1:
             raise VTCError(f"max_new_tokens is {max_new_tokens!r}; it must be a whole number, at least 1")
         tokenizer = self.processor.tokenizer
-        for given in candidates:
-            if given is not None:
-                codes_of(tokenizer, given)
+        codes = [None if given is None else codes_of(tokenizer, given) for given in candidates]
         tokens, prompt = self._encoded(clip)
         chosen = [_chosen(reduction, tokens) for reduction in reductions]
         lengths = sorted({len(each) for each in chosen})
@@ -212,7 +210,7 @@ class VideoModel:
         entering = self._entering(prompt, [chosen[n] for n in different], positions)
         said = say(entering, tokenizer, tails, max_new_tokens)
         scores = [
-            scores_of(entering, tokenizer, tail, [answers[q][1] for answers in said], candidates[q])
+            scores_of(entering, tokenizer, tail, [answers[q][1] for answers in said], candidates[q], codes[q])
             for q, tail in enumerate(tails)
         ]
         answers = []
