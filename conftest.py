@@ -9,7 +9,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest  # noqa: E402
 
-from vtc_lab.reduce.registry import _METHODS  # noqa: E402
+from vtc_lab.reducers.registry import _METHODS  # noqa: E402
 
 # Its modules import the tools that they are for, which have environments of their own.
 collect_ignore = [] if find_spec("lmms_eval") else ["vtc_lab/integrations"]

@@ -14,7 +14,7 @@ from collections.abc import Callable
 import torch
 
 import vtc_lab as vtc
-from vtc_lab.fidelity import divergence, fidelity, measures, total_variation
+from vtc_lab.measures import divergence, fidelity, measures, total_variation
 from vtc_lab.pixels import pixel_fidelity, rebuild
 
 METHODS, RATIOS = ("lftr", "uniform", "random", "pool"), (1, 2, 8, 32)

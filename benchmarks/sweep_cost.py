@@ -14,7 +14,7 @@ import time
 import torch
 
 import vtc_lab as vtc
-from vtc_lab.reduce.registry import needs_saliency
+from vtc_lab.reducers.registry import needs_saliency
 from vtc_lab.sweeps.plan import settings_of, variants
 
 RATIOS = (1, 2, 4, 8, 16, 32)

@@ -19,10 +19,10 @@ import torch
 from tiny_checkpoints import SIDE, frames, prompt, write
 
 import vtc_lab as vtc
-from vtc_lab.models.compress import CompressedInputs, compress, engaged
+from vtc_lab.clips.reading import ROOT
+from vtc_lab.models.compression import CompressedInputs, compress, engaged
 from vtc_lab.models.families import FAMILIES
 from vtc_lab.models.prompt_clips import encode_prompt
-from vtc_lab.video import ROOT
 
 # isort: off
 import vtc_lab.models.torchvision_ops  # noqa: F401  (before transformers)

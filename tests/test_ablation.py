@@ -14,8 +14,10 @@ import pytest
 from PIL import Image
 
 import vtc_lab as vtc
-from vtc_lab.ablations.ablation import ablate
-from vtc_lab.ablations.study import (
+from vtc_lab.qa.samples import BUNDLED
+from vtc_lab.sweeps.store import TABLE
+from vtc_lab.widgets.ablation import ablate
+from vtc_lab.widgets.study import (
     DEFAULTS,
     comparable,
     complete_study,
@@ -24,8 +26,6 @@ from vtc_lab.ablations.study import (
     study_methods,
     study_samples,
 )
-from vtc_lab.qa.samples import BUNDLED
-from vtc_lab.sweeps.store import TABLE
 
 
 @pytest.fixture(scope="module")
@@ -288,7 +288,7 @@ def test_results_that_cannot_be_written_are_kept_for_now(open_panel, tmp_path):
 
 def test_export_writes_figure_and_table(open_panel, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("vtc_lab.export._PACKAGE", tmp_path / "vtc_lab")  # outside a repository: ./figures
+    monkeypatch.setattr("vtc_lab.figures.export._PACKAGE", tmp_path / "vtc_lab")  # outside a repository: ./figures
     panel = ran(open_panel(figure="mine", value="kl"))
     panel._export.click()
     panel.wait()

@@ -179,7 +179,7 @@ def _progress(page: Page) -> tuple[int, int]:
 
 def test_an_ablation_fills_in_stops_and_comes_back_at_once(lab, page):
     home, address = lab
-    cell = "from vtc_lab.ablations.ablation import ablate\n\nablate(clips=40, results='data/results/browser.sqlite')"
+    cell = "from vtc_lab.widgets.ablation import ablate\n\nablate(clips=40, results='data/results/browser.sqlite')"
     kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3 (ipykernel)", "language": "python"}}
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell)], metadata=kernel)
     nbformat.write(notebook, home / "notebooks" / "ablation.ipynb")

@@ -18,10 +18,10 @@ from hypothesis import strategies as st
 from tiny_checkpoints import QWEN_MARKS, SIDE, Tiny, frames, prompt
 
 import vtc_lab as vtc
-from vtc_lab.models.compress import compress, engaged, put_back
+from vtc_lab.clips.reading import ROOT
+from vtc_lab.models.compression import compress, engaged, put_back
 from vtc_lab.models.families import FAMILIES, Family, register_family
 from vtc_lab.models.prompt_clips import encode_prompt
-from vtc_lab.video import ROOT
 
 # isort: off
 import vtc_lab.models.torchvision_ops  # noqa: F401  (before transformers)

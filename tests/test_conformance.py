@@ -1,7 +1,7 @@
 """What every registered method promises, in one file and without exceptions: only a method's stated floor counts.
 
-A method in a file of its own under `vtc_lab/reduce` is tested here by that alone; `mine` below stands for one that a
-user registers in a notebook. Values of options are drawn from their type hints, and numbers from the range that
+A method in a file of its own under `vtc_lab/reducers/methods` is tested here by that alone; `mine` below stands for one
+that a user registers in a notebook. Values of options are drawn from their type hints, and numbers from the range that
 `Annotated` gives them. Where a method can do without a ratio, its options that are off by default replace the budget:
 its paper's own mode.
 """
@@ -23,7 +23,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import vtc_lab as vtc
-from vtc_lab.reduce import get_method
+from vtc_lab.reducers.registry import get_method
 from vtc_lab.tokens import FloorError
 
 METHODS = [*sorted(vtc.methods().index), "mine"]

@@ -16,12 +16,12 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex
 
 import vtc_lab
-from vtc_lab.export import save_figure
 from vtc_lab.figures.curves import plot_curves, plot_pareto
+from vtc_lab.figures.export import save_figure
 from vtc_lab.figures.heatmap import plot_heatmap
 from vtc_lab.figures.marks import looks
 from vtc_lab.figures.panels import plot_flips, plot_kinds
-from vtc_lab.style import _ROSTER, FLOORS, figure_size, method_style
+from vtc_lab.figures.style import _ROSTER, FLOORS, figure_size, method_style
 from vtc_lab.sweeps.stats import bootstrap_interval
 from vtc_lab.sweeps.tidy import tidy
 from vtc_lab.tokens import VTCError

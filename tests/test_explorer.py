@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 import vtc_lab as vtc
-from vtc_lab.scene import DEFAULTS, ask_scene, build_scene, code_line, complete_state
+from vtc_lab.widgets.state import DEFAULTS, ask_scene, build_scene, code_line, complete_state
 
 SMALL = {"frames": 6, "encoder": "pixels", "clip": "data/clips/dog.mp4"}
 
@@ -190,7 +190,9 @@ def test_a_typo_in_code_is_an_error_with_the_nearest_name():
 
 def test_export_writes_what_is_shown(explorer, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("vtc_lab.export._PACKAGE", tmp_path / "vtc_lab")  # outside a repository: figures/ is here
+    monkeypatch.setattr(
+        "vtc_lab.figures.export._PACKAGE", tmp_path / "vtc_lab"
+    )  # outside a repository: figures/ is here
     explorer._export.click()
     explorer.wait()
     assert "wrote" in explorer.message
@@ -218,7 +220,7 @@ def test_the_latest_of_many_requests_wins_and_none_piles_up(explorer):
 
 
 def test_a_method_of_ones_own_appears(explorer):
-    from vtc_lab.reduce.registry import _METHODS
+    from vtc_lab.reducers.registry import _METHODS
 
     @vtc.method
     def newest_first(tokens, budget, *, flip: bool = False, share: float = 0.5, tag: str = "x"):
@@ -315,7 +317,7 @@ def test_a_sample_is_drawn_once_and_an_answer_about_another_state_is_not_shown(m
     explorer.wait()
     assert len(drawn) == 1 and explorer.message == ""
     gate = threading.Event()
-    monkeypatch.setattr("vtc_lab.explorer.ask_scene", lambda *given: gate.wait(10) and ask_scene(*given))
+    monkeypatch.setattr("vtc_lab.widgets.explorer.ask_scene", lambda *given: gate.wait(10) and ask_scene(*given))
     explorer._ask.click()
     explorer._controls["ratio"].value = 3.0
     gate.set()
@@ -325,7 +327,7 @@ def test_a_sample_is_drawn_once_and_an_answer_about_another_state_is_not_shown(m
 
 def test_export_shows_the_state_in_which_it_was_asked_for(explorer, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("vtc_lab.export._PACKAGE", tmp_path / "vtc_lab")
+    monkeypatch.setattr("vtc_lab.figures.export._PACKAGE", tmp_path / "vtc_lab")
     explorer._export.click()
     explorer._controls["ratio"].value = 4.0
     explorer.wait()

@@ -22,9 +22,9 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 import vtc_lab
-from vtc_lab.export import SUFFIXES, attach, replace_files, save_figure
+from vtc_lab.figures.export import SUFFIXES, attach, replace_files, save_figure
+from vtc_lab.figures.style import _ROSTER, VENUES, figure_size, method_style, paper_style
 from vtc_lab.figures.tables import save_table
-from vtc_lab.style import _ROSTER, VENUES, figure_size, method_style, paper_style
 from vtc_lab.tokens import Clip, VideoTokens, VTCError
 
 ROOT = Path(vtc_lab.__file__).parents[1]
@@ -49,8 +49,8 @@ def in_process(code: str, cwd: Path, **environment: str) -> str:
     """Run code that knows `draw` in a fresh interpreter, in the folder whose `vtc_lab` it is to import."""
     names = (
         "import pandas as pd\nfrom matplotlib.figure import Figure\n"
-        "from vtc_lab.export import attach, save_figure\n"
-        "from vtc_lab.style import figure_size, method_style, paper_style\n"
+        "from vtc_lab.figures.export import attach, save_figure\n"
+        "from vtc_lab.figures.style import figure_size, method_style, paper_style\n"
     )
     code = names + inspect.getsource(draw) + code
     run = subprocess.run(

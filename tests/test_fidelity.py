@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 import vtc_lab as vtc
 from benchmarks.fidelity_cost import token_costs
-from vtc_lab.fidelity import answer_fidelity, divergence, fidelity, measures, total_variation
+from vtc_lab.measures import answer_fidelity, divergence, fidelity, measures, total_variation
 from vtc_lab.models.answers import Answer
 from vtc_lab.pixels import pixel_fidelity, rebuild
 
@@ -323,7 +323,7 @@ MEASURE = """
 import json, resource, sys, time
 import torch
 import vtc_lab as vtc
-from vtc_lab.fidelity import fidelity
+from vtc_lab.measures import fidelity
 
 def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

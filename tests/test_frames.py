@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tiny_checkpoints import SIDE, TINY, frames, prompt
 
 import vtc_lab as vtc
-from vtc_lab.models.compress import compress
+from vtc_lab.models.compression import compress
 from vtc_lab.models.families import FAMILIES
 from vtc_lab.models.prompt_clips import encode_prompt
 

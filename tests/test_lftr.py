@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import vtc_lab as vtc
-from vtc_lab.reduce import get_method
+from vtc_lab.reducers.registry import get_method
 
 CHOICES = {
     "segments": ("greedy", "optimal"),

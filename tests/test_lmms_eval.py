@@ -14,8 +14,8 @@ import yaml
 from PIL import Image
 
 import vtc_lab as vtc
+from vtc_lab.clips.reading import ROOT
 from vtc_lab.models.loading import BUNDLED
-from vtc_lab.video import ROOT
 
 if find_spec("lmms_eval") is None:
     pytest.skip("lmms-eval is not installed here; make test-lmms installs it", allow_module_level=True)

@@ -14,7 +14,7 @@ import torch
 from test_conformance import assert_contract, make
 
 import vtc_lab as vtc
-from vtc_lab.reduce import registry
+from vtc_lab.reducers import registry
 
 METHODS = sorted(vtc.methods().index)
 

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from matplotlib.colors import to_hex
 
 import vtc_lab as vtc
+from vtc_lab.figures.filmstrip import draw_frames
 from vtc_lab.figures.multiples import compare_kept, shown_frames
 from vtc_lab.figures.overlap import kept_overlap, plot_agreement, plot_overlap
-from vtc_lab.plots import draw_frames
-from vtc_lab.style import FLOORS
+from vtc_lab.figures.style import FLOORS
 
 T, H, W = 9, 4, 6
 

@@ -8,7 +8,7 @@ from matplotlib.patches import Polygon, Rectangle
 
 from vtc_lab.figures.heatmap import plot_heatmap
 from vtc_lab.figures.panels import plot_flips, plot_kinds
-from vtc_lab.style import method_style
+from vtc_lab.figures.style import method_style
 from vtc_lab.tokens import VTCError
 
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 import vtc_lab as vtc
-from vtc_lab.plots import captions, draw_frames, patch_table
+from vtc_lab.figures.filmstrip import captions, draw_frames, patch_table
 
 
 @pytest.fixture(scope="module")
@@ -126,7 +126,7 @@ def test_errors_are_sentences(grey, tokens):
 
 
 def test_a_caption_is_no_wider_than_its_frame():
-    from vtc_lab.plots import _fitting, _font
+    from vtc_lab.figures.filmstrip import _fitting, _font
 
     caption = ("1.25 s", "16 kept, 48 merged")
     wide = _font().getlength("1.25 s  16 kept, 48 merged")

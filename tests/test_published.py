@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import vtc_lab as vtc
-from vtc_lab.reduce import get_method
-from vtc_lab.reduce.clusters import closest, density_peaks, most_diverse, scenes
-from vtc_lab.reduce.ops import apportion, shares
+from vtc_lab.reducers.clusters import closest, density_peaks, most_diverse, scenes
+from vtc_lab.reducers.ops import apportion, shares
+from vtc_lab.reducers.registry import get_method
 
 PUBLISHED = sorted(reference.METHODS)
 OPTIONS = {  # beside the defaults

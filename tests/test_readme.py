@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 import vtc_lab as vtc
-from vtc_lab.reduce.registry import _METHODS
+from vtc_lab.reducers.registry import _METHODS
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()

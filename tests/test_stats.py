@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_up_sweep import made_up_sweep
 
-from vtc_lab.sweep import summary
+from vtc_lab.sweeps.run import summary
 from vtc_lab.sweeps.stats import area_under_curve, bootstrap_interval, compare
 from vtc_lab.tokens import VTCError
 

@@ -19,8 +19,8 @@ import torch
 
 import vtc_lab as vtc
 from vtc_lab.models.loading import BUNDLED
-from vtc_lab.sweep import summary
 from vtc_lab.sweeps.keys import revision
+from vtc_lab.sweeps.run import summary
 from vtc_lab.sweeps.store import COLUMNS, TABLE, UNSAVED, Store, read_results
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -17,13 +17,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import vtc_lab as vtc
-from vtc_lab.fidelity import answer_fidelity
+from vtc_lab.measures import answer_fidelity
 from vtc_lab.models import video_model
 from vtc_lab.models.answers import Answer
-from vtc_lab.sweep import summary
 from vtc_lab.sweeps.jobs import _sound
 from vtc_lab.sweeps.keys import code_hash, portable
 from vtc_lab.sweeps.plan import variants
+from vtc_lab.sweeps.run import summary
 from vtc_lab.sweeps.store import COLUMNS
 from vtc_lab.sweeps.workers import environment
 

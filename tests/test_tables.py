@@ -14,7 +14,7 @@ import pytest
 from made_up_sweep import made_up_sweep
 from matplotlib.figure import Figure
 
-from vtc_lab.export import attach, save_figure
+from vtc_lab.figures.export import attach, save_figure
 from vtc_lab.figures.tables import save_table
 from vtc_lab.sweeps.stats import area_under_curve, bootstrap_interval, compare
 from vtc_lab.tokens import VTCError

@@ -20,8 +20,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from vtc_lab.clips.reading import ROOT, find_clips, read_clip, resolve
 from vtc_lab.tokens import Clip, VTCError
-from vtc_lab.video import ROOT, find_clips, read_clip, resolve
 
 DECORD = importlib.util.find_spec("decord") is not None  # there is no wheel for ARM
 FIRST = "decord" if DECORD else "PyAV"
@@ -424,7 +424,7 @@ def test_a_read_above_500_mb_goes_to_pyav_which_keeps_less(large: Path):
 def test_more_frames_than_memory_is_an_error_and_not_a_crash(large: Path):
     code = f"""
         import resource
-        from vtc_lab.video import VTCError, read_clip
+        from vtc_lab.clips.reading import VTCError, read_clip
         used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (used + 400_000_000, -1))
         try: read_clip({str(large)!r}, frames=4)
@@ -465,7 +465,7 @@ def running(process: int) -> bool:
 def test_no_child_no_file_and_no_eaten_input_is_left(broken: Path, tmp_path: Path):
     code = f"""
         import os, sys
-        from vtc_lab.video import VTCError, read_clip
+        from vtc_lab.clips.reading import VTCError, read_clip
         read_clip("data/clips/dog.mp4", frames=2)
         try: read_clip({str(broken / "front_cut.mp4")!r})
         except VTCError: print("refused")
@@ -484,7 +484,7 @@ def test_an_interrupted_or_killed_kernel_leaves_no_child(kill: int, plain: Path,
     decoy(FAKE.format(body=f"import os; open({str(note)!r}, 'w').write(str(os.getpid())); {HANG}"))
     code = f"""
         import os
-        from vtc_lab.video import read_clip
+        from vtc_lab.clips.reading import read_clip
         try: read_clip({str(plain)!r})
         except KeyboardInterrupt:
             try: os.waitpid(-1, os.WNOHANG)

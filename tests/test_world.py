@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from vtc_lab.qa.questions import ANSWERS, NEED_TIME, SPLITS, make_clip, questions, scene_of
-from vtc_lab.qa.world import COLOURS, DOT, FLASH, HEADINGS, RELATIONS, SHAPES, Scene
 from vtc_lab.tokens import VTCError
+from vtc_lab.toy.questions import ANSWERS, NEED_TIME, SPLITS, make_clip, questions, scene_of
+from vtc_lab.toy.world import COLOURS, DOT, FLASH, HEADINGS, RELATIONS, SHAPES, Scene
 
 DATA = Path(__file__).resolve().parent.parent / "data" / "shapes_qa"
 SEEDS = range(10_000, 10_600)

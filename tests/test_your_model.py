@@ -16,11 +16,11 @@ from safetensors.torch import load_file, save_file
 from tiny_checkpoints import TINY, frames
 
 import vtc_lab as vtc
-from vtc_lab.models.compress import compress
+from vtc_lab.clips.reading import ROOT
+from vtc_lab.models.compression import compress
 from vtc_lab.models.families import FAMILIES
 from vtc_lab.models.loading import BUNDLED, count_weights, free_memory
 from vtc_lab.models.prompts import ask_processor, rows_of
-from vtc_lab.video import ROOT
 
 FRAMES = 6
 QUESTIONS = ["what moves first ?", "is the circle red ?", "where ?"]

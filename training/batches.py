@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-from vtc_lab.qa.questions import ANSWERS, questions, scene_of
-from vtc_lab.qa.world import COLOURS, DOT, FATES, FLASH, HEADINGS, SHAPES, Scene
+from vtc_lab.toy.questions import ANSWERS, questions, scene_of
+from vtc_lab.toy.world import COLOURS, DOT, FATES, FLASH, HEADINGS, SHAPES, Scene
 
 CELLS = 8
 KINDS = tuple(ANSWERS)

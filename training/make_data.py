@@ -13,7 +13,7 @@ from pathlib import Path
 import av
 import numpy as np
 
-from vtc_lab.qa.questions import ANSWERS, FRAMES_PER_SECOND, NEED_TIME, SPLITS, make_clip
+from vtc_lab.toy.questions import ANSWERS, FRAMES_PER_SECOND, NEED_TIME, SPLITS, make_clip
 
 FOLDER = Path(__file__).resolve().parent.parent / "data" / "shapes_qa"
 CLIPS = 400

@@ -18,7 +18,7 @@ from transformers import (
     SiglipVisionConfig,
 )
 
-from vtc_lab.qa.questions import ANSWERS, questions, scene_of
+from vtc_lab.toy.questions import ANSWERS, questions, scene_of
 
 SPECIAL = ("<pad>", "<unk>", "<bos>", "<eos>", "<video>", "<image>", "<answer>")
 SIDE, PATCH = 64, 4

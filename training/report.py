@@ -24,7 +24,7 @@ from matplotlib.figure import Figure
 from torch import multiprocessing
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from vtc_lab.qa.questions import ANSWERS, NEED_TIME
+from vtc_lab.toy.questions import ANSWERS, NEED_TIME
 
 HERE = Path(__file__).resolve().parent
 MODEL = HERE.parent / "data" / "models" / "shapes-onevision-2m"

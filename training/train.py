@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import AttentionInterface
 
-from vtc_lab.qa.questions import SPLITS, scene_of
+from vtc_lab.toy.questions import SPLITS, scene_of
 
 SEED = 2501
 QUESTIONS = 8

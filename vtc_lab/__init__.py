@@ -3,33 +3,33 @@
 from importlib import import_module
 
 import vtc_lab.models.torchvision_ops  # noqa: F401  (before anybody imports transformers)
-from vtc_lab.ablations.ablation import ablate
-from vtc_lab.explorer import explore
-from vtc_lab.export import save_figure
-from vtc_lab.fidelity import answer_fidelity, fidelity, measures
+from vtc_lab.clips.reading import find_clips, one_each, read_clip
+from vtc_lab.encoders import load_encoder
 from vtc_lab.figures.curves import plot_curves, plot_pareto
+from vtc_lab.figures.export import save_figure
+from vtc_lab.figures.filmstrip import show
 from vtc_lab.figures.heatmap import plot_heatmap
 from vtc_lab.figures.multiples import compare_kept
 from vtc_lab.figures.overlap import kept_overlap, plot_agreement, plot_overlap
 from vtc_lab.figures.panels import plot_flips, plot_kinds
 from vtc_lab.figures.tables import save_table
-from vtc_lab.models.encoders import load_encoder
+from vtc_lab.measures import answer_fidelity, fidelity, measures
 from vtc_lab.pixels import pixel_fidelity, rebuild
-from vtc_lab.plots import show
 from vtc_lab.qa.clips import check_clips, read_sample_clip
-from vtc_lab.qa.questions import make_clip
 from vtc_lab.qa.readers import benchmarks, read_benchmark
 from vtc_lab.qa.samples import read_samples
 from vtc_lab.qa.scoring import accuracy, score
-from vtc_lab.reduce import method, methods, reduce
-from vtc_lab.reduce.ops import merge, prune
-from vtc_lab.sweep import summary, sweep
+from vtc_lab.reducers.ops import merge, prune
+from vtc_lab.reducers.registry import method, methods, reduce
 from vtc_lab.sweeps.features import fidelity_sweep
 from vtc_lab.sweeps.plan import variants
+from vtc_lab.sweeps.run import summary, sweep
 from vtc_lab.sweeps.stats import area_under_curve, bootstrap_interval, compare
 from vtc_lab.sweeps.store import read_results
 from vtc_lab.tokens import Clip, Reduction, VideoTokens, VTCError
-from vtc_lab.video import find_clips, one_each, read_clip
+from vtc_lab.toy.questions import make_clip
+from vtc_lab.widgets.ablation import ablate
+from vtc_lab.widgets.explorer import explore
 
 __all__ = [
     "Clip",
@@ -92,8 +92,8 @@ __all__ = [
 # transformers takes seconds to import, and who only looks at tokens does not need it.
 _LATER = {
     "Family": "vtc_lab.models.families",
-    "compress": "vtc_lab.models.compress",
-    "engaged": "vtc_lab.models.compress",
+    "compress": "vtc_lab.models.compression",
+    "engaged": "vtc_lab.models.compression",
     "load_model": "vtc_lab.models.loading",
     "register_family": "vtc_lab.models.families",
     "video_metadata": "vtc_lab.models.prompts",

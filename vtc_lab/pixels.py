@@ -10,7 +10,7 @@ import skimage  # loads its parts when they are first used
 import torch
 from PIL import Image
 
-from vtc_lab.reduce.ops import few_threads, normalise, weighted_sums
+from vtc_lab.reducers.ops import few_threads, normalise, weighted_sums
 from vtc_lab.tokens import Clip, Reduction, VTCError, demand_clip
 
 _PIXEL_BLOCK = 256  # values of a patch merged at a time, so that no float copy of the clip is held

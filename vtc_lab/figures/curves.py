@@ -12,7 +12,8 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.transforms import blended_transform_factory, offset_copy
 
-from vtc_lab.export import attach
+from vtc_lab.figures.export import attach
+from vtc_lab.figures.filmstrip import Picture
 from vtc_lab.figures.marks import (
     ASPECT,
     GAPS,
@@ -32,8 +33,7 @@ from vtc_lab.figures.marks import (
     unit,
     with_absent,
 )
-from vtc_lab.plots import Picture
-from vtc_lab.style import figure_size, paper_style
+from vtc_lab.figures.style import figure_size, paper_style
 from vtc_lab.sweeps.tidy import EVERYTHING, intervals, uncompressed, uneven, with_budgets
 from vtc_lab.tokens import VTCError
 

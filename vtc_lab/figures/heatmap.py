@@ -12,7 +12,8 @@ from matplotlib.colors import Normalize
 from matplotlib.lines import Line2D
 from matplotlib.patches import Polygon, Rectangle
 
-from vtc_lab.export import attach
+from vtc_lab.figures.export import attach
+from vtc_lab.figures.filmstrip import Picture
 from vtc_lab.figures.marks import (
     GAPS,
     SMALL,
@@ -23,8 +24,7 @@ from vtc_lab.figures.marks import (
     told,
     unit,
 )
-from vtc_lab.plots import Picture
-from vtc_lab.style import FLOORS, figure_size, paper_style
+from vtc_lab.figures.style import FLOORS, figure_size, paper_style
 from vtc_lab.sweeps.tidy import counted, intervals, uneven, with_budgets
 from vtc_lab.tokens import VTCError
 

@@ -10,8 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.transforms import Transform
 
-from vtc_lab.plots import Picture
-from vtc_lab.style import FLOORS, method_style
+from vtc_lab.figures.filmstrip import Picture
+from vtc_lab.figures.style import FLOORS, method_style
 from vtc_lab.sweeps.tidy import NOT_RUN, of_curves, tidy, uneven
 from vtc_lab.tokens import VTCError
 

@@ -11,9 +11,9 @@ import numpy as np
 import pandas as pd
 from matplotlib.patches import Rectangle
 
-from vtc_lab.export import attach
-from vtc_lab.plots import Picture, describe, draw_frames, patch_table
-from vtc_lab.style import FLOORS, figure_size, paper_style
+from vtc_lab.figures.export import attach
+from vtc_lab.figures.filmstrip import Picture, describe, draw_frames, patch_table
+from vtc_lab.figures.style import FLOORS, figure_size, paper_style
 from vtc_lab.tokens import Clip, FloorError, Reduction, VTCError, demand_clip
 
 SMALL = 6  # points, of titles of panels and of notes

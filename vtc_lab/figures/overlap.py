@@ -13,7 +13,8 @@ from matplotlib.colors import Normalize
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
-from vtc_lab.export import attach
+from vtc_lab.figures.export import attach
+from vtc_lab.figures.filmstrip import Picture
 from vtc_lab.figures.multiples import (
     GREY,
     SMALL,
@@ -27,8 +28,7 @@ from vtc_lab.figures.multiples import (
     page,
     shown_frames,
 )
-from vtc_lab.plots import Picture
-from vtc_lab.style import figure_size, paper_style
+from vtc_lab.figures.style import figure_size, paper_style
 from vtc_lab.tokens import Clip, Reduction, VTCError
 
 _ANCHORS = "Of a merged token the patch that anchors it counts as kept."

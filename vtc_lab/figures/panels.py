@@ -9,7 +9,8 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.transforms import blended_transform_factory
 
-from vtc_lab.export import attach
+from vtc_lab.figures.export import attach
+from vtc_lab.figures.filmstrip import Picture
 from vtc_lab.figures.marks import (
     GAPS,
     SMALL,
@@ -28,8 +29,7 @@ from vtc_lab.figures.marks import (
     unit,
     with_absent,
 )
-from vtc_lab.plots import Picture
-from vtc_lab.style import figure_size, paper_style
+from vtc_lab.figures.style import figure_size, paper_style
 from vtc_lab.sweeps.tidy import (
     EVERYTHING,
     counted,

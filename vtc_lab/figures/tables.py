@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from vtc_lab.export import csv_bytes, file_base, origin, plain, replace_files, tells_of
+from vtc_lab.figures.export import csv_bytes, file_base, origin, plain, replace_files, tells_of
 from vtc_lab.figures.marks import EVERYWHERE, GAPS, count, unit
 from vtc_lab.sweeps.tidy import NOT_RUN, uneven
 from vtc_lab.tokens import VTCError

@@ -25,12 +25,12 @@ from loguru import logger
 from PIL import Image
 from tqdm import tqdm
 
+from vtc_lab.clips.reading import read_clip
 from vtc_lab.models.answers import Answer
 from vtc_lab.models.loading import load_model
-from vtc_lab.reduce.registry import get_method, needs_saliency, reduce
+from vtc_lab.reducers.registry import get_method, needs_saliency, reduce
 from vtc_lab.sweeps.plan import variants
 from vtc_lab.tokens import Clip, Reduction, VTCError
-from vtc_lab.video import read_clip
 
 
 @dataclass(frozen=True, order=True)

@@ -15,7 +15,7 @@ import vtc_lab.models.torchvision_ops  # noqa: F401  (before transformers)
 from transformers import LogitsProcessor, LogitsProcessorList
 # isort: on
 
-from vtc_lab.models.compress import CompressedInputs, engaged, padding_token, put_back
+from vtc_lab.models.compression import CompressedInputs, engaged, padding_token, put_back
 from vtc_lab.models.prompt_clips import EncodedPrompt, settle
 from vtc_lab.models.prompts import Rows, behind, end_of, join, lengthened, prefill, say_each, with_tail
 from vtc_lab.tokens import Reduction, VTCError

@@ -18,10 +18,10 @@ import vtc_lab.models.torchvision_ops  # noqa: F401  (before transformers)
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 # isort: on
 
+from vtc_lab.clips.reading import ROOT, lfs_pointer
 from vtc_lab.models.families import FAMILIES, how_to_add
 from vtc_lab.models.video_model import VideoModel
 from vtc_lab.tokens import VTCError, suggest
-from vtc_lab.video import ROOT, lfs_pointer
 
 BUNDLED = ROOT / "data" / "models" / "shapes-onevision-2m"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}

@@ -64,7 +64,7 @@ def encode_prompt(
 
     Parameters
     ----------
-    model, inputs, clips : as for `vtc_lab.models.compress.compress`.
+    model, inputs, clips : as for `vtc_lab.models.compression.compress`.
     saliency : also tell how much attention each token gets in the vision tower.
 
     Returns

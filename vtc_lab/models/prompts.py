@@ -16,7 +16,7 @@ from transformers import BatchFeature, Cache
 from transformers.cache_utils import DynamicLayer
 # isort: on
 
-from vtc_lab.models.compress import CompressedInputs, engaged
+from vtc_lab.models.compression import CompressedInputs, engaged
 from vtc_lab.models.families import Family, family_of
 from vtc_lab.models.prompt_clips import Encoded, EncodedPrompt, places_of, rows
 from vtc_lab.tokens import Clip, VTCError

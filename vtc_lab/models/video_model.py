@@ -20,7 +20,7 @@ from vtc_lab.models.answers import Answer, Continuation, Entering, codes_of, say
 from vtc_lab.models.families import family_of
 from vtc_lab.models.prompt_clips import EncodedPrompt, encode_prompt, places_of
 from vtc_lab.models.prompts import Rows, ask_processor, can_share, end_of, tail_of
-from vtc_lab.reduce.ops import prune
+from vtc_lab.reducers.ops import prune
 from vtc_lab.tokens import Clip, Reduction, VideoTokens, VTCError, demand_clip
 
 _ANYTHING = "?"  # a question, where it does not matter which

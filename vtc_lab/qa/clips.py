@@ -12,8 +12,8 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
+from vtc_lab.clips.reading import VIDEOS, lfs_pointer, read_clip
 from vtc_lab.tokens import Clip, VTCError
-from vtc_lab.video import VIDEOS, lfs_pointer, read_clip
 
 SUFFIXES = (*VIDEOS, ".MP4")
 _PICTURES = (".jpg", ".jpeg", ".png")
@@ -169,7 +169,7 @@ def _read_pictures(
     folder: Path, rate: float | None, frames: int | None, fps: float | None, start: float | None, end: float | None
 ) -> Clip:
     # The video readers' own choice of frames; importing it loads PyAV, which videos get in a process of their own.
-    from vtc_lab._decode import Index, Refused, choose
+    from vtc_lab.clips.decoder import Index, Refused, choose
 
     pictures = sorted((int(path.stem), path) for path in folder.iterdir() if _is_picture(path))
     if not rate or not pictures:

@@ -11,8 +11,8 @@ from itertools import count
 from pathlib import Path
 from typing import NamedTuple, TextIO
 
+from vtc_lab.clips.reading import lfs_pointer
 from vtc_lab.tokens import VTCError
-from vtc_lab.video import lfs_pointer
 
 _CHUNK = 1 << 16  # characters read at once
 _TAIL = 32  # a literal, escape or number that is cut off breaks off at most this far before the end of what was read

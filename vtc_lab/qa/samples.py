@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from vtc_lab.clips.reading import ROOT, resolve
 from vtc_lab.qa.layouts import read_plain
-from vtc_lab.video import ROOT, resolve
 
 BUNDLED = ROOT / "data" / "shapes_qa" / "qa.jsonl"
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
-from vtc_lab.fidelity import fidelity
-from vtc_lab.reduce import get_method, reduce
+from vtc_lab.measures import fidelity
+from vtc_lab.reducers.registry import get_method, reduce
 from vtc_lab.tokens import FloorError, VideoTokens, VTCError
 
 

@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
-from vtc_lab.fidelity import NO_NUMBERS, answer_fidelity, log_probabilities
+from vtc_lab.measures import NO_NUMBERS, answer_fidelity, log_probabilities
 from vtc_lab.qa.clips import read_sample_clip
 from vtc_lab.qa.scoring import likeliest, score
-from vtc_lab.reduce.registry import needs_saliency, reduce
+from vtc_lab.reducers.registry import needs_saliency, reduce
 from vtc_lab.tokens import Clip, FloorError, Reduction, VideoTokens, VTCError
 
 if TYPE_CHECKING:  # importing the model imports transformers, which takes seconds

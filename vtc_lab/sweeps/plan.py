@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from vtc_lab.reduce.registry import Method, check_option, get_method
+from vtc_lab.clips.reading import resolve
+from vtc_lab.reducers.registry import Method, check_option, get_method
 from vtc_lab.sweeps.jobs import Asking, Job, Result, Setting
 from vtc_lab.sweeps.keys import code_hash, digest, file_hash, portable, revision
 from vtc_lab.sweeps.store import to_frame
 from vtc_lab.sweeps.workers import environment
 from vtc_lab.tokens import Clip, VTCError
-from vtc_lab.video import resolve
 
 if TYPE_CHECKING:
     from vtc_lab.models.video_model import VideoModel

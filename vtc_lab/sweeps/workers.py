@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from vtc_lab.reduce.registry import _METHODS, Method
+from vtc_lab.clips.reading import ROOT
+from vtc_lab.reducers.registry import _METHODS, Method
 from vtc_lab.sweeps.jobs import Finished, Job, failed, work
 from vtc_lab.sweeps.keys import code_hash, digest, file_hash, revision, versions
 from vtc_lab.tokens import VTCError
-from vtc_lab.video import ROOT
 
 if TYPE_CHECKING:  # importing the model imports transformers, which takes seconds
     from vtc_lab.models.video_model import VideoModel
@@ -51,7 +51,7 @@ def environment(methods: Iterable[str] = ()) -> str:
     from vtc_lab.models.video_model import VideoModel
 
     code = code_hash(work, VideoModel, load_model, *(_METHODS[name].run for name in methods if name in _METHODS))
-    code = digest(code, file_hash(ROOT / "vtc_lab" / "_decode.py"))[:12]
+    code = digest(code, file_hash(ROOT / "vtc_lab" / "clips" / "decoder.py"))[:12]
     return ", ".join([*(f"{name} {version}" for name, version in versions().items()), f"vtc_lab {code}"])
 
 

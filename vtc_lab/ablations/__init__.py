@@ -1,1 +1,0 @@
-"""A panel that runs ablations on Video-QA samples."""

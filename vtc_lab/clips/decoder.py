@@ -1,0 +1,267 @@
+"""The child process of `vtc_lab.clips.reading`: decodes one file and writes the chosen frames to its standard output.
+
+Native decoders can crash, or loop for ever while holding the interpreter lock, on a broken file; here they take only
+this process with them. It is run by path and imports neither torch nor the package, so it starts fast. It ends itself
+after some seconds without progress: silence is bounded, an honest long read is not.
+
+It writes JSON lines: {"shape", "times"}, then {"frame": n} followed by the bytes of that frame for each n (again from 0
+when a second reader has to start over), then {"reader"}; or at any point {"error"}.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+import importlib
+import json
+import math
+import os
+import sys
+import time
+from bisect import bisect_right
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import av
+import numpy as np
+
+PATIENCE = 2.5, 1.8  # seconds for a child with decord and for the one without after it: both give up within 5
+PIXELS = 40e6  # what decord may decode between two signs of life, well under a second of work
+BYTES = 5e8  # in a dense read decord decodes ahead without bound, so larger ones go to PyAV
+
+
+class Refused(Exception):
+    """The file or the request is at fault; the sentence goes to the user."""
+
+
+class Watch:
+    """Ends this process, without needing the interpreter lock, when `alive` is not called for too long."""
+
+    patience, armed = PATIENCE[0], -math.inf
+
+    def alive(self) -> None:
+        """Put off the moment at which a decoder that hangs is ended."""
+        if time.monotonic() - self.armed > 0.1:  # arming starts a thread: too slow for each of a million packets
+            faulthandler.dump_traceback_later(self.patience, exit=True)
+            self.armed = time.monotonic()
+
+
+@dataclass
+class Index:
+    """The frames of a video in the order in which they are shown."""
+
+    pts: list[int]  # presentation timestamps in units of the stream, increasing
+    times: np.ndarray  # the same in seconds since the file's own start, as players count
+    keys: list[int]  # pts of the frames at which decoding can start; empty where pts cannot be sought
+    area: int  # pixels of a frame
+    end: float  # when the last frame goes
+    cut: bool  # the data break off before the end that the file states
+    exact: bool  # decord finds the right frames in such a file
+
+
+watch = Watch()
+
+
+def open_video(path: str, threads: bool = False) -> tuple[av.container.InputContainer, av.VideoStream]:
+    """The file and its main video stream, or Refused with what the file is instead."""
+    name = Path(path).name
+    try:
+        container = av.open(path, metadata_errors="replace")  # a title in Latin-1 is no damage
+    except av.FFmpegError as error:
+        raise Refused(
+            f"{name} cannot be opened as a video ({error.strerror}): it is cut short or something else; "
+            "fetch it again, or give an mp4, mov, mkv, webm or avi file"
+        ) from error
+    stream, kind = container.streams.best("video"), container.format.name
+    if kind.endswith("_pipe") or kind in ("image2", "tty"):
+        raise Refused(f"{name} is a picture or a text ({kind}), not a video; give a file with moving pictures")
+    if not stream or not stream.codec_context or stream.disposition & av.stream.Disposition.attached_pic:
+        kinds = " and ".join(sorted({other.type for other in container.streams} - {"video"})) or "nothing"
+        raise Refused(f"{name} holds {kinds} but no video that can be decoded; give a file with moving pictures")
+    stream.thread_type = "AUTO" if threads else "NONE"  # with threads, an error takes sound frames near it along
+    return container, stream
+
+
+def pictures(container: av.container.InputContainer, stream: av.VideoStream) -> Iterator[av.VideoFrame]:
+    """Every frame from here on in the order in which it is shown; what cannot be decoded is skipped."""
+    for packet in container.demux(stream):
+        watch.alive()
+        with contextlib.suppress(av.FFmpegError):
+            yield from packet.decode()
+
+
+def scan(path: str) -> Index:
+    """Index a file from its packets; nothing is decoded, unless the container has no presentation timestamps."""
+    container, stream = open_video(path)
+    packets, latest, torn = [], 0.0, False
+    for packet in container.demux():
+        watch.alive()
+        if packet.size and packet.pts is not None and not packet.is_corrupt:
+            latest = max(latest, float((packet.pts + (packet.duration or 0)) * packet.time_base))
+        if packet.size and packet.stream.index == stream.index:
+            torn = packet.is_corrupt  # only the last one tells: broadcasts begin with damaged packets
+            packets.append((packet.pts, packet.is_keyframe, packet.is_discard))
+    if torn:
+        packets.pop()
+    if not packets:
+        raise Refused(f"{Path(path).name} breaks off before its first frame; fetch it again or give another file")
+    first = next((n for n, (_, key, _) in enumerate(packets) if key), 0)
+    decoded = [pts for pts, _, _ in packets[first:]]
+    keys = sorted(pts for pts, key, _ in packets if key and pts is not None)
+    exact = not torn and first == 0 and not any(discard for _, _, discard in packets)
+    if container.format.name == "avi" or None in decoded:
+        shown, keys = [frame.pts for frame in pictures(*open_video(path))], []
+        shown = [] if None in shown else sorted(shown)[: -1 if torn else None]
+    else:
+        shown = sorted({pts for pts, _, discard in packets[first:] if not discard and pts >= decoded[0]})
+        # Open groups of pictures and streams that do not start at 0 make decord return other frames than asked for.
+        exact &= len(shown) == len(decoded) and shown[0] == 0
+        exact = exact and all(shown[n] == pts for n, (pts, key, _) in enumerate(packets) if key)
+    if not shown:
+        raise Refused(f"{Path(path).name} has no frames with timestamps; convert it to mp4 or mkv")
+    start, stated = (container.start_time or 0) / av.time_base, (container.duration or 0) / av.time_base
+    if container.format.name == "avi" and stream.average_rate:
+        stated = float(stream.frames / stream.average_rate)  # its duration is guessed from the size of what is there
+    times = np.array(shown) * stream.time_base.numerator / stream.time_base.denominator - start
+    gap = np.median(np.diff(times)) if len(times) > 1 else 0
+    # Other containers do not state their duration exactly.
+    cut = container.format.name.startswith(("mov", "matroska", "avi")) and stated - latest + start > max(0.1, 2 * gap)
+    area, end = stream.codec_context.width * stream.codec_context.height, max(times[-1], latest - start, stated)
+    return Index(shown, times, keys, area, end, torn or cut, exact and not cut)
+
+
+def seconds(value: float) -> float:
+    """Rounded down, so that a proposed end lies within the file."""
+    return math.floor(value * 1000 + 1e-6) / 1000
+
+
+def choose(
+    name: str, index: Index, frames: int | None, fps: float | None, start: float | None, end: float | None
+) -> list[int]:
+    """The positions of the frames that were asked for."""
+    last = seconds(index.times[-1])
+    for word, value in (("start", start), ("end", end)):
+        if value is not None and value > index.end + 1e-3:
+            raise Refused(f"{name} runs from 0.0 to {seconds(index.end)} s; {word}={value} lies outside")
+    if index.cut and (end is None or end > index.times[-1] + 1e-3):
+        raise Refused(
+            f"{name} is cut short, its frames end at {last} s; fetch it again, or give end={last} to read what is there"
+        )
+    low, high = start or min(0.0, index.times[0]), index.end if end is None else end
+    inside = np.flatnonzero((index.times >= low - 1e-6) & (index.times <= high + 1e-6))
+    count, span = len(inside), f"between {max(low, 0.0)} and {seconds(high)} s"
+    if not count:
+        raise Refused(f"{name} has no frame {span}, its last is at {last} s; widen start and end")
+    if fps is None:
+        wanted = min(16, count) if frames is None else frames
+        if wanted > count:
+            raise Refused(f"{name} has {count} frames {span}; ask for 1 to {count}, not {wanted}")
+        return inside[np.linspace(0, count - 1, wanted).round().astype(int)].tolist()
+    times = index.times[inside]
+    length = times[-1] - times[0]
+    if length * fps >= count:
+        most = math.floor((count - 1) / length * 100) / 100
+        raise Refused(f"{name} has {count} frames {span}; ask for at most fps={most}, not {fps}")
+    ticks = times[0] + np.arange(math.floor(length * fps + 1e-6) + 1) / fps
+    return inside[np.unique(np.searchsorted((times[1:] + times[:-1]) / 2, ticks))].tolist()
+
+
+def by_decord(decord: object, path: str, index: Index, wanted: list[int]) -> Iterator[np.ndarray]:
+    """Read with get_batch, in steps so short that a hang cannot pass for work."""
+    video = decord.VideoReader(path)
+    known = video.get_frame_timestamp(wanted)[:, 0]
+    if len(video) != len(index.pts) or not np.allclose(known, index.times[wanted] - index.times[0], atol=1e-3):
+        raise ValueError("decord counts other frames")
+    keys, here, step = list(video.get_key_indices()), -1, max(1, int(PIXELS / index.area))
+    quiet = os.fstat(2).st_size  # decord conceals damage and only says so on stderr, which the parent made a file
+    for target in wanted:
+        start = max(here, keys[bisect_right(keys, target) - 1])
+        for stone in (*range(start + step, target, step), target):
+            watch.alive()
+            frame = video.get_batch([stone])
+        if os.fstat(2).st_size > quiet:
+            raise ValueError("decord found damage")
+        yield frame.asnumpy()[0]
+        here = target
+
+
+def by_pyav(path: str, index: Index, wanted: list[int], seek: bool) -> Iterator[np.ndarray]:
+    """Read the frames by their timestamps, from the key frame before each or, without seek, from the first of all."""
+    container, stream = open_video(path, threads=seek)
+
+    def stamped() -> Iterator[tuple[int, av.VideoFrame]]:
+        frames = pictures(container, stream)
+        return ((frame.pts, frame) for frame in frames) if index.keys else zip(index.pts, frames, strict=False)
+
+    stamps, here, frame, size = stamped(), -math.inf, None, {}
+    for target in (index.pts[n] for n in wanted):
+        key = index.keys[bisect_right(index.keys, target) - 1] if seek else here
+        if key > here:
+            container.seek(key, stream=stream)
+            stamps = stamped()
+        while here < target:
+            here, frame = next(stamps, (math.inf, None))
+        if here != target or frame.is_corrupt:
+            raise ValueError("this frame cannot be decoded")
+        size = size or {"width": frame.width, "height": frame.height}
+        yield np.ascontiguousarray(np.rot90(frame.to_ndarray(format="rgb24", **size), round(frame.rotation / 90)))
+
+
+def serve(out: BinaryIO, path: str, decord: bool, **what: float | None) -> None:
+    """Answer one request: by decord where it is exact, else or where it fails by PyAV, seeking and then without."""
+
+    def tell(**message: object) -> None:
+        out.write(json.dumps(message).encode() + b"\n")
+
+    library = None
+    if decord:
+        with contextlib.suppress(Exception):  # there is no wheel for ARM; a broken one may raise anything
+            library = importlib.import_module("decord")
+    began = time.monotonic()
+    watch.patience = PATIENCE[0] if decord else PATIENCE[1]
+    watch.alive()
+    index = scan(path)
+    wanted = choose(Path(path).name, index, **what)
+    watch.patience += 4 * (time.monotonic() - began)  # on a slow disk everything is slow
+    seeks = (True, False) if index.keys else (False,)
+    ways = [(f"PyAV {av.__version__}", by_pyav(path, index, wanted, seek)) for seek in seeks]
+    if library and index.exact and 3 * index.area * len(wanted) <= BYTES:
+        ways.insert(0, (f"decord {library.__version__}", by_decord(library, path, index, wanted)))
+    shape = None
+    for reader, frames in ways:
+        done = 0
+        try:
+            for frame in frames:
+                if shape is None:
+                    shape = frame.shape
+                    tell(shape=[len(wanted), *shape], times=index.times[wanted].tolist())
+                if frame.shape != shape:
+                    raise ValueError("the size changed")
+                tell(frame=done)
+                out.write(frame.data)
+                done += 1
+            return tell(reader=reader)
+        except Exception:  # native readers raise anything; the next one may do better
+            continue
+    at = seconds(index.times[wanted[done]])
+    raise Refused(
+        f"{Path(path).name} is damaged near {at} s; fetch it again, or choose start and end so that they leave it out"
+    )
+
+
+def main() -> None:
+    """Answer the request in the first argument on standard output."""
+    out = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # nothing that a native library prints may get between the frames
+    try:
+        serve(out, **json.loads(sys.argv[1]))
+    except Refused as error:
+        out.write(json.dumps({"error": str(error)}).encode() + b"\n")
+    out.flush()
+    os._exit(0)  # decord's destructor is one of the places where it hangs
+
+
+if __name__ == "__main__":
+    main()

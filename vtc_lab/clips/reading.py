@@ -1,0 +1,243 @@
+"""Reading and sampling clips.
+
+decord reads where it is exact, PyAV everywhere else, both in a child process (`decoder.py`), so that no file can hang
+or crash a notebook.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import stat
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import replace
+from numbers import Integral, Real
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from vtc_lab.tokens import Clip, VTCError
+
+ROOT = Path(__file__).resolve().parents[2]
+"""The repository: relative paths are looked for here when the current folder does not have them."""
+
+
+VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".gif")
+_POINTER = b"version https://git-lfs.github.com/spec/"
+
+
+def find_clips(folder: str | os.PathLike | None = None) -> list[Path]:
+    """The video files in a folder, or those that come with the repository, by name.
+
+    Parameters
+    ----------
+    folder : looked for in the current folder and then in the repository; None for the clips that come along.
+
+    Returns
+    -------
+    list of Path; without a folder it is empty where the package was installed without its repository.
+
+    Raises
+    ------
+    VTCError
+        If there is no such folder, or no video in it.
+
+    Examples
+    --------
+    >>> "bikes.mp4" in [path.name for path in find_clips()]
+    True
+    """
+    if folder is None:
+        return sorted((ROOT / "data" / "clips").glob("*.mp4"))
+    place = next((place for place in (Path(folder).expanduser(), ROOT / folder) if place.is_dir()), None)
+    found = sorted(path for path in place.iterdir() if path.suffix.lower() in VIDEOS) if place else []
+    if not found:
+        words = f"there is no video in {place}" if place else f"there is no folder {folder}"
+        raise VTCError(f"{words}; give one that holds some, as {', '.join(VIDEOS)}")
+    return found
+
+
+def resolve(path: str | os.PathLike) -> Path:
+    """The absolute path of a readable file, looked for in the current folder and then in the repository.
+
+    Raises
+    ------
+    VTCError
+        If there is no such file, or it is a folder or a device, empty, git-LFS's pointer to the real one, or closed to
+        this user.
+
+    Examples
+    --------
+    >>> resolve("data/clips/bikes.mp4").name
+    'bikes.mp4'
+    """
+    try:
+        asked = Path(path).expanduser()
+        found = next((place for place in (Path.cwd() / asked, ROOT / asked) if place.exists()), None)
+        kind = None if found is None else found.stat()
+        # Opening a pipe would wait for ever.
+        pointer = lfs_pointer(found) if kind and stat.S_ISREG(kind.st_mode) else ""
+    except OSError as error:
+        raise VTCError(f"{path} cannot be read ({error.strerror}); give a file that you may read") from error
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise VTCError(f"{path!r} cannot be a path ({error}); give a str or a Path") from error
+    if kind is None:
+        places = " or in ".join(dict.fromkeys([str(Path.cwd()), str(ROOT)]))
+        raise VTCError(f"there is no file {path}; give a whole path, or one that starts in {places}")
+    if not stat.S_ISREG(kind.st_mode):
+        raise VTCError(f"{found} is a {'folder' if stat.S_ISDIR(kind.st_mode) else 'device'}; give a video file")
+    if not kind.st_size:
+        raise VTCError(f"{path} is empty, it has 0 bytes; fetch it again or give another file")
+    if pointer:
+        raise VTCError(pointer)
+    return found
+
+
+def lfs_pointer(path: Path) -> str:
+    """What to say of a file that git has left in place of a large one that git-LFS did not fetch, "" if it is none.
+
+    >>> lfs_pointer(Path("data/clips/bikes.mp4"))
+    ''
+    """
+    with path.open("rb") as file:
+        if file.read(len(_POINTER)) != _POINTER:
+            return ""
+    return f"{path} is a git-LFS pointer and not the file itself; fetch that with `git lfs pull` in its repository"
+
+
+def read_clip(
+    path: str | os.PathLike,
+    frames: int | None = None,
+    fps: float | None = None,
+    start: float | None = None,
+    end: float | None = None,
+) -> Clip:
+    """Read some frames of a video file, evenly spaced.
+
+    Times are presentation timestamps in seconds from the start of the file, as players show them, and right where the
+    frame rate varies. Frames are chosen from those with start <= time <= end.
+
+    Parameters
+    ----------
+    path : the video; a relative path is looked for in the current folder and then in the repository.
+    frames : how many, at least 1. Of n frames in the range those at `linspace(0, n - 1, frames)`, rounded, are
+        taken: first and last are among them, and one frame alone is the first.
+    fps : or how many per second, above 0. At each tick, counted from the first frame of the range, the frame nearest
+        in time is taken, once if it is nearest to several. With neither, 16 frames, or all if there are fewer.
+    start, end : the range in seconds; the whole file if not given.
+
+    Returns
+    -------
+    Clip, turned upright as the file says; its `reader` is "decord ..." or "PyAV ...". PyAV reads what decord cannot or
+    does not find exactly: files cut short, with an edit list or open groups of pictures or not starting at 0, and
+    reads above 500 MB.
+
+    Raises
+    ------
+    VTCError
+        If the file is missing, empty, cut short or no video, or does not have the frames asked for.
+
+    Examples
+    --------
+    >>> clip = read_clip("data/clips/bikes.mp4", frames=4)
+    >>> clip.frames.shape, clip.times.tolist()
+    ((4, 272, 640, 3), [0.0, 3.32, 6.64, 9.96])
+    >>> read_clip("data/clips/bikes.mp4", fps=5, start=4, end=5).times.tolist()
+    [4.0, 4.2, 4.4, 4.6, 4.8, 5.0]
+    """
+    begun = time.perf_counter()
+    _check(frames, fps, start, end)
+    found = resolve(path)
+    what = {"frames": frames and int(frames), "fps": fps and float(fps)}
+    what |= {"start": start and float(start), "end": end if end is None else float(end)}
+    for decord in (True, False):
+        result = _decode({"path": str(found), "decord": decord, **what})
+        if result:
+            return Clip(result[0], result[1], str(path), result[2], time.perf_counter() - begun)
+    raise VTCError(f"{found.name} makes the readers hang or crash, it is damaged; fetch it again or give another file")
+
+
+def one_each(clip: Clip, count: int) -> Clip:
+    """The frames to show beside tokens of which each is of several frames: the first of each group.
+
+    Parameters
+    ----------
+    clip : F frames.
+    count : T, the frames of the tokens' grid: F, or F / 2 rounded up where a token is of two frames (Qwen).
+
+    Returns
+    -------
+    Clip of T frames, the same one if it has as many.
+
+    Raises
+    ------
+    VTCError
+        If no whole number of frames goes into each.
+
+    Examples
+    --------
+    >>> one_each(Clip(np.zeros((5, 8, 8, 3), np.uint8), np.arange(5.0)), 3).times.tolist()
+    [0.0, 2.0, 4.0]
+    """
+    step = math.ceil(len(clip) / count)
+    part = clip if step == 1 else replace(clip, frames=clip.frames[::step], times=clip.times[::step])
+    if len(part) != count:
+        raise VTCError(f"{len(clip)} frames are not {count} groups of one size; give the clip that the tokens are of")
+    return part
+
+
+def _check(frames: object, fps: object, start: object, end: object) -> None:
+    def number(value: object) -> bool:
+        return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+
+    if frames is not None and fps is not None:
+        raise VTCError(f"frames={frames} and fps={fps} were both given; give one of them")
+    if frames is not None and not (isinstance(frames, Integral) and number(frames) and frames >= 1):
+        raise VTCError(f"frames={frames!r} is not a number of frames; give a whole number of at least 1")
+    if fps is not None and not (number(fps) and fps > 0):
+        raise VTCError(f"fps={fps!r} is not a frame rate; give a number above 0")
+    for word, value in (("start", start), ("end", end)):
+        if value is not None and not (number(value) and value >= 0):
+            raise VTCError(f"{word}={value!r} is not a time in the clip; give seconds, 0 or more")
+    if end is not None and end < (start or 0):
+        raise VTCError(f"start={start} is after end={end}; give an end that is not before the start")
+
+
+def _decode(request: dict) -> tuple[np.ndarray, np.ndarray, str] | None:
+    """Frames, times and reader from a child process, or None if it died before it had finished."""
+    # -P keeps our own modules beside the script out of the child's imports; a session of its own keeps Ctrl-C here.
+    command = [sys.executable, "-P", str(Path(__file__).with_name("decoder.py")), json.dumps(request)]
+    with tempfile.TemporaryFile() as errors:
+        quiet = {"stdin": subprocess.DEVNULL, "stderr": errors, "start_new_session": True}
+        child = subprocess.Popen(command, stdout=subprocess.PIPE, **quiet)
+        try:
+            return _receive(child.stdout)
+        finally:
+            child.kill()
+            child.stdout.close()
+            child.wait()
+
+
+def _receive(stream: BinaryIO) -> tuple[np.ndarray, np.ndarray, str] | None:
+    frames = times = None
+    while (line := stream.readline()).endswith(b"\n"):
+        message = json.loads(line)
+        if "error" in message:
+            raise VTCError(message["error"])
+        if "shape" in message:
+            try:
+                frames, times = np.empty(message["shape"], np.uint8), np.array(message["times"])
+            except MemoryError as error:
+                raise VTCError(f"{error}; ask for fewer frames") from error
+        elif "frame" in message:
+            space = memoryview(frames[message["frame"]]).cast("B")
+            while space and (got := stream.readinto(space)):
+                space = space[got:]
+        else:
+            return frames, times, message["reader"]
+    return None

@@ -1,0 +1,321 @@
+"""Reduce the visual tokens of somebody else's model: what a processor made goes in, inputs of the same kind come out.
+
+The reduced features enter by transformers' own door, `mm_encoder_outputs`: nothing is patched, nothing is to be undone.
+"""
+
+from __future__ import annotations
+
+import copy
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+# isort: off
+import vtc_lab.models.torchvision_ops  # noqa: F401  (before transformers)
+from transformers import BatchFeature
+# isort: on
+
+from vtc_lab.models.families import bare, family_of
+from vtc_lab.models.prompt_clips import Encoded, EncodedPrompt, arguments, encode_prompt, on_device, places_of, rows
+from vtc_lab.reducers.ops import weighted_sums
+from vtc_lab.reducers.registry import needs_saliency, reduce
+from vtc_lab.tokens import Reduction, VTCError
+
+
+class CompressedInputs(BatchFeature):
+    """A prompt with its clips encoded and reduced, a mapping as processors give it; unpack it into `generate`.
+
+    `reductions` has one Reduction for each clip, in the order of the prompts. Each time it is unpacked it hands out
+    its own copy of the features' container: beam search writes into it, and would spoil the next run.
+    """
+
+    def __init__(self, data: Mapping[str, object], reductions: Sequence[Reduction] = ()) -> None:
+        super().__init__(dict(data))
+        self.reductions = tuple(reductions)
+
+    def __getitem__(self, name: str) -> object:
+        value = super().__getitem__(name)
+        if name == "mm_encoder_outputs":
+            return {modality: copy.copy(output) for modality, output in value.items()}
+        return value
+
+    def __getstate__(self) -> dict[str, object]:
+        return {"data": self.data, "reductions": self.reductions}
+
+    def __setstate__(self, state: dict[str, object]) -> None:
+        self.data, self.reductions = state["data"], state["reductions"]
+
+    def to(self, *args: object, **kwargs: object) -> CompressedInputs:
+        """Move to a device, floating point numbers also to a dtype, in place as `BatchFeature.to` does."""
+        super().to(*args, **kwargs)
+        for output in self.data.get("mm_encoder_outputs", {}).values():
+            for name, value in output.items():
+                output[name] = _moved(value, *args, **kwargs)
+        return self
+
+
+def _moved(features: Tensor | list, *args: object, **kwargs: object) -> Tensor | list:
+    return (
+        features.to(*args, **kwargs) if isinstance(features, Tensor) else [_moved(x, *args, **kwargs) for x in features]
+    )
+
+
+def compress(
+    model: nn.Module,
+    inputs: Mapping[str, object],
+    method: str,
+    ratio: float | None = None,
+    *,
+    positions: Literal["preserve", "compact"] = "preserve",
+    clips: Sequence[slice] | None = None,
+    **options: object,
+) -> CompressedInputs:
+    """Encode the clips of a prompt, reduce each by itself, and give inputs for the model's own `generate` or `forward`.
+
+    Parameters
+    ----------
+    model : a model of Hugging Face, of one of the families in `vtc_lab.models.families.FAMILIES`, or one of those
+        wrapped by `torch.compile`, PEFT or `load_model`.
+    inputs : what its processor made of a prompt, or of a padded batch of them, with clips, pictures, both or neither.
+    method, ratio, options : as for `vtc.reduce`; the ratio is that of each clip.
+    positions : "preserve" leaves every token at the position it had in the full prompt. "compact" numbers what stays
+        one by one; where positions have time, height and width, all three get that number, as they do in text.
+    clips : only where frames are given as pictures (LLaVA, InternVL, SmolVLM, Idefics3): which pictures of the whole
+        batch, counted as the processor cut them, are the frames of each clip. The others stay as they are. By default
+        they are those before which InternVL's and SmolVLM's processors write "Frame"; with LLaVA and Idefics3, whose
+        processors take no videos, all pictures of a prompt are one clip.
+
+    Returns
+    -------
+    CompressedInputs, on the model's device; without any clip all entries are the ones given. Prompts of which different
+        numbers of tokens stay are padded on the side on which they were, else on the left, as `generate` wants it.
+        Clips are encoded without gradients.
+
+    Raises
+    ------
+    VTCError
+        If the family is not supported (the message says how to add it), the inputs are not what its processor made, or
+        as `vtc.reduce`.
+
+    Notes
+    -----
+    Positions with gaps need the cache of `generate`, which is on by default: `generate` without cache, and without
+    padding, takes each gap for the border between two prompts. `engaged` notices that. A decoding loop of your own
+    must go on counting from the last of `position_ids`; left to itself, a model counts the tokens.
+
+    Examples
+    --------
+    >>> import vtc_lab as vtc
+    >>> bundled, (clip, _) = vtc.load_model(), vtc.make_clip(7)
+    >>> inputs = bundled.processor(text="<video> what moves ?", videos=[clip.frames[:4]], return_tensors="pt")
+    >>> reduced = compress(bundled.network, inputs, "random", ratio=8)
+    >>> inputs["input_ids"].shape[1] - reduced["input_ids"].shape[1], reduced.reductions[0].ledger
+    (224, 'kept 32 of 256 tokens, 8.0x, 4 of 4 frames')
+    >>> with engaged(bundled.network, reduced):
+    ...     answer = bundled.network.generate(**reduced, max_new_tokens=1)
+    """
+    if positions not in ("preserve", "compact"):
+        raise VTCError(f"positions is {positions!r}; choose 'preserve' or 'compact'")
+    model = bare(model)
+    prompt = encode_prompt(model, inputs, saliency=needs_saliency(method, options), clips=clips)
+    if prompt is None:
+        return CompressedInputs({key: on_device(value, model) for key, value in inputs.items()})
+    return put_back(model, prompt, [reduce(tokens, method, ratio, **options) for tokens in prompt.tokens], positions)
+
+
+@torch.no_grad()
+def put_back(
+    model: nn.Module,
+    prompt: EncodedPrompt,
+    reductions: Sequence[Reduction],
+    positions: Literal["preserve", "compact"] = "preserve",
+) -> CompressedInputs:
+    """Put reductions of a prompt's clips in the place of its visual tokens.
+
+    Parameters
+    ----------
+    model : the one that encoded the prompt.
+    prompt : what `encode_prompt` gave.
+    reductions : one for each of its clips.
+    positions : as for `compress`.
+
+    Examples
+    --------
+    >>> import vtc_lab as vtc
+    >>> bundled, (clip, _) = vtc.load_model(), vtc.make_clip(7)
+    >>> inputs = bundled.processor(text="<video> what moves ?", videos=[clip.frames[:4]], return_tensors="pt")
+    >>> prompt = encode_prompt(bundled.network, inputs)
+    >>> reduced = put_back(bundled.network, prompt, [vtc.reduce(prompt.tokens[0], "lftr", ratio=16)])
+    >>> reduced["mm_encoder_outputs"]["video"].pooler_output.shape  # 16 tokens and the newline
+    torch.Size([17, 1, 192])
+    """
+    keep = torch.ones(len(prompt.features), dtype=torch.bool, device=prompt.features.device)
+    anchors = [index.flatten()[each.anchor] for index, each in zip(prompt.where, reductions, strict=True)]
+    keep[torch.cat([index.flatten() for index in prompt.where])] = False
+    keep[torch.cat(anchors)] = True
+    sizes = [int(part.sum()) for part in keep.split(prompt.sizes)]
+
+    def packed(features: Tensor, of: Callable[[Tensor, Reduction], Tensor]) -> list[Tensor]:
+        features = features.clone()
+        for index, reduction, anchor in zip(prompt.where, reductions, anchors, strict=True):
+            features[anchor] = of(features[index], reduction)
+        return list(features[keep].split(sizes))
+
+    modality = family_of(model).modality
+    given, features = prompt.outputs[modality], packed(prompt.features, lambda _, reduction: reduction.tokens)
+    if isinstance(given.pooler_output, Tensor):
+        # One row for each token: so beam search can tell prompts apart, however many tokens each has kept.
+        features = torch.cat(features)[:, None]
+    deeper = given.deepstack_features and [packed(rows(layer), _merged) for layer in given.deepstack_features]
+    data = _shortened(model, prompt, keep, positions)
+    data["mm_encoder_outputs"] = prompt.outputs | {modality: Encoded(pooler_output=features, deepstack_features=deeper)}
+    return CompressedInputs(data, reductions)
+
+
+@contextmanager
+def engaged(model: nn.Module, inputs: CompressedInputs) -> Iterator[None]:
+    """Make sure that what reaches the language model are the reduced tokens, no others, and at their positions.
+
+    Parameters
+    ----------
+    model : the one that `inputs` were made for.
+    inputs : what `compress` gave; call `generate`, with any number of beams, or `forward` with them in this context.
+
+    Raises
+    ------
+    VTCError
+        On leaving the context, if a reduced token was not in its place among what the language model was given, if
+        nothing ran, if the model put positions of its own in the place of those of `inputs`, or if gaps between
+        positions were taken for borders between prompts.
+
+    Examples
+    --------
+    >>> import vtc_lab as vtc
+    >>> bundled, (clip, _) = vtc.load_model(), vtc.make_clip(7)
+    >>> inputs = bundled.processor(text="<video> what moves ?", videos=[clip.frames[:4]], return_tensors="pt")
+    >>> reduced = compress(bundled.network, inputs, "lftr", ratio=4)
+    >>> with engaged(bundled.network, reduced):
+    ...     logits = bundled.network(**inputs).logits
+    Traceback (most recent call last):
+    vtc_lab.tokens.VTCError: 0 of 65 reduced visual tokens reached the language model; the reduction did not engage
+    """
+    model = bare(model)
+    if not isinstance(inputs, CompressedInputs):
+        raise VTCError(f"inputs is a {type(inputs).__name__}; give what compress returned, not a copy as a dict")
+    ids, seen, here = inputs["input_ids"], [], threading.get_ident()
+    width = ids.shape[1]
+
+    def note(_: nn.Module, args: tuple, given: dict) -> None:
+        if threading.get_ident() != here:  # an explorer asks on a thread of its own, maybe the same model
+            return
+        if sum(part["inputs_embeds"].shape[1] for part in seen) < width:  # the prompt, whole or in chunks
+            seen.append(given)
+
+    handle = model.get_decoder().register_forward_pre_hook(note, with_kwargs=True)
+    try:
+        yield
+    finally:
+        handle.remove()
+    if not inputs.reductions:
+        return
+    places, reached = places_of(model, family_of(model).modality, inputs), 0
+    features = rows(inputs["mm_encoder_outputs"][family_of(model).modality].pooler_output)
+    # Assisted decoding runs its first guesses with the prompt.
+    given = torch.cat([part["inputs_embeds"] for part in seen], 1)[:, :width] if seen else features.new_zeros(0, 0, 0)
+    beams = len(given) // len(ids)
+    if beams and given.shape[1] == width:
+        # They stand in the place of the placeholder's own embedding; Molmo2 adds them to it.
+        features = features.to(given)
+        added = features + model.get_input_embeddings()(ids[places]).to(given)
+        arrived = [given[beam::beams][places] for beam in range(beams)]
+        reached = min(int(((each == features).all(-1) | (each == added).all(-1)).sum()) for each in arrived)
+    if reached != len(features) or given.shape[1] != width:
+        unseen = "" if seen else ", or what ran was compiled before and cannot be watched"
+        raise VTCError(
+            f"{reached} of {len(features)} reduced visual tokens reached the language model; the reduction did not "
+            f"engage{unseen}"
+        )
+    wanted = inputs["position_ids"].repeat_interleave(beams, -2)
+    alive = inputs["attention_mask"].repeat_interleave(beams, 0).bool().expand_as(wanted)
+    taken = [part.get("position_ids") for part in seen]
+    lost = any(part is None or part.shape[0] not in (1, wanted.shape[0]) for part in taken)
+    if lost or not torch.equal(torch.cat(taken, -1)[..., :width].expand_as(wanted)[alive], wanted[alive]):
+        raise VTCError(
+            f"{type(model).__name__} put positions of its own in the place of those given; compress with "
+            "positions='compact'"
+        )
+    masks = [part.get("attention_mask") for part in seen if part.get("past_key_values") is None]
+    uncached = any(mask is None or _hides(mask, inputs["attention_mask"].repeat_interleave(beams, 0)) for mask in masks)
+    if uncached and bool((wanted.view(-1, *wanted.shape[-2:])[0].diff() != 1).any()):
+        raise VTCError(
+            "gaps between positions were taken for borders between prompts; leave use_cache on, or compress with "
+            "positions='compact'"
+        )
+
+
+def _hides(mask: object, alive: Tensor) -> bool:
+    """Whether a mask of all tokens against all, if it is one, keeps some of a prompt from its last token."""
+    if not isinstance(mask, Tensor) or mask.ndim != 4 or mask.shape[-2:] != alive.shape[-1:] * 2:
+        return False
+    seen = mask[:, 0, -1] if mask.dtype == torch.bool else mask[:, 0, -1] >= 0
+    return bool((alive.bool() & alive[:, -1:].bool() & ~seen).any())
+
+
+def _merged(values: Tensor, reduction: Reduction) -> Tensor:
+    """Other features of the same tokens, reduced in the same way."""
+    return weighted_sums(values, reduction.assign, reduction.weight, len(reduction))
+
+
+def _shortened(model: nn.Module, prompt: EncodedPrompt, keep: Tensor, positions: str) -> dict[str, object]:
+    """The language model's inputs without the tokens that do not stay, padded again on the side they were."""
+    core, ids = model.base_model, prompt.inputs["input_ids"]
+    inputs = {"attention_mask": torch.ones_like(ids)} | prompt.inputs
+    mask, stays = inputs["attention_mask"], torch.ones_like(ids, dtype=torch.bool)
+    stays[prompt.places] = keep
+    alive = stays & mask.bool()
+    on_the_right = bool(mask[:, 0].all() and not mask[:, -1].all())
+    order, width = alive.long().argsort(dim=1, descending=on_the_right, stable=True), int(alive.sum(1).max())
+    order = order[:, :width] if on_the_right else order[:, -width:]
+    alive = alive.gather(1, order)
+    encoding = {family_of(model).pixels, family_of(model).stills, *family_of(model).unused}
+    for name in ("get_image_features", "get_video_features", "get_rope_index"):
+        encoding |= set(arguments(core, name))
+    fill = {"input_ids": padding_token(model, ids, mask), "labels": -100}
+    data = {}
+    for key, value in inputs.items():
+        if isinstance(value, Tensor) and value.shape == ids.shape:
+            data[key] = value.gather(1, order).masked_fill(~alive, fill.get(key, 0))
+        elif key not in encoding:
+            data[key] = value
+    number = (alive.cumsum(1) - 1).masked_fill(~alive, 0)
+    if hasattr(core, "get_rope_index"):
+        # Time, height and width; before them the plain number, from which transformers makes masks.
+        axes = number.expand(3, -1, -1)
+        if positions == "preserve":
+            axes = _axes(model, inputs).gather(2, order.expand(3, -1, -1)).masked_fill(~alive, 0)
+        number = torch.cat([number[None], axes])
+    elif positions == "preserve":
+        number = (mask.cumsum(1) - 1).gather(1, order).masked_fill(~alive, 0)
+    return data | {"position_ids": number}
+
+
+def _axes(model: nn.Module, inputs: dict) -> Tensor:
+    """(3, B, N) positions in time, height and width of the full prompt."""
+    core, ids = model.base_model, inputs["input_ids"]
+    kinds = (ids == model.config.image_token_id).long() + 2 * (ids == model.config.video_token_id)
+    inputs = {"mm_token_type_ids": kinds} | inputs
+    return core.get_rope_index(**{key: inputs[key] for key in arguments(core, "get_rope_index") if key in inputs})[0]
+
+
+def padding_token(model: nn.Module, ids: Tensor, mask: Tensor) -> int:
+    """The token that pads these prompts, or would; one that stands for a picture or a clip would want features."""
+    if not bool(mask.all()):
+        return int(ids[mask == 0][0])
+    config = model.config
+    known = (getattr(each, "pad_token_id", None) for each in (config.get_text_config(), config))
+    taken = [None, getattr(config, "image_token_id", None), getattr(config, "video_token_id", None)]
+    return next((token for token in known if token not in taken), 0)

@@ -1,0 +1,172 @@
+"""The floor every comparison shows: methods that look at nothing but positions."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from vtc_lab.reducers.ops import merge, prune, shares
+from vtc_lab.reducers.registry import method
+from vtc_lab.tokens import Reduction, VideoTokens
+
+
+@method
+def uniform(tokens: VideoTokens, budget: int) -> Reduction:
+    """Keep evenly spaced frames (linspace, first and last included); the last fraction of a frame is shared out.
+
+    With a budget that is not a whole number of frames, ceil(K / N) frames are kept and each gives up an
+    equal share of evenly spaced patches, so that the budget is exact.
+
+    Parameters
+    ----------
+    tokens : (T, h, w, D) source.
+    budget : K, 1 to M.
+
+    Returns
+    -------
+    Reduction that prunes.
+
+    Examples
+    --------
+    >>> uniform(VideoTokens(torch.randn(9, 2, 2, 4)), 12).kept.flatten(1).sum(1).tolist()
+    [4, 0, 0, 0, 4, 0, 0, 0, 4]
+    """
+    frames, patches = tokens.grid[0], tokens.total // tokens.grid[0]
+    count = math.ceil(budget / patches)
+    chosen = _spaced(frames, count)
+    kept = [t * patches + _spaced(patches, int(share)) for t, share in zip(chosen, shares(budget, count), strict=True)]
+    return prune(tokens, torch.cat(kept))
+
+
+@method
+def random(tokens: VideoTokens, budget: int, *, seed: int = 0) -> Reduction:
+    """Keep K tokens of the clip at random, the same for the same seed on every device.
+
+    Parameters
+    ----------
+    tokens : (T, h, w, D) source.
+    budget : K, 1 to M.
+    seed : any integer.
+
+    Returns
+    -------
+    Reduction that prunes.
+
+    Examples
+    --------
+    >>> len(random(VideoTokens(torch.randn(4, 2, 2, 8)), 5, seed=1))
+    5
+    """
+    return prune(tokens, torch.randperm(tokens.total, generator=_generator(seed))[:budget])
+
+
+@method
+def random_per_frame(tokens: VideoTokens, budget: int, *, seed: int = 0) -> Reduction:
+    """Keep the same number of random patches of every frame; which frames give one more is spread evenly.
+
+    Parameters
+    ----------
+    tokens : (T, h, w, D) source.
+    budget : K, 1 to M.
+    seed : any integer.
+
+    Returns
+    -------
+    Reduction that prunes.
+
+    Examples
+    --------
+    >>> random_per_frame(VideoTokens(torch.randn(4, 2, 2, 8)), 8).kept.flatten(1).sum(1).tolist()
+    [2, 2, 2, 2]
+    """
+    frames, patches = tokens.grid[0], tokens.total // tokens.grid[0]
+    generator = _generator(seed)
+    kept = [
+        t * patches + torch.randperm(patches, generator=generator)[: int(share)]
+        for t, share in enumerate(shares(budget, frames))
+    ]
+    return prune(tokens, torch.cat(kept))
+
+
+@method(kind="merges")
+def pool(tokens: VideoTokens, budget: int, *, over: Literal["space", "time"] = "space") -> Reduction:
+    """Average neighbouring tokens: adaptive average pooling over space or over time, without overlapping bins.
+
+    Over space, every frame is cut into its share of cells in near-square bands; over time, every position is
+    cut into its share of runs. Below one token per frame (or per position) the other axis is pooled as well,
+    so that no budget is out of reach. Bins do not overlap, so that every source token has one home; where the
+    grid divides, the result is torch's adaptive_avg_pool.
+
+    Parameters
+    ----------
+    tokens : (T, h, w, D) source.
+    budget : K, 1 to M.
+    over : "space" or "time".
+
+    Returns
+    -------
+    Reduction that merges; the anchor of a cell is its member nearest to its middle, the first on ties.
+
+    Examples
+    --------
+    >>> pool(VideoTokens(torch.randn(2, 4, 4, 8)), 8).anchor.tolist()
+    [0, 2, 8, 10, 16, 18, 24, 26]
+    """
+    frames, height, width = tokens.grid
+    if over == "space":
+        runs, layout = _runs(frames, min(budget, frames)), _cells(height, width)
+    else:
+        runs, layout = _cells(height, width)(min(budget, height * width)), lambda count: _runs(frames, count)
+    outer = runs.amax() + 1
+    inner = [layout(int(share)) for share in shares(budget, int(outer))]
+    offset = torch.tensor([0, *shares(budget, int(outer)).cumsum(0)[:-1].tolist()])
+    label = torch.stack(inner)[runs] + offset[runs][:, None]  # (frames, patches) or (patches, frames)
+    group = (label if over == "space" else label.T).flatten()
+    anchor = _middles(group, tokens.grid, budget)
+    device = tokens.values.device
+    return merge(tokens, group.to(device), torch.ones(tokens.total, device=device), anchor.to(device))
+
+
+def _generator(seed: int) -> torch.Generator:
+    # On the CPU whatever the tokens' device: same picture everywhere. torch takes seeds below 2^63.
+    return torch.Generator().manual_seed(int(seed) % (1 << 63))
+
+
+def _spaced(total: int, count: int) -> Tensor:
+    """`count` of `total` indices, evenly spaced, first and last included (integer linspace)."""
+    return torch.arange(count) * (total - 1) // max(1, count - 1)
+
+
+def _runs(total: int, count: int) -> Tensor:
+    """(total,) the run, 0 to count-1, of each index."""
+    return torch.arange(total) * count // total
+
+
+def _cells(height: int, width: int):
+    """A function: number of cells -> (h*w,) the cell of each patch, bands of rows cut into columns."""
+
+    def layout(count: int) -> Tensor:
+        squarest = round(math.sqrt(count * height / width))
+        bands = min(height, count, max(math.ceil(count / width), squarest, 1))
+        columns = shares(count, bands)
+        first = torch.cat([torch.zeros(1, dtype=torch.long), columns.cumsum(0)[:-1]])
+        band = _runs(height, bands)
+        return torch.cat([first[b] + _runs(width, int(columns[b])) for b in band])
+
+    return layout
+
+
+def _middles(group: Tensor, grid: tuple[int, int, int], count: int) -> Tensor:
+    """(count,) the member of each group nearest to the group's centre, the first on ties."""
+    axes = torch.meshgrid(*(torch.arange(n, dtype=torch.float64) for n in grid), indexing="ij")
+    place = torch.stack([a.flatten() for a in axes], 1)
+    size = torch.bincount(group, minlength=count)[:, None]
+    centre = torch.zeros(count, 3, dtype=torch.float64).index_add_(0, group, place) / size
+    distance = (place - centre[group]).square().sum(1)
+    order = torch.argsort(distance, stable=True)
+    order = order[torch.argsort(group[order], stable=True)]
+    starts = torch.cat([torch.zeros(1, dtype=torch.long), size.flatten().cumsum(0)[:-1]])
+    return order[starts]

@@ -1,0 +1,90 @@
+"""FastVID: scenes, the patches that the encoder attends to, and density peaks that stand for the rest of a scene."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import torch
+from torch import Tensor
+
+from vtc_lab.reducers.clusters import density_peaks, most_alike, scenes
+from vtc_lab.reducers.ops import apportion, gather, ranks, shares
+from vtc_lab.reducers.registry import method
+from vtc_lab.tokens import Reduction, VideoTokens
+
+_SCENES, _EVERY, _NEIGHBOURS, _LEAST_WEIGHT = 8, 4, 4, 0.6
+
+
+@method(paper="arXiv 2503.11187", year=2025, needs="attention", kind="merges")
+def fastvid(
+    tokens: VideoTokens, budget: int, *, tau: Annotated[float, -1, 1] = 0.9, context: Annotated[float, 0, 1] = 0.4
+) -> Reduction:
+    """Keep salient patches of every frame and, for each scene, a few density peaks into which the rest merges.
+
+    The clip is cut where the cosine of adjacent frame means is among the 7 lowest or below `tau`. Every frame has an
+    equal share of the budget; `context` of it goes to the scene, the rest to the frame's patches of highest saliency.
+    The scene's anchors are density peaks (k = 4) among the other patches of every 4th of its frames, equally many in
+    each. All that is left of the scene goes to the anchor of highest cosine: w * anchor + (1 - w) * mean of what came,
+    w = max(1 / (count + 1), 0.6). What those frames cannot hold of the context goes back to saliency in the others,
+    which happens above about K = M / 2.5; the original does not reach such budgets. Cost: T * N * (anchors of a
+    scene) * D.
+
+    Parameters
+    ----------
+    tokens : (T, h, w, D) source with saliency.
+    budget : K, 1 to M.
+    tau : cosine of adjacent frame means below which a scene ends, -1 to 1.
+    context : share of the budget that goes to merged tokens, 0 to 1.
+
+    Returns
+    -------
+    Reduction that merges; a scene without anchors drops its rest.
+
+    Raises
+    ------
+    VTCError
+        From `reduce`, if the tokens carry no saliency.
+
+    Examples
+    --------
+    >>> tokens = VideoTokens(torch.randn(4, 4, 4, 8), torch.rand(4, 4, 4))
+    >>> len(fastvid(tokens, 20))
+    20
+    """
+    frames = tokens.values.flatten(1, 2)
+    patches = frames.shape[1]
+    scene = scenes(tokens.values, tau, _SCENES)
+    share = shares(budget, len(frames)).to(frames.device)
+    merged = (context * share).round().long()
+    salient, centres = share - merged, torch.zeros_like(share)
+    for number in range(int(scene[-1]) + 1):
+        inside = (scene == number).nonzero().flatten()
+        spread = torch.arange(len(inside), device=inside.device) % _EVERY == 0
+        hosts, others = inside[spread], inside[~spread]
+        room = patches - salient[hosts]
+        held = min(int(merged[inside].sum()), int(room.sum()))
+        centres[hosts] = apportion(torch.ones(len(hosts), device=room.device), held, room)
+        if over := int(merged[inside].sum()) - held:
+            salient[others] += apportion(torch.ones(len(others), device=room.device), over, patches - salient[others])
+    alone = ranks(tokens.saliency.flatten(1)) < salient[:, None]
+    return _merge_scenes(tokens, scene, alone, centres)
+
+
+def _merge_scenes(tokens: VideoTokens, scene: Tensor, alone: Tensor, centres: Tensor) -> Reduction:
+    """Merge what is not kept alone into `centres` (T,) density peaks of its scene."""
+    rows, patches = tokens.values.flatten(0, 2), alone.shape[1]
+    home = torch.where(alone.flatten(), torch.arange(len(rows), device=rows.device), -1)
+    for number in range(int(scene[-1]) + 1):
+        rest = ((scene == number)[:, None] & ~alone).flatten().nonzero().flatten()
+        anchors = []
+        for t in ((scene == number) & (centres > 0)).nonzero().flatten().tolist():
+            loose = rest[rest // patches == t]
+            anchors.append(loose[density_peaks(rows[loose].float(), int(centres[t]), _NEIGHBOURS)])
+        if anchors:
+            anchors = torch.cat(anchors)
+            home[rest] = anchors[most_alike(rows[rest].float(), rows[anchors].float())[1]]
+            home[anchors] = anchors
+    guests = torch.bincount(home[home >= 0], minlength=len(rows))[home.clamp(min=0)] - 1
+    own = torch.maximum(1 / (guests + 1), torch.tensor(_LEAST_WEIGHT, device=rows.device))
+    anchor = home == torch.arange(len(rows), device=rows.device)
+    return gather(tokens, home, torch.where(anchor, own, (1 - own) / guests.clamp(min=1)))

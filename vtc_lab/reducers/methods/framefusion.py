@@ -1,0 +1,62 @@
+"""FrameFusion, merge stage: join the same place of consecutive frames where it changed least."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import torch
+
+from vtc_lab.reducers.ops import gather, top
+from vtc_lab.reducers.registry import method
+from vtc_lab.reducers.significance import difference
+from vtc_lab.tokens import Reduction, VideoTokens
+
+
+@method(
+    paper="arXiv 2501.01986",
+    year=2024,
+    kind="merges",
+    floor=("one token of every position", lambda frames, patches, options: patches),
+    instead="threshold",
+)
+def framefusion(
+    tokens: VideoTokens, budget: int | None = None, *, threshold: Annotated[float | None, -1, 1] = None
+) -> Reduction:
+    """Merge each position's runs of similar consecutive frames into plain means.
+
+    Every token is joined to the one at the same position one frame before by an edge of weight cos; the strongest
+    M - K edges are contracted, ties to the earlier frame and the lower patch. Not here: the original merges inside the
+    language model's first layers, on hidden states, and prunes by attention further in; this is its merge stage on the
+    tokens that enter. The cost is two passes over the tokens.
+
+    Parameters
+    ----------
+    tokens : (T, h, w, D) source.
+    budget : K, from one token of every position, h * w, to M.
+    threshold : instead of a budget, contract the edges above this cosine, -1 to 1 (the paper's mode; it uses 0.6).
+
+    Returns
+    -------
+    Reduction that merges; the anchor is the first token of a run.
+
+    Raises
+    ------
+    VTCError
+        From `reduce`, if a ratio and threshold are both given, or neither is.
+
+    Examples
+    --------
+    >>> still = VideoTokens(torch.ones(4, 2, 2, 8))
+    >>> framefusion(still, 4).anchor.tolist(), len(framefusion(still, threshold=0.6))
+    ([0, 1, 2, 3], 4)
+    """
+    alike = 1 - difference(tokens.values)[1:]
+    if budget is None:
+        joined = alike > threshold
+    else:
+        joined = torch.zeros_like(alike, dtype=torch.bool)
+        joined.view(-1)[top(alike.flatten(), tokens.total - budget)] = True
+    # A token's home is the latest token of its position that was not joined to the one before.
+    place = torch.arange(tokens.total, device=joined.device).view(len(tokens), -1)
+    start = torch.cat([place[:1], torch.where(joined, 0, place[1:])])
+    return gather(tokens, start.cummax(0).values.flatten())

@@ -1,0 +1,115 @@
+"""HoliTom, outer stage: windows in which much stands still, merged in time, then thinned out in space."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import torch
+from torch import Tensor
+
+from vtc_lab.reducers.clusters import closest, density_peaks
+from vtc_lab.reducers.ops import apportion, blocks, gather, ranks
+from vtc_lab.reducers.registry import method
+from vtc_lab.reducers.significance import difference
+from vtc_lab.tokens import Reduction, VideoTokens
+
+_NEIGHBOURS = 7
+
+
+@method(paper="arXiv 2505.21334", year=2025, needs="attention", kind="merges")
+def holitom(tokens: VideoTokens, budget: int, *, tau: Annotated[float | None, -1, 1] = None) -> Reduction:
+    """Cut the clip into the windows that save most by merging static positions, then thin out both kinds of token.
+
+    A position is static in a window if the cosine of all its consecutive frames there is above `tau`. A dynamic
+    programme picks the windows that maximise the sum of static positions * (length - 1), the shortest last window on
+    ties. A static position becomes its mean over the window. The budget is shared in proportion to what there is:
+    static positions of each window are clustered by density peaks (k = 7) into means, of the dynamic patches of each
+    frame those of highest saliency stay. Where merging leaves fewer tokens than the budget, static positions are taken
+    apart again, those of lowest mean cosine first; the original does not reach such budgets. Not here: the inner stage,
+    which merges inside the language model. Cost: T * N * D + T^2, and N^2 * D a window.
+
+    Parameters
+    ----------
+    tokens : (T, h, w, D) source with saliency.
+    budget : K, 1 to M.
+    tau : -1 to 1; by default 0.8, and 0.65 from 10x on, as in the paper.
+
+    Returns
+    -------
+    Reduction that merges; the anchor of a static cluster lies in the first frame of its window.
+
+    Raises
+    ------
+    VTCError
+        From `reduce`, if the tokens carry no saliency.
+
+    Examples
+    --------
+    >>> still = VideoTokens(torch.randn(1, 3, 3, 8).expand(4, 3, 3, 8), torch.rand(4, 3, 3))
+    >>> holitom(still, 9).kept.flatten(1).sum(1).tolist()
+    [9, 0, 0, 0]
+    """
+    if tau is None:
+        tau = 0.65 if tokens.total >= 10 * budget else 0.8
+    alike = 1 - difference(tokens.values)
+    alike[0] = -torch.inf
+    window, static = _windows(alike, tau)
+    length = torch.bincount(window)
+    first = length.cumsum(0) - length
+    static = _take_apart(static, alike, window, length, budget)
+    still = static[window]  # (T, N)
+    size = torch.cat([static.sum(1), (~still).sum(1)])
+    count = apportion(size, budget, size)
+    patches = still.shape[1]
+    place = torch.arange(tokens.total, device=still.device).view_as(still)
+    kept = ranks(tokens.saliency.flatten(1).masked_fill(still, -torch.inf)) < count[len(static) :, None]
+    home = torch.where(kept, place, -1)
+    frames = tokens.values.flatten(1, 2)
+    for number in count[: len(static)].nonzero().flatten().tolist():
+        start, stop = int(first[number]), int(first[number] + length[number])
+        where = static[number].nonzero().flatten()
+        rows = sum(frames[start:stop][part][:, where].float().sum(0) for part in blocks(frames[start:stop]))
+        rows = rows / (stop - start)
+        home[start:stop, where] = (start * patches + where)[
+            closest(rows, density_peaks(rows, int(count[number]), _NEIGHBOURS))
+        ]
+    return gather(tokens, home.flatten())
+
+
+def _windows(alike: Tensor, tau: float) -> tuple[Tensor, Tensor]:
+    """(T,) the window of each frame, and (windows, N) which positions are static in it."""
+    frames = len(alike)
+    time = torch.arange(frames, device=alike.device)
+    # How many links above tau end at each token; a position is static in i..j if at least j - i do at j.
+    run = time[:, None] - torch.where(alike > tau, 0, time[:, None]).cummax(0).values
+    count = torch.zeros(frames, frames + 1, device=alike.device, dtype=torch.long)
+    count.scatter_add_(1, run, torch.ones_like(run))
+    count = count.flip(1).cumsum(1).flip(1).tolist()  # at [j][l] positions whose run is at least l
+    best, start = [0], [0]
+    for j in range(frames):
+        gains = [best[i] + count[j][j - i] * (j - i) for i in range(j, -1, -1)]  # the latest start first
+        best.append(max(gains))
+        start.append(j - gains.index(best[-1]))
+    label, end = torch.zeros(frames, dtype=torch.long), frames
+    while end > 0:
+        end = start[end]
+        label[end:] += 1
+    label = (label - 1).to(alike.device)
+    length = torch.bincount(label)
+    last = length.cumsum(0) - 1
+    return label, (run[last] >= (length - 1)[:, None]) & (length > 1)[:, None]
+
+
+def _take_apart(static: Tensor, alike: Tensor, window: Tensor, length: Tensor, budget: int) -> Tensor:
+    """Static positions without the fewest of lowest mean cosine that must go for `budget` tokens to be there."""
+    missing = budget - int((static + (~static) * length[:, None]).sum())
+    if missing <= 0:
+        return static
+    inside = torch.where(window.diff(prepend=window[:1] - 1)[:, None] == 0, alike, 0)  # links within a window
+    total = torch.zeros(static.shape, device=alike.device).index_add_(0, window, inside)
+    mean = (total / (length - 1).clamp(min=1)[:, None]).masked_fill(~static, torch.inf).flatten()
+    order = mean.argsort(stable=True)
+    gained = (length - 1)[:, None].expand_as(static).flatten()[order].cumsum(0)
+    static = static.clone()
+    static.view(-1)[order[: int((gained < missing).sum()) + 1]] = False
+    return static

@@ -1,0 +1,218 @@
+"""LFTR, learning-free token reduction: merge in time, then remove in space.
+
+Source: arXiv 2501.17391 (v1; v2 renames the method LFTR, v3 is about images and names an anonymous project page).
+Neither its full equations nor its authors' code were at hand.
+
+On record: the reduction sits between the projector and the language model and trains nothing; adjacent frames
+are merged, a frame's significance being its difference from its neighbour; the less significant patches are
+removed, significance coming from the similarity between patches; both stages are bounded jointly.
+
+Our reading, each a named option or stated below: how the clip is cut into segments (`segments`), what stands for
+a segment (`temporal`), whether frames or single positions are cut (`granularity`), which similarity counts
+(`significance`), how the budget is shared (`allocation`), what becomes of removed patches (`dropped`), the
+order of the stages (`order`), and the joint bound as the split that covers the source best.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Literal
+
+import torch
+
+from vtc_lab.reducers import segments as cuts
+from vtc_lab.reducers.ops import coverage, few_threads
+from vtc_lab.reducers.registry import check_ratio, method
+from vtc_lab.reducers.significance import difference
+from vtc_lab.reducers.stages import Problem, Way, both_stages
+from vtc_lab.tokens import Reduction, VideoTokens, VTCError
+
+_SAMPLE = 64  # positions of a frame on which they are compared
+_CANDIDATES = 10  # numbers of segments tried at most
+_TRIED_ALL = 64  # up to this many frames min_fidelity tries every number of segments
+
+
+@method(paper="arXiv 2501.17391", year=2025, kind="merges")
+def lftr(
+    tokens: VideoTokens,
+    budget: int | None = None,
+    *,
+    temporal_ratio: float | None = None,
+    spatial_ratio: float | None = None,
+    min_fidelity: float | None = None,
+    segments: Literal["greedy", "optimal"] = "greedy",
+    temporal: Literal["merge", "select"] = "merge",
+    granularity: Literal["frame", "patch"] = "frame",
+    significance: Literal["distinct", "neighbours", "attention"] = "distinct",
+    allocation: Literal["per-frame", "global"] = "per-frame",
+    dropped: Literal["prune", "merge"] = "prune",
+    order: Literal["temporal-first", "spatial-first"] = "temporal-first",
+) -> Reduction:
+    """Merge redundant frames, then remove insignificant patches, to an exact budget.
+
+    The difference of a patch from its neighbour is d[t,n] = 1 - cos(X[t,n], X[t-1,n]), that of a frame the mean d[t];
+    the first frame has d = inf. The clip is cut into T' contiguous segments; a segment becomes one frame; of the
+    T' * N patches, K stay. Ties go to the earlier frame and the lower patch; two zero vectors have cosine 1.
+
+    Parameters
+    ----------
+    tokens : (T, h, w, D) source; N = h * w, M = T * N.
+    budget : K, 1 to M. Alone, T' is chosen automatically: of up to 10 values of T' the one whose result covers
+        the source best (mean `coverage`, on a seeded sketch of 64 channels and at most 64 positions of a frame).
+        This is our reading of "bounded jointly".
+    temporal_ratio, spatial_ratio : compression of each stage, 1 to T and 1 to N. One alone is that stage alone:
+        T' = round(T / temporal_ratio) whole frames, or all frames with N / spatial_ratio patches each on average.
+        Both: K = round(M / (temporal_ratio * spatial_ratio)), at most T' * N. One together with a budget fixes the
+        split: T' = round(T / temporal_ratio) or round(K * spatial_ratio / N), moved to where T' <= K <= T' * N.
+    min_fidelity : 0 to 1; instead of a budget, find the smallest one whose coverage reaches this, over all T' (10
+        of them above 64 frames), by bisection, which takes coverage to grow with the budget while T' is the same.
+    segments : "greedy" cuts at the T'-1 largest d; "optimal" minimises the squared deviation from segment means.
+    temporal : "merge" is the mean of the segment weighted by d (the first frame counts as the largest finite d of
+        the clip; equal weights where all are 0); "select" keeps its most significant frame, that of largest d.
+        Either is anchored at the most significant frame.
+    granularity : "frame", or "patch": every grid position is cut, weighted and anchored in time on its own, by d[t,n].
+    significance : of a patch: "distinct" is 1 - cos to the frame mean; "neighbours" is 1 - mean cosine to the
+        4-neighbours (as many as there are); "attention" is the encoder's saliency, merged in time as the tokens are.
+    allocation : "per-frame", equal shares (larger by one for the segments whose anchors have the largest mean d); or
+        "global", the K most significant of all.
+    dropped : "prune" removes patches, as on record; "merge" takes the plain mean of each kept patch and of those
+        removed ones of its frame to which it is nearest by cosine (a frame that keeps none is removed).
+    order : "temporal-first"; or "spatial-first": significance is that of source patches, which are admitted in its
+        order ("per-frame": the best of every frame, then the second best, and so on) for as long as they occupy no
+        more than K cells of the (T', N) grid; then the admitted ones of each cell are merged as `temporal` says, of
+        "select" only patches of the selected frames being admitted. `dropped` "merge" lets each other patch into
+        the cell of the nearest admitted one of its source frame, weighted by d.
+
+    Returns
+    -------
+    Reduction. Its notes state the split that was chosen and the coverage that was reached.
+
+    Raises
+    ------
+    VTCError
+        If the budget is given twice or not at all, a ratio is out of range, or attention is asked for and absent.
+
+    Examples
+    --------
+    >>> tokens = VideoTokens(torch.randn(16, 8, 8, 32))
+    >>> lftr(tokens, 128).ledger.split(",")[0]
+    'kept 128 of 1024 tokens'
+    >>> lftr(tokens, temporal_ratio=4, spatial_ratio=2).ledger
+    'kept 128 of 1024 tokens, 8.0x, 4 of 16 frames'
+    """
+    way = Way(temporal, granularity, significance, allocation, dropped, order)
+    evidence = difference(tokens.values)
+    if granularity == "frame":
+        evidence = evidence.mean(1, keepdim=True)
+    evidence[0] = torch.inf
+    labels = cuts.greedy(evidence) if segments == "greedy" else cuts.optimal(tokens.values, granularity == "patch")
+    problem = Problem(tokens, evidence, labels, way)
+    if min_fidelity is not None:
+        if budget is not None or spatial_ratio is not None:
+            raise VTCError("min_fidelity finds the budget by itself; give it without ratio and spatial_ratio")
+        return _reach(problem, min_fidelity, temporal_ratio)
+    return _solve(problem, *_budget(tokens.grid, budget, temporal_ratio, spatial_ratio))
+
+
+def _budget(
+    grid: tuple[int, int, int], budget: int | None, temporal_ratio: float | None, spatial_ratio: float | None
+) -> tuple[int, int | None]:
+    """K and the number of segments, None where it is to be chosen."""
+    frames, patches = grid[0], grid[1] * grid[2]
+    along = None if temporal_ratio is None else check_ratio("temporal_ratio", temporal_ratio, frames)
+    across = None if spatial_ratio is None else check_ratio("spatial_ratio", spatial_ratio, patches)
+    if budget is None:
+        if along is None and across is None:
+            raise VTCError("lftr was given no budget; set ratio, temporal_ratio, spatial_ratio or min_fidelity")
+        count = max(1, round(frames / (along or 1)))
+        whole = count * patches
+        wanted = max(1, round(frames * patches / ((along or 1) * (across or 1))))
+        return (whole if (across or 1) == 1 else min(wanted, whole)), count
+    if along is not None and across is not None:
+        raise VTCError("ratio, temporal_ratio and spatial_ratio were all given; any two of them fix the third")
+    if along is None and across is None:
+        return budget, None
+    total = frames * patches / budget
+    if (along or across) > total * (1 + 0.5 / budget) + 0.5:
+        raise VTCError(
+            f"{'temporal' if along else 'spatial'}_ratio is {along or across:g}, more than the whole reduction "
+            f"of {total:g}; choose 1 to {total:g}"
+        )
+    return budget, max(1, round(frames / (along or total / across)))
+
+
+def _solve(problem: Problem, budget: int, count: int | None) -> Reduction:
+    """Reduce to the budget; without a number of segments, choose the one that covers the source best."""
+    frames, height, width = problem.tokens.grid
+    lowest, highest = -(-budget // (height * width)), min(frames, budget)
+    if count is not None:
+        return both_stages(problem, problem.tokens, budget, min(max(count, lowest), highest))
+    with few_threads(problem.sketch.values.numel()):
+        tried = {n: _covered(problem, budget, n) for n in _ladder(lowest, highest)}
+    count = max(tried, key=tried.get)
+    result = both_stages(problem, problem.tokens, budget, count)
+    return replace(result, notes=(_split_note(budget, count, frames),))
+
+
+def _covered(problem: Problem, budget: int, count: int) -> float:
+    sketch = problem.sketch
+    return float(coverage(sketch.values, both_stages(problem, sketch, budget, count), _SAMPLE).mean())
+
+
+def _ladder(lowest: int, highest: int) -> list[int]:
+    """All whole numbers of the range, or up to 10 of them in equal steps of their logarithm."""
+    if highest - lowest < _CANDIDATES:
+        return list(range(lowest, highest + 1))
+    steps = torch.logspace(math.log10(lowest), math.log10(highest), _CANDIDATES, dtype=torch.double)
+    return sorted({lowest, highest, *steps.round().long().clamp(lowest, highest).tolist()})
+
+
+def _reach(problem: Problem, fidelity: float, temporal_ratio: float | None) -> Reduction:
+    """The smallest budget whose coverage reaches the fidelity: bisection for each number of segments.
+
+    Coverage grows with the budget while T' stays the same. It falls where the budget asks for one frame more, which
+    all frames pay for with patches; so budgets of different T' are not bisected together.
+    """
+    if isinstance(fidelity, bool) or not 0 <= fidelity <= 1:
+        raise VTCError(f"min_fidelity is {fidelity!r}; coverage lies between 0 and 1")
+    tokens, enough = problem.tokens, fidelity - 1e-6  # a cosine of equal vectors can fall short of 1 by rounding
+    frames, patches = tokens.grid[0], tokens.total // tokens.grid[0]
+    if temporal_ratio is not None:
+        counts = [_budget(tokens.grid, None, temporal_ratio, None)[1]]
+    else:
+        counts = range(1, frames + 1) if frames <= _TRIED_ALL else _ladder(1, frames)
+
+    def attempt(budget: int, count: int) -> tuple[float, Reduction]:
+        result = _solve(problem, budget, count)
+        return float(coverage(tokens.values, result).mean()), result
+
+    best, limit = None, tokens.total
+    for count in counts:
+        high = min(limit, count * patches)
+        found = attempt(high, count)
+        if found[0] < enough:
+            continue
+        low = 0
+        while high - low > 1:
+            middle = (low + high) // 2
+            trial = attempt(middle, count)
+            if trial[0] >= enough:
+                high, found = middle, trial
+            else:
+                low = middle
+        best, limit = (*found, count), high - 1
+        if not limit:
+            break
+    if best is None:
+        raise VTCError(
+            f"min_fidelity {fidelity:g} is out of reach with temporal_ratio {temporal_ratio:g}, where whole frames "
+            f"cover {found[0]:.4f}; ask for less or leave temporal_ratio out"
+        )
+    covered, result, count = best
+    note = f"coverage {covered:.4f} reaches min_fidelity {fidelity:g} with {len(result)} of {tokens.total} tokens"
+    return replace(result, notes=(note,) if temporal_ratio else (_split_note(len(result), count, frames), note))
+
+
+def _split_note(budget: int, count: int, frames: int) -> str:
+    return f"automatic split: {count} of {frames} frames, {budget / count:.1f} patches each"

@@ -1,0 +1,93 @@
+"""STTM, spatio-temporal token merging: a quadtree in every frame, whose nodes join through time."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import torch
+from torch import Tensor
+
+from vtc_lab.reducers.ops import cosine, gather, merge
+from vtc_lab.reducers.quadtree import count_joins, join_cheapest, overlaps, similarities
+from vtc_lab.reducers.registry import method
+from vtc_lab.tokens import Reduction, VideoTokens
+
+
+@method(paper="arXiv 2507.07990", year=2025, kind="merges", instead="tau_s")
+def sttm(
+    tokens: VideoTokens,
+    budget: int | None = None,
+    *,
+    tau_s: Annotated[float | None, -1, 1] = None,
+    tau_t: Annotated[float, -1, 1] = 0.65,
+) -> Reduction:
+    """Merge squares of like patches in each frame, then like squares that overlap in consecutive frames.
+
+    Every frame is a quadtree over its grid (sides 1, 2, 4, ... cut off at the border); from the root down, a node is
+    not split if the means of all its children have a cosine of at least `tau_s` to its own (a node that the border
+    leaves one child is as alike as that child). Nodes of consecutive frames that overlap and whose means reach `tau_t`
+    are joined, and what is joined, directly or not, becomes one mean at the place of its earliest node. For a budget,
+    bisection finds a `tau_s` at which at least K are left and just below which fewer are (the number need not grow with
+    `tau_s`); then the most similar neighbours in time or space are joined as well until K are left. Where even single
+    patches join to fewer than K, as on a still clip, the weakest of those joins are left out. The original runs inside
+    the language model, after its second layer. Cost: one pass over the tokens for each pair of quadtree levels.
+
+    Parameters
+    ----------
+    tokens : (T, h, w, D) source.
+    budget : K, 1 to M.
+    tau_s : instead of a budget, the spatial threshold, -1 to 1 (the paper's mode; it uses 0.80 to 0.95).
+    tau_t : the temporal threshold, -1 to 1 (the paper uses 0.5 to 0.65).
+
+    Returns
+    -------
+    Reduction that merges; the anchor of a node is its first patch.
+
+    Raises
+    ------
+    VTCError
+        From `reduce`, if a ratio and tau_s are both given, or neither is.
+
+    Examples
+    --------
+    >>> halves = torch.eye(2)[[0, 0, 1, 1]].expand(2, 4, 4, 2)
+    >>> sttm(VideoTokens(halves), tau_s=0.9).anchor.tolist()
+    [0, 2, 8, 10]
+    """
+    within, across = similarities(tokens.values)
+    if budget is not None:
+        tried = [*within.unique().tolist(), torch.inf]
+        low, high = 0, len(tried) - 1
+        while low < high:
+            middle = (low + high) // 2
+            node, start, stop, alike = overlaps(tokens.grid, within, across, tried[middle])
+            strong = alike >= tau_t
+            count = len(node.unique()) - count_joins(tokens.total, start[strong], stop[strong])
+            low, high = (low, middle) if count >= budget else (middle + 1, high)
+        tau_s = tried[low]
+    node, start, stop, alike = overlaps(tokens.grid, within, across, tau_s)
+    cost = 1 - alike + (alike < tau_t) * 4.0  # joins in time that reach the threshold come first
+    joins = count_joins(tokens.total, start[alike >= tau_t], stop[alike >= tau_t])
+    if budget is not None:
+        more = _neighbours(tokens, node)
+        start, stop = torch.cat([start, more[0]]), torch.cat([stop, more[1]])
+        cost, joins = torch.cat([cost, 5 - more[2]]), len(node.unique()) - budget
+    root = join_cheapest(tokens.total, start, stop, cost, joins)
+    return gather(tokens, root[node.flatten()])
+
+
+def _neighbours(tokens: VideoTokens, node: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Pairs of nodes that touch in a frame, and the cosine of their means."""
+    anchor, group = node.unique(return_inverse=True)
+    mean = merge(tokens, group.flatten(), torch.ones(tokens.total, device=node.device), anchor).tokens
+    on_grid = group.view(tokens.grid)
+    pairs = [
+        torch.stack([on_grid.narrow(axis, 0, size - 1).flatten(), on_grid.narrow(axis, 1, size - 1).flatten()])
+        for axis, size in ((1, tokens.grid[1]), (2, tokens.grid[2]))
+    ]
+    left, right = (
+        torch.cat(pairs, 1)[:, (torch.cat(pairs, 1)[0] != torch.cat(pairs, 1)[1])].sort(0).values.unique(dim=1)
+    )
+    parts = zip(left.split(4096), right.split(4096), strict=True)
+    alike = [cosine(mean[a].float(), mean[b].float()) for a, b in parts]
+    return anchor[left], anchor[right], torch.cat([mean.new_zeros(0, dtype=torch.float32), *alike])

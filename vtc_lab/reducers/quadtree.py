@@ -1,0 +1,93 @@
+"""Quadtrees over the frames of a clip, and the joining of their nodes."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from scipy import sparse
+from torch import Tensor
+
+from vtc_lab.reducers.ops import cosine
+
+_FRAMES = 8  # looked at together
+
+
+def similarities(values: Tensor) -> tuple[Tensor, Tensor]:
+    """Cosines, spread over the patches that they are about.
+
+    (L, T, N): the least of the children of the patch's node at level 1..L to that node; (L+1, L+1, T-1, N): of its node
+    at one level to its node at another in the next frame.
+    """
+    frames, height, width = values.shape[:3]
+    levels = max(height - 1, width - 1).bit_length()
+    y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    within = torch.ones(levels, frames, height, width, device=values.device)
+    across = torch.ones(levels + 1, levels + 1, max(0, frames - 1), height, width, device=values.device)
+    for first in range(0, frames, _FRAMES):
+        part = slice(max(0, first - 1), min(first + _FRAMES, frames))
+        total, size = values[part].float(), torch.ones(height, width, 1, device=values.device)
+        means, least = [total], torch.ones_like(total[..., 0])
+        for _ in range(levels):
+            total, size = _quarter(total), _quarter(size)
+            means.append(total / size)
+        for level in range(1, levels + 1):
+            child = cosine(means[level - 1], _grown(means[level], 1, means[level - 1].shape))
+            lone = _quarter(torch.ones_like(child[:1, ..., None]))[..., 0] == 1  # at the border: it is its only child
+            least = torch.where(lone, least[:, ::2, ::2], -torch.nn.functional.max_pool2d(-child, 2, ceil_mode=True))
+            within[level - 1, part] = least[:, y >> level, x >> level]
+        for a in range(levels + 1):
+            for b in range(levels + 1):
+                fine = min(a, b)
+                before, now = means[a][:-1], means[b][1:]
+                shape = (before if fine == a else now).shape
+                alike = cosine(_grown(before, a - fine, shape), _grown(now, b - fine, shape))
+                across[a, b, part.start : part.stop - 1] = alike[:, y >> fine, x >> fine]
+    return within.flatten(2), across.flatten(3)
+
+
+def _quarter(grid: Tensor) -> Tensor:
+    """Sums over 2x2 cells of (..., h, w, D), those at the border cut off."""
+    height, width = grid.shape[-3:-1]
+    grid = torch.nn.functional.pad(grid, (0, 0, 0, width % 2, 0, height % 2))
+    return grid.unflatten(-2, (-1, 2)).unflatten(-4, (-1, 2)).sum((-4, -2))
+
+
+def _grown(grid: Tensor, levels: int, shape: torch.Size) -> Tensor:
+    """Each cell repeated over those that it covers `levels` further down, (B, h, w, D) of that shape."""
+    for axis in (1, 2):
+        grid = grid.repeat_interleave(1 << levels, axis).narrow(axis, 0, shape[axis]) if levels else grid
+    return grid
+
+
+def overlaps(grid: tuple[int, int, int], within: Tensor, across: Tensor, tau: float) -> tuple[Tensor, ...]:
+    """(T, N) the first patch of each patch's node; the nodes that overlap in time, in two lists; their cosine."""
+    frames, height, width = grid
+    index = torch.arange(1, len(within) + 1, device=within.device)[:, None, None]
+    level = torch.cat([torch.zeros_like(within[:1]), (within >= tau) * index]).amax(0).long() if len(within) else None
+    place = torch.arange(height * width, device=across.device).expand(frames, -1)
+    level = torch.zeros_like(place) if level is None else level
+    corner = (place // width >> level << level) * width + (place % width >> level << level)
+    node = corner + torch.arange(frames, device=place.device)[:, None] * height * width
+    pair = (node[:-1] * node.numel() + node[1:]).flatten()
+    t, n = torch.arange(frames - 1, device=place.device)[:, None], place[1:]
+    alike = across[level[:-1], level[1:], t, n].flatten()
+    pair, which = np.unique(pair.cpu().numpy(), return_index=True)
+    pair = torch.from_numpy(pair).to(node.device)
+    return node, pair // node.numel(), pair % node.numel(), alike[torch.from_numpy(which).to(node.device)]
+
+
+def count_joins(total: int, start: Tensor, stop: Tensor) -> int:
+    """How many nodes fewer there are when these pairs are joined."""
+    graph = sparse.coo_array((np.ones(len(start)), (start.cpu(), stop.cpu())), shape=(total, total))
+    return total - sparse.csgraph.connected_components(graph, directed=False)[0]
+
+
+def join_cheapest(total: int, start: Tensor, stop: Tensor, cost: Tensor, joins: int) -> Tensor:
+    """(total,) the earliest member of what each node ends up in, after the cheapest `joins` that join anything new."""
+    graph = sparse.coo_array(((cost + 1).double().cpu(), (start.cpu(), stop.cpu())), shape=(total, total))
+    tree = sparse.csgraph.minimum_spanning_tree(graph.tocsr()).tocoo()
+    cheap = np.argsort(tree.data, kind="stable")[:joins]
+    chosen = sparse.coo_array((tree.data[cheap], (tree.row[cheap], tree.col[cheap])), shape=(total, total))
+    label = torch.from_numpy(sparse.csgraph.connected_components(chosen, directed=False)[1]).long()
+    first = torch.full((total,), total).scatter_reduce(0, label, torch.arange(total), "amin")
+    return first[label].to(start.device)

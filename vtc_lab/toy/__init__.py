@@ -1,0 +1,1 @@
+"""The generated world: its scenes, its questions and where their evidence is."""

@@ -1,0 +1,117 @@
+"""The questions that a scene answers, each with one right answer."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+
+from vtc_lab.tokens import Clip, VTCError
+from vtc_lab.toy.world import COLOURS, DOT, FATES, FLASH, HEADINGS, RELATIONS, SHAPES, Scene, draw_scene
+
+NUMBERS = ("one", "two", "three")
+ANSWERS = {
+    "colour": tuple(COLOURS),
+    "shape": SHAPES,
+    "count": NUMBERS,
+    "direction": tuple(HEADINGS),
+    "order": ("before", "after"),
+    "event": tuple(COLOURS),
+    "detail": tuple(COLOURS),
+    "spatial": tuple(RELATIONS),
+    "state": FATES,
+}
+NEED_TIME = ("direction", "order", "event", "spatial", "state")
+SPLITS = {"test": range(0, 10_000), "validation": range(10_000, 20_000), "train": range(20_000, 2**40)}
+FRAMES_PER_SECOND = 4
+_OPPOSITE = {"left": "right", "right": "left", "above": "below", "below": "above"}
+
+
+def make_clip(seed: int, frames: int | None = None) -> tuple[Clip, list[dict[str, str]]]:
+    """Make a clip of the generated world and one question of every kind that it can answer.
+
+    Parameters
+    ----------
+    seed : at least 0; 0 to 9,999 are test clips, 10,000 to 19,999 validation, the rest training.
+    frames : 8 to 16, or None to let the seed choose (half of the clips have 8).
+
+    Returns
+    -------
+    The clip, 64x64 pixels at 4 frames a second, and its samples: dicts with `clip` (a name made of
+    the seed), `question`, `answer`, `kind` and `candidates`, the answers that this kind can have.
+
+    Raises
+    ------
+    VTCError
+        If the seed is negative or the number of frames is out of range.
+
+    Examples
+    --------
+    >>> clip, samples = make_clip(7)
+    >>> clip.frames.shape[1:], sorted(samples[0])
+    ((64, 64, 3), ['answer', 'candidates', 'clip', 'kind', 'question'])
+    """
+    if type(seed) is not int or seed < 0:
+        raise VTCError(f"the seed of a clip is {seed!r}; it must be a whole number, at least 0")
+    if frames is not None and not 8 <= frames <= 16:
+        raise VTCError(f"a clip of {frames} frames was asked for; the generated world has 8 to 16")
+    scene, rng = scene_of(seed, frames)
+    asked = questions(scene, rng)
+    samples = []
+    for kind, same in itertools.groupby(asked, key=lambda entry: entry[0]):
+        choice = list(same)
+        _, question, answer = choice[rng.integers(len(choice))]
+        sample = {"clip": f"seed-{seed:05d}", "question": question, "answer": answer, "kind": kind}
+        samples.append(sample | {"candidates": ANSWERS[kind]})
+    clip = Clip(scene.frames, np.arange(len(scene.frames)) / FRAMES_PER_SECOND, sample["clip"], "generated")
+    return clip, samples
+
+
+def scene_of(seed: int, frames: int | None = None) -> tuple[Scene, np.random.Generator]:
+    """The scene of a seed, and the generator to go on with; training also asks for fewer than 8 frames."""
+    rng = np.random.default_rng(seed)
+    drawn = 8 if rng.random() < 0.5 else int(rng.integers(9, 17))
+    return draw_scene(rng, frames or drawn), rng
+
+
+def questions(scene: Scene, rng: np.random.Generator) -> list[tuple[str, str, str]]:
+    """Every (kind, question, answer) that can be told from what is visible, grouped by kind."""
+    count, number = len(scene.frames), len(scene.shape)
+    clear = scene.visible >= 0.6
+    colour, shape = [list(COLOURS)[i] for i in scene.colour], [SHAPES[i] for i in scene.shape]
+
+    def name(i: int) -> str:
+        return f"the {shape[i]}" if rng.random() < 0.5 else f"the {colour[i]} object"
+
+    asked = [("colour", f"what colour is the {shape[i]} ?", colour[i]) for i in range(number)]
+    asked += [("shape", f"what shape is the {colour[i]} object ?", shape[i]) for i in range(number)]
+    asked.append(("count", "how many objects appear ?", NUMBERS[number - 1]))
+    for i in range(number):
+        if scene.heading[i] and can_tell_heading(scene, i):
+            asked.append(("direction", f"which way does {name(i)} move ?", scene.heading[i]))
+    gap = 2 if count >= 8 else 1
+    for i, j in itertools.permutations(range(number), 2):
+        known = all(clear[k, scene.start[k]] and clear[k, scene.middle] for k in (i, j)) or count < 4
+        if abs(scene.start[i] - scene.start[j]) >= gap and known:
+            answer = "before" if scene.start[i] < scene.start[j] else "after"
+            asked.append(("order", f"does {name(i)} appear before or after {name(j)} ?", answer))
+    if (scene.owner == FLASH).any():
+        asked.append(("event", "what colour is the flash ?", list(COLOURS)[scene.flash]))
+    if (scene.owner == DOT).any():
+        asked.append(("detail", "what colour is the dot ?", list(COLOURS)[scene.dot]))
+    if scene.relation and clear[:2, -1].all():
+        asked.append(("spatial", f"where is {name(0)} from {name(1)} at the end ?", scene.relation))
+        asked.append(("spatial", f"where is {name(1)} from {name(0)} at the end ?", _OPPOSITE[scene.relation]))
+    for i in range(number):
+        if count > 1 and clear[i, scene.middle] and (clear[i, -1] or scene.fate[i] == "leaves"):
+            asked.append(("state", f"what happens to {name(i)} ?", scene.fate[i]))
+    return asked
+
+
+def can_tell_heading(scene: Scene, i: int) -> bool:
+    """Whether object i is seen long enough to tell where it goes: 8 pixels of movement, or half of the frames."""
+    times = np.flatnonzero(scene.visible[i] >= 0.6)
+    if len(times) < 2:
+        return False
+    path = scene.position[i, times[-1]] - scene.position[i, times[0]]
+    return len(times) >= len(scene.frames) / 2 if scene.heading[i] == "nowhere" else abs(path).max() >= 8

@@ -1,0 +1,1 @@
+"""The workbench: the explorer, the ablation panel and what they share."""
