@@ -68,7 +68,10 @@ def pictures(answers: pd.DataFrame, fidelity: pd.DataFrame) -> dict[str, tuple]:
             vtc.plot_curves(curves, **wide),
             "Accuracy on the test set against the tokens that enter the language model; 95 % intervals over clips.",
         ),
-        "lftr_and_the_floor": (vtc.plot_curves(one), "The same for LFTR, its variant in space alone, and the floor."),
+        "lftr_and_the_baselines": (
+            vtc.plot_curves(one),
+            "The same for LFTR, its variant in space alone, and the baselines.",
+        ),
         "loss_by_kind_at_4x": (vtc.plot_kinds(one, 4, **wide), "What each kind of question loses at 4x."),
         "flips": (vtc.plot_flips(one, **wide), "Answers that a reduction turns, to the worse and to the better."),
         "time_or_space": (vtc.plot_heatmap(heat), "LFTR under every split of a budget between time and space."),
@@ -124,7 +127,7 @@ def accuracy_table(cells: pd.DataFrame) -> list[str]:
 
 def _percent(row) -> str:
     if not row.n:
-        return "below its floor"
+        return "below its minimum budget"
     text = f"{100 * row.mean:.1f} ({100 * row.low:.1f} to {100 * row.high:.1f})"
     return f"{text}, {row.n} of {row.n + row.missing}" if row.missing else text
 

@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 
 import vtc_lab as vtc
-from vtc_lab.tokens import FloorError
+from vtc_lab.tokens import MinimumBudgetError
 
 CHANNELS, SIDE = 3584, 14
 
@@ -40,10 +40,10 @@ def make_tokens(frames: int, device: str) -> vtc.VideoTokens:
 
 
 def reaches(method: str, ratio: float) -> bool:
-    """Whether the ratio is above the method's floor."""
+    """Whether the ratio is above the method's minimum."""
     try:
         vtc.reduce(vtc.VideoTokens(torch.ones(32, SIDE, SIDE, 2), torch.ones(32, SIDE, SIDE)), method, ratio=ratio)
-    except FloorError:
+    except MinimumBudgetError:
         return False
     return True
 
@@ -122,7 +122,7 @@ def main() -> None:
         grows = math.log(last / first) / spread
         print(
             f"{method:18s}"
-            + "".join("         floor" if math.isnan(c) else f"{c:14.1f}" for c in cells)
+            + "".join("         minimum" if math.isnan(c) else f"{c:14.1f}" for c in cells)
             + f"{memories[method]:10.2f}{grows:8.2f}",
             flush=True,
         )

@@ -30,7 +30,7 @@ def alone(model, samples: list[dict], setting) -> int:
     try:
         reduced = vtc.reduce(tokens, setting.method, ratio=setting.ratio, **setting.options)
     except vtc.VTCError:
-        return 0  # below the method's floor
+        return 0  # below the method's minimum
     answers = [model.ask(s["question"], clip, reduced, candidates=s["candidates"]) for s in samples]
     return sum(answer.entered == len(reduced) for answer in answers)
 

@@ -18,7 +18,7 @@ def made_up_sweep(
     seed: int = 0,
     gaps: dict[tuple[str, float], str] | None = None,
 ) -> pd.DataFrame:
-    """One row a sample, label and ratio; `gaps` maps (label, ratio) to "floor" or "error" of all its rows.
+    """One row a sample, label and ratio; `gaps` maps (label, ratio) to "minimum" or "error" of all its rows.
 
     Later labels lose more. A sample that was answered correctly with everything is lost with a chance that grows with
     log(ratio), clip by clip; one that was not is found with a small chance.

@@ -94,7 +94,7 @@ def test_a_run_gives_what_sweep_gives(open_panel, model):
     assert list(dict.fromkeys(expected.label)) == ["lftr", "lftr (temporal=select)", "uniform", "random"]
     best = expected[expected.ratio == 4].groupby("label").right.mean().max()
     assert f"{100 * best:.1f}" in panel._result.value
-    assert f"{len(expected)} results: {len(expected)} ok, 0 below a floor, 0 failed" in panel._counts.value
+    assert f"{len(expected)} results: {len(expected)} ok, 0 below a baseline, 0 failed" in panel._counts.value
 
 
 def test_curves_fill_in_while_it_runs_and_stop_keeps_what_is_done(open_panel):
@@ -271,7 +271,7 @@ def test_a_broken_clip_among_good_ones_is_counted(open_panel, tmp_path):
     table = panel.table
     broken = table["clip"].str.endswith("00001.mp4")
     assert set(table.status[broken]) == {"error"} and set(table.status[~broken]) == {"ok"}
-    assert f"{(~broken).sum()} ok, 0 below a floor, {broken.sum()} failed" in panel._counts.value
+    assert f"{(~broken).sum()} ok, 0 below a minimum budget, {broken.sum()} failed" in panel._counts.value
     assert "00001.mp4" in panel._counts.value and panel._image.layout.display == "" and errors(panel) == ""
 
 
@@ -319,7 +319,7 @@ def test_only_samples_that_every_setting_has_answered_are_compared():
 def test_the_best_is_named_with_its_interval_and_floors_as_such():
     cells = pd.DataFrame({"label": ["a", "uniform", "b"], "method": ["a", "uniform", "b"], "ratio": 4.0, "kept": 64.0})
     cells = cells.assign(total=256.0, mean=[0.2, 0.2, 0.3], low=[0.1, 0.1, 0.2], high=[0.3, 0.3, 0.4])
-    assert in_words(cells, "kl").endswith("at 4× (64 of 256 tokens) a and uniform, a floor, 0.200 [0.100, 0.300]")
+    assert in_words(cells, "kl").endswith("at 4× (64 of 256 tokens) a and uniform, a baseline, 0.200 [0.100, 0.300]")
     assert in_words(cells, "right") == "best accuracy (%): at 4× (64 of 256 tokens) b 30.0 [20.0, 40.0]"
     assert in_words(cells.assign(low=np.nan), "right").endswith("b 30.0")
     assert in_words(cells.assign(ratio=1), "right") == "no ratio above 1 has a result yet"

@@ -1,4 +1,4 @@
-"""What every registered method promises, in one file and without exceptions: only a method's stated floor counts.
+"""What every registered method promises, in one file and without exceptions: only a method's stated minimum counts.
 
 A method in a file of its own under `vtc_lab/reducers/methods` is tested here by that alone; `mine` below stands for one
 that a user registers in a notebook. Values of options are drawn from their type hints, and numbers from the range that
@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 
 import vtc_lab as vtc
 from vtc_lab.reducers.registry import get_method
-from vtc_lab.tokens import FloorError
+from vtc_lab.tokens import MinimumBudgetError
 
 METHODS = [*sorted(vtc.methods().index), "mine"]
 ROUNDING = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 2e-2, torch.float64: 1e-6}
@@ -43,7 +43,7 @@ def register_mine() -> None:
     def fewest(frames: int, patches: int, options: dict) -> int:
         return 2 if options["order"] == "last" and frames * patches > 1 else 1
 
-    @vtc.method(needs="attention", kind="merges", floor=("two tokens with order='last'", fewest))
+    @vtc.method(needs="attention", kind="merges", minimum=("two tokens with order='last'", fewest))
     def mine(
         tokens: vtc.VideoTokens,
         budget: int | None = None,
@@ -126,7 +126,7 @@ def settings_of(name: str, options: dict) -> dict:
 
 
 def least(name: str, tokens: vtc.VideoTokens, options: dict) -> int:
-    """The method's floor, as a number of tokens."""
+    """The method's minimum, as a number of tokens."""
     return get_method(name).least(len(tokens), tokens.total // len(tokens), settings_of(name, options))
 
 
@@ -246,9 +246,9 @@ def test_a_budget_below_the_floor_is_refused_with_the_floor(name) -> None:
     for options in each_choice(name):
         low = least(name, tokens, options)
         for budget in {1, low - 1} - {low, 0}:
-            with pytest.raises(FloorError) as caught:
+            with pytest.raises(MinimumBudgetError) as caught:
                 reduce_to(budget, tokens, name, options)
-            assert_sentence(caught, repr(name), get_method(name).floor, f"{low} of {tokens.total} tokens")
+            assert_sentence(caught, repr(name), get_method(name).minimum, f"{low} of {tokens.total} tokens")
 
 
 @every_method

@@ -21,7 +21,7 @@ from vtc_lab.figures.export import save_figure
 from vtc_lab.figures.heatmap import plot_heatmap
 from vtc_lab.figures.marks import looks
 from vtc_lab.figures.panels import plot_flips, plot_kinds
-from vtc_lab.figures.style import _ROSTER, FLOORS, figure_size, method_style
+from vtc_lab.figures.style import _ROSTER, BASELINES, figure_size, method_style
 from vtc_lab.sweeps.stats import bootstrap_interval
 from vtc_lab.sweeps.tidy import tidy
 from vtc_lab.tokens import VTCError
@@ -58,7 +58,7 @@ def drawn(figure):
 
 def all_figures(folder) -> None:
     """Every kind of figure, with gaps, into a folder."""
-    gap = {("dycoke", 16): "floor", ("lftr (temporal=select)", 8): "error"}
+    gap = {("dycoke", 16): "minimum", ("lftr (temporal=select)", 8): "error"}
     table = made_up_sweep(["lftr", "lftr (temporal=select)", "dycoke", "uniform", "random"], gaps=gap)
     split = [f"lftr (temporal_ratio={t}, spatial_ratio={s})" for t in (1, 2) for s in (1, 2)]
     grid = pd.concat([made_up_sweep([label], [2], seed=seed) for seed, label in enumerate(split[1:])])
@@ -90,12 +90,12 @@ def test_the_line_of_each_label_is_its_mean_against_the_tokens_kept():
 def test_floors_are_grey_and_demanded():
     table = made_up_sweep(["lftr", "uniform", "random", "pool"])
     (axes,) = plot_curves(table).axes
-    for floor in ("uniform", "random", "pool"):
-        r, g, b = bytes.fromhex(line_of(axes, method_style(floor)).get_color()[1:])
+    for baseline in ("uniform", "random", "pool"):
+        r, g, b = bytes.fromhex(line_of(axes, method_style(baseline)).get_color()[1:])
         assert r == g == b
     bare = table[table.method == "lftr"]
     for call in (plot_curves, plot_pareto, plot_flips, lambda t: plot_kinds(t, 4)):
-        with pytest.raises(VTCError, match="holds no floor.*'uniform'"):
+        with pytest.raises(VTCError, match="holds no baseline.*'uniform'"):
             call(bare)
 
 
@@ -129,7 +129,7 @@ def test_crowded_ratios_leave_out_labels_and_not_ticks():
 def test_a_floor_an_error_and_a_setting_not_run_are_marked_and_counted():
     table = made_up_sweep(
         ["lftr", "tome", "dycoke", "uniform"],
-        gaps={("dycoke", 8): "floor", ("dycoke", 16): "floor", ("tome", 4): "error"},
+        gaps={("dycoke", 8): "minimum", ("dycoke", 16): "minimum", ("tome", 4): "error"},
     )
     table.loc[table.index[(table.label == "uniform") & (table.ratio == 2)][:5], "right"] = None
     table = table[(table.label != "lftr") | (table.ratio != 8)]
@@ -140,17 +140,17 @@ def test_a_floor_an_error_and_a_setting_not_run_are_marked_and_counted():
         ("absent", 112, colour["lftr"]),
         ("empty", 448, colour["uniform"]),
         ("error", 224, colour["tome"]),
-        ("floor", 56, colour["dycoke"]),
-        ("floor", 112, colour["dycoke"]),
+        ("minimum", 56, colour["dycoke"]),
+        ("minimum", 112, colour["dycoke"]),
     ]
-    assert {"below its floor: 96 rows", "failed: 48 rows", "no value: 5 rows", "not run: 1 cells"} <= set(
+    assert {"below its minimum budget: 96 rows", "failed: 48 rows", "no value: 5 rows", "not run: 1 cells"} <= set(
         legend(figure)
     )
     for label, hole in (("tome", 224), ("lftr", 112)):  # a gap in the line, not a bridge over it
         line = line_of(axes, method_style(label))
         assert np.isnan(line.get_ydata()[line.get_xdata().tolist().index(hole)])
     config = figure.vtc["config"]["without_result"]
-    assert {"label": "dycoke", "ratio": 8, "status": "floor", "error": "dycoke cannot", "rows": 48} in config
+    assert {"label": "dycoke", "ratio": 8, "status": "minimum", "error": "dycoke cannot", "rows": 48} in config
     data = figure.vtc["data"]
     assert data[data.label == "uniform"].missing.sum() == 5 and data.absent.sum() == 1
 
@@ -158,7 +158,7 @@ def test_a_floor_an_error_and_a_setting_not_run_are_marked_and_counted():
 def test_a_mean_over_fewer_samples_stands_apart_from_the_line():
     table = made_up_sweep(["lftr", "uniform"])
     fewer = (table.label == "lftr") & (table.ratio == 8) & table["clip"].isin(["clips/000.mp4", "clips/001.mp4"])
-    table.loc[fewer, ["right", "kept", "status"]] = [None, np.nan, "floor"]
+    table.loc[fewer, ["right", "kept", "status"]] = [None, np.nan, "minimum"]
     figure = plot_curves(table)
     line, point = (
         line
@@ -182,7 +182,7 @@ def test_samples_that_failed_under_every_setting_are_counted_and_spoil_no_compar
 
 
 def test_gap_marks_lie_below_the_data():
-    gap = {(name, 16): "floor" for name in FOURTEEN}
+    gap = {(name, 16): "minimum" for name in FOURTEEN}
     figure = plot_curves(made_up_sweep([*FOURTEEN, "uniform"], clips=6, gaps=gap))
     drawn(figure)
     (axes,) = figure.axes
@@ -202,7 +202,7 @@ def test_gap_marks_lie_below_the_data():
 
 @pytest.mark.parametrize("span", ["column", "text"])
 def test_fourteen_methods_fit_and_the_legend_covers_nothing(span):
-    table = made_up_sweep([*FOURTEEN, *FLOORS], clips=3)
+    table = made_up_sweep([*FOURTEEN, *BASELINES], clips=3)
     for plot in (plot_curves, plot_pareto, plot_flips, lambda t, span: plot_kinds(t, 16, span=span)):
         figure = plot(table, span=span)
         renderer = drawn(figure)
@@ -356,7 +356,7 @@ def test_another_process_draws_the_same_bytes_without_pyplot(saved, tmp_path):
 
 
 def test_saving_again_after_showing_gives_the_same_bytes(tmp_path):
-    figure = plot_curves(made_up_sweep(gaps={("lftr", 16): "floor"}))
+    figure = plot_curves(made_up_sweep(gaps={("lftr", 16): "minimum"}))
     first = {path: path.read_bytes() for path in save_figure(figure, "f", tmp_path).values()}
     figure.savefig(io.BytesIO(), dpi=72)
     assert figure._repr_png_().startswith(b"\x89PNG")

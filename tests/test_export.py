@@ -383,15 +383,15 @@ def test_figure_sizes():
 
 
 def test_each_method_has_one_look_of_its_own():
-    floors = {name: method_style(name) for name in ("uniform", "random", "random-per-frame", "pool")}
+    baselines = {name: method_style(name) for name in ("uniform", "random", "random-per-frame", "pool")}
     published = {name: method_style(name) for name in _ROSTER}
-    assert {look["color"] for look in floors.values()} == {"#555555", "#999999"}
-    assert len({look["marker"] for look in floors.values()} - {look["marker"] for look in published.values()}) == 4
+    assert {look["color"] for look in baselines.values()} == {"#555555", "#999999"}
+    assert len({look["marker"] for look in baselines.values()} - {look["marker"] for look in published.values()}) == 4
     assert len({(look["color"], look["marker"]) for look in published.values()}) == len(_ROSTER) >= 18
     others = {name: method_style(name) for name in ("mine", "first-tokens", "my-method", "ablation")}
-    looks = [str(look) for look in [*floors.values(), *published.values(), *others.values()]]
+    looks = [str(look) for look in [*baselines.values(), *published.values(), *others.values()]]
     assert len(set(looks)) == len(looks)
     assert others["mine"] == {"color": "#0072B2", "marker": "<", "linestyle": (0, (4, 1.5, 1, 1.5))}
     axes = Figure().subplots()
-    for look in [*floors.values(), *published.values(), *others.values()]:
+    for look in [*baselines.values(), *published.values(), *others.values()]:
         axes.plot([0, 1], **look)  # matplotlib refuses what it does not know

@@ -1,4 +1,4 @@
-"""The floor that every comparison shows, the registry, methods of the user's own, and what is refused.
+"""The baseline that every comparison shows, the registry, methods of the user's own, and what is refused.
 
 What every method has in common is in test_conformance.py.
 """
@@ -19,7 +19,7 @@ from vtc_lab.reducers import registry
 METHODS = sorted(vtc.methods().index)
 
 
-# --- the floor ---------------------------------------------------------------------------------------------------
+# --- the baseline ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("frames", [1, 2, 5, 16, 33])

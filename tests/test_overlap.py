@@ -14,7 +14,7 @@ import vtc_lab as vtc
 from vtc_lab.figures.filmstrip import draw_frames
 from vtc_lab.figures.multiples import compare_kept, shown_frames
 from vtc_lab.figures.overlap import kept_overlap, plot_agreement, plot_overlap
-from vtc_lab.figures.style import FLOORS
+from vtc_lab.figures.style import BASELINES
 
 T, H, W = 9, 4, 6
 
@@ -95,7 +95,7 @@ def test_heat_map_shows_every_number_once_and_floors_in_grey(everyone):
         assert [label.get_text() for label in labels] == list(table.index)
         for label in labels:
             channels = {to_hex(label.get_color())[at : at + 2] for at in (1, 3, 5)}
-            assert len(channels) == 1 and (channels == {"00"}) == (label.get_text() not in FLOORS)
+            assert len(channels) == 1 and (channels == {"00"}) == (label.get_text() not in BASELINES)
     assert "each method keeps 54 of 216, 4.0x" in words(figure) and "Tokens by noise" in words(figure)
     assert f"about {0.25 / 1.75:.2f}" in words(figure)
     assert "saliency: made up" in words(figure) and "lftr: automatic split" in words(figure)
@@ -122,11 +122,11 @@ def test_small_multiples_have_a_panel_for_every_method_and_every_gap(clip, every
     assert figure.get_size_inches()[0] == pytest.approx(5.5)
     titles = {axes.get_title(loc="left"): axes for axes in figure.axes if axes.get_title(loc="left")}
     for one in reductions:
-        title = f"{one.method} (floor)  54/216" if one.method in FLOORS else f"{one.method}  54/216"
+        title = f"{one.method} (baseline)  54/216" if one.method in BASELINES else f"{one.method}  54/216"
         colour = titles.pop(title)._left_title.get_color()
-        assert (colour == "black") == (one.method not in FLOORS)
+        assert (colour == "black") == (one.method not in BASELINES)
     (title, empty), *_ = titles.items()
-    assert len(titles) == 1 and title == "dycoke: below its floor" and not empty.images
+    assert len(titles) == 1 and title == "dycoke: below its minimum budget" and not empty.images
     assert str(gaps["dycoke"]) in words(figure)
     for note in ("lftr: automatic split", "saliency: made up", "Dark and hatched: dropped", "4 of 9"):
         assert note in words(figure)

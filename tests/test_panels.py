@@ -48,11 +48,11 @@ def test_cells_hold_the_value_its_interval_and_the_tokens():
 
 
 def test_cells_without_a_result_are_hatched_and_say_why():
-    table = grid(gaps={(4, 4): "floor", (2, 4): "error"}, without=((4, 2),))
+    table = grid(gaps={(4, 4): "minimum", (2, 4): "error"}, without=((4, 2),))
     table.loc[table.index[table.label == split_label(1, 2)][:3], ["right", "status"]] = [None, "error"]
     (axes,) = plot_heatmap(table).axes
     texts = {tuple(np.floor(text.get_position()).astype(int)): text.get_text() for text in axes.texts}
-    assert texts[2, 2] == "below\nits floor" and texts[2, 1] == "failed" and texts[1, 2] == "not run"
+    assert texts[2, 2] == "below\nminimum" and texts[2, 1] == "failed" and texts[1, 2] == "not run"
     assert texts[1, 0].endswith("448, 3 missing")
     hatched = {patch.get_xy() for patch in axes.patches if isinstance(patch, Rectangle) and patch.get_hatch()}
     assert hatched == {(2, 2), (2, 1), (1, 2)}
@@ -61,9 +61,9 @@ def test_cells_without_a_result_are_hatched_and_say_why():
 @pytest.mark.parametrize(("value", "lower_is_better"), [("right", False), ("kl", True)])
 def test_cells_that_a_floor_beats_are_cut(value, lower_is_better):
     table = grid()
-    floors = made_up_sweep(["uniform", "random"], [2, 4, 8], seed=5)
-    figure = plot_heatmap(pd.concat([table, floors], ignore_index=True), value)
-    means = floors.astype({value: float}).groupby(["kept", "method"], as_index=False)[value].mean()
+    baselines = made_up_sweep(["uniform", "random"], [2, 4, 8], seed=5)
+    figure = plot_heatmap(pd.concat([table, baselines], ignore_index=True), value)
+    means = baselines.astype({value: float}).groupby(["kept", "method"], as_index=False)[value].mean()
     expected = set()
     for cell in figure.vtc["data"].itertuples():
         rivals = means[value][means.kept <= cell.kept]
@@ -71,7 +71,7 @@ def test_cells_that_a_floor_beats_are_cut(value, lower_is_better):
             expected.add(([1, 2, 4].index(cell.spatial_ratio), [1, 2, 4].index(cell.temporal_ratio)))
     corners = {tuple(np.floor(p.get_xy().min(0)).astype(int)) for p in figure.axes[0].patches if isinstance(p, Polygon)}
     assert corners == expected and 0 < len(expected) < 9
-    assert legend(figure) == ["a floor does better with no more tokens"]
+    assert legend(figure) == ["a baseline does better with no more tokens"]
 
 
 def test_kinds_are_paired_differences_from_everything():
@@ -93,13 +93,13 @@ def test_kinds_are_paired_differences_from_everything():
 
 
 def test_kinds_stand_in_columns_across_the_text_and_show_gaps():
-    table = made_up_sweep(["lftr", "dycoke", "uniform"], [1, 8], gaps={("dycoke", 8): "floor"})
+    table = made_up_sweep(["lftr", "dycoke", "uniform"], [1, 8], gaps={("dycoke", 8): "minimum"})
     figure = plot_kinds(table[(table.label != "lftr") | (table.kind != "order")], 8, span="text")
     assert len(figure.axes) == 2
     ticks = [[tick.get_text().split("\n")[0] for tick in axes.get_yticklabels()] for axes in figure.axes]
     assert ticks == [["colour", "count"], ["direction", "order"]]
-    assert [sorted(gap_reasons(axes)) for axes in figure.axes] == [["floor"] * 2, ["absent", "floor", "floor"]]
-    assert {"below its floor: 48 rows", "not run: 1 cells"} <= set(legend(figure))
+    assert [sorted(gap_reasons(axes)) for axes in figure.axes] == [["minimum"] * 2, ["absent", "minimum", "minimum"]]
+    assert {"below its minimum budget: 48 rows", "not run: 1 cells"} <= set(legend(figure))
 
 
 def test_flips_are_counted_by_what_was_said_before():
@@ -135,8 +135,8 @@ def test_counting_flips_and_floors_draws_no_resamples_that_could_lack_a_label():
         clips = np.random.default_rng(seed).permutation(6)
         named = table.assign(clip=table["clip"].map(dict(zip(sorted(table["clip"].unique()), clips, strict=True))))
         assert plot_flips(named).vtc["data"].n.tolist() == [8, 8]
-        floors = named[named.label == "uniform"].astype({"clip": str})
-        assert (plot_heatmap(pd.concat([grid(), floors], ignore_index=True)).vtc["data"].n == 48).all()
+        baselines = named[named.label == "uniform"].astype({"clip": str})
+        assert (plot_heatmap(pd.concat([grid(), baselines], ignore_index=True)).vtc["data"].n == 48).all()
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ def answers(**columns: object) -> pd.DataFrame:
 
 
 def test_means_counts_and_intervals_match_a_loop_over_resamples():
-    table = made_up_sweep(["lftr", "random"], clips=9, gaps={("random", 16): "floor"})
+    table = made_up_sweep(["lftr", "random"], clips=9, gaps={("random", 16): "minimum"})
     table.loc[table.index[:7], ["right", "status"]] = [None, "error"]
     found = bootstrap_interval(table, draws=30, seed=3)
     clips = sorted(table["clip"].unique())
@@ -31,7 +31,7 @@ def test_means_counts_and_intervals_match_a_loop_over_resamples():
         mine = table[(table.label == row.label) & (table.ratio == row.ratio)]
         known = mine[mine.status == "ok"]
         assert row.n == len(known) and row.missing == len(mine) - len(known) and row.clips == known["clip"].nunique()
-        assert (row.floor, row.error) == tuple((mine.status == status).sum() for status in ("floor", "error"))
+        assert (row.minimum, row.error) == tuple((mine.status == status).sum() for status in ("minimum", "error"))
         if not row.n:
             assert np.isnan([row.mean, row.low, row.high]).all()
             continue
@@ -57,9 +57,9 @@ def test_a_failed_row_is_missing_even_if_it_carries_a_number():
 def test_rows_that_no_setting_answered_are_told_from_those_that_others_did():
     table = made_up_sweep(["lftr", "uniform"], [1, 4], clips=3)
     table.loc[table["clip"] == "clips/001.mp4", "status"] = "error"
-    table.loc[table.index[(table["clip"] == "clips/002.mp4") & (table.ratio == 4)][:4], "status"] = "floor"
+    table.loc[table.index[(table["clip"] == "clips/002.mp4") & (table.ratio == 4)][:4], "status"] = "minimum"
     found = bootstrap_interval(table)
-    counts = ["label", "ratio", "missing", "floor", "error", "everywhere"]
+    counts = ["label", "ratio", "missing", "minimum", "error", "everywhere"]
     assert found[counts].values.tolist() == [
         ["lftr", 1, 4, 0, 0, 4],
         ["lftr", 4, 6, 2, 0, 4],
@@ -172,13 +172,13 @@ def test_holm_by_hand():
 
 
 def test_pairs_that_lack_a_side_are_missing_and_not_compared():
-    table = made_up_sweep(["lftr", "dycoke", "uniform"], [1, 4, 8], clips=6, gaps={("dycoke", 8): "floor"})
+    table = made_up_sweep(["lftr", "dycoke", "uniform"], [1, 4, 8], clips=6, gaps={("dycoke", 8): "minimum"})
     gone = (table.label == "uniform") & (table.ratio == 4) & (table["clip"] == "clips/000.mp4")
     found = compare(table[~gone]).set_index(["label", "ratio"])
     assert found.loc[("uniform", 4), ["n", "missing"]].tolist() == [20, 4]
-    floor = found.loc[("dycoke", 8)]
-    assert floor[["n", "missing", "gained", "lost"]].tolist() == [0, 24, 0, 0]
-    assert floor[["difference", "p_mcnemar", "p_permutation", "p_holm"]].isna().all()
+    minimum = found.loc[("dycoke", 8)]
+    assert minimum[["n", "missing", "gained", "lost"]].tolist() == [0, 24, 0, 0]
+    assert minimum[["difference", "p_mcnemar", "p_permutation", "p_holm"]].isna().all()
     assert found.p_holm.notna().sum() == 5
     against = compare(table[~gone], "dycoke").set_index(["label", "ratio"])
     assert against.loc[("lftr", 8), ["n", "missing"]].tolist() == [0, 24]
@@ -228,7 +228,7 @@ def test_area_is_the_trapezoid_over_the_logarithm_of_the_tokens():
 
 
 def test_area_of_a_label_with_absent_ratios_is_none_and_says_so():
-    table = made_up_sweep(["lftr", "dycoke", "uniform"], [1, 2, 4, 8], gaps={("dycoke", 8): "floor"})
+    table = made_up_sweep(["lftr", "dycoke", "uniform"], [1, 2, 4, 8], gaps={("dycoke", 8): "minimum"})
     table = table[(table.label != "uniform") | (table.ratio != 4)]
     table.loc[table["clip"] == "clips/003.mp4", "status"] = "error"
     table.loc[table.index[(table.label == "uniform") & (table.ratio == 2)][:3], "status"] = "error"
@@ -237,7 +237,7 @@ def test_area_of_a_label_with_absent_ratios_is_none_and_says_so():
     assert found.area.notna().to_dict() == {"lftr": True, "dycoke": False, "uniform": False}
     assert found.missing.to_dict() == {"lftr": 16, "dycoke": 60, "uniform": 15}
     assert found.n.to_dict() == {"lftr": 176, "dycoke": 132, "uniform": 129}
-    counts = found[["floor", "error", "everywhere"]].to_numpy().tolist()
+    counts = found[["minimum", "error", "everywhere"]].to_numpy().tolist()
     assert counts == [[0, 0, 16], [44, 0, 16], [0, 3, 12]]
     lftr = found.loc["lftr"]
     assert lftr.low < lftr.area < lftr.high and lftr.clips == 11
@@ -282,8 +282,8 @@ def test_kept_and_total_are_of_the_rows_that_the_mean_is_of():
     table = made_up_sweep(["dtd", "uniform"], [1, 8], clips=6)
     table["total"] = np.where(table["clip"] < "clips/003.mp4", 800, 400)
     table["kept"] = table["total"] / table.ratio
-    floor = (table.label == "dtd") & (table.ratio == 8) & (table["total"] == 400)
-    table.loc[floor, ["kept", "right", "status"]] = [np.nan, None, "floor"]
+    minimum = (table.label == "dtd") & (table.ratio == 8) & (table["total"] == 400)
+    table.loc[minimum, ["kept", "right", "status"]] = [np.nan, None, "minimum"]
     table.loc[(table.label == "uniform") & (table.ratio == 1), "right"] = None  # with numbers in kept and total
     found = bootstrap_interval(table).set_index(["label", "ratio"])[["n", "kept", "total"]]
     assert found.loc[("dtd", 8)].tolist() == [12, 100, 800]
@@ -309,7 +309,7 @@ def test_a_table_read_back_from_csv_gives_the_same_and_samples_without_a_clip_ar
     pd.testing.assert_frame_equal(found[["mean", "low", "high"]], without[["mean", "low", "high"]])
     assert summary(back)[1] == summary(table)[1]
     fine = back[back.status == "ok"].assign(error=np.nan)
-    assert summary(fine)[1] == "48 results: 48 ok, 0 below a floor, 0 failed"
+    assert summary(fine)[1] == "48 results: 48 ok, 0 below a baseline, 0 failed"
 
 
 @pytest.mark.filterwarnings("error")

@@ -126,7 +126,7 @@ def test_columns_are_there_without_rows(model, samples):
     ]
     for table in empty:
         assert table.empty and list(table.columns) == list(COLUMNS) and (table.dtypes == full.dtypes).all()
-        assert summary(table)[1] == "0 results: 0 ok, 0 below a floor, 0 failed"
+        assert summary(table)[1] == "0 results: 0 ok, 0 below a baseline, 0 failed"
 
 
 def test_settings_are_named_by_what_is_not_default(model, samples):
@@ -178,7 +178,7 @@ def test_what_fails_is_a_row_and_the_rest_goes_on(model, samples, tmp_path):
             raise ZeroDivisionError("budget\nis small")
         return vtc.prune(tokens, torch.arange(budget))
 
-    @vtc.method(name="high", floor=("half", lambda frames, patches, options: frames * patches // 2))
+    @vtc.method(name="high", minimum=("half", lambda frames, patches, options: frames * patches // 2))
     def high(tokens, budget):
         return vtc.prune(tokens, torch.arange(budget))
 
@@ -197,7 +197,7 @@ def test_what_fails_is_a_row_and_the_rest_goes_on(model, samples, tmp_path):
     table = vtc.sweep(model, mixed, methods, ratios)
     good = table["sample"].isin(vtc.sweep(model, samples, ["uniform"], [1])["sample"])
     words = table[~good].groupby("question", sort=False).error.unique()
-    assert len(table[~good]) == len(bad) * 9 and set(table[~good].status) <= {"error", "floor"}
+    assert len(table[~good]) == len(bad) * 9 and set(table[~good].status) <= {"error", "minimum"}
     assert any("gone.mp4" in text for text in table.error) and any("no clip" in text for text in table.error)
     assert any("corrupt.mp4" in text for text in table.error) and "do not differ" in " ".join(table.error)
     assert all("stands for the video" in text for text in words["what is <video> ?"][:1])
@@ -205,9 +205,9 @@ def test_what_fails_is_a_row_and_the_rest_goes_on(model, samples, tmp_path):
     rest = table[good].reset_index(drop=True)
     small = rest[(rest.ratio == 4) & (rest.method == "broken")]
     assert set(small.error) == {"ZeroDivisionError: budget is small"} and set(small.status) == {"error"}
-    floor = rest[(rest.ratio == 4) & (rest.method == "high")]
-    assert set(floor.status) == {"floor"} and floor.error.str.contains("keeps half, here").all()
-    for gap in (small, floor):
+    minimum = rest[(rest.ratio == 4) & (rest.method == "high")]
+    assert set(minimum.status) == {"minimum"} and minimum.error.str.contains("keeps half, here").all()
+    for gap in (small, minimum):
         assert gap[["kept", "right", "said", "kl", "tv", "likelihood", "flipped", "prefill_s"]].isna().all(axis=None)
         assert not gap.engaged.any() and gap.total.notna().all() and gap.encode_s.notna().all()
     # What others do wrong changes nothing in the rows of the rest.
@@ -215,7 +215,7 @@ def test_what_fails_is_a_row_and_the_rest_goes_on(model, samples, tmp_path):
     near = rest[rest.method == "lftr"].reset_index(drop=True)
     assert (near.said == clean.said).all() and np.allclose(near.kl, clean.kl, atol=1e-5)
     counts, sentence = summary(table)
-    assert counts.loc["all"].tolist() == [*(int((table.status == s).sum()) for s in ("ok", "floor", "error")), 0]
+    assert counts.loc["all"].tolist() == [*(int((table.status == s).sum()) for s in ("ok", "minimum", "error")), 0]
     assert counts.loc["broken", "error"] == len(small) + len(bad) * 3
     assert f"{len(table)} results: " in sentence and "most often" in sentence
 

@@ -32,7 +32,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 @pytest.fixture
 def sweep() -> pd.DataFrame:
-    return made_up_sweep(["lftr", "dycoke", "uniform"], [1, 4, 16], gaps={("dycoke", 16): "floor"})
+    return made_up_sweep(["lftr", "dycoke", "uniform"], [1, 4, 16], gaps={("dycoke", 16): "minimum"})
 
 
 def test_labels_go_down_ratios_across_and_both_budgets_are_in_the_head(sweep, tmp_path):
@@ -70,7 +70,10 @@ def test_floors_errors_and_settings_not_run_are_said(sweep, tmp_path):
     assert rows["lftr"][1].endswith(r"]\textsuperscript{e}")
     assert not rows["lftr"][1].startswith("\\bfseries"), "it lacks samples that the others have"
     text = path.read_text()
-    assert r"\textsuperscript{f} below its floor: 48 rows" in text and r"\textsuperscript{e} failed: 3 rows" in text
+    assert (
+        r"\textsuperscript{f} below its minimum budget: 48 rows" in text
+        and r"\textsuperscript{e} failed: 3 rows" in text
+    )
     assert r"\textsuperscript{a} not run: 1 cells" in text
     assert text.count(r"\multicolumn{4}{l}") == 3 and text.rstrip().endswith(r"\end{tabular}")
 
@@ -78,7 +81,7 @@ def test_floors_errors_and_settings_not_run_are_said(sweep, tmp_path):
 def test_other_tables_are_written_row_by_row_with_intervals_folded_in(sweep, tmp_path):
     tests = compare(sweep)
     text = save_table(tests, "tests", tmp_path)[".tex"].read_text()
-    assert r"p\_holm" in text and "& low" not in text and "& floor" not in text
+    assert r"p\_holm" in text and "& low" not in text and "& minimum" not in text
     row = tests[(tests.label == "uniform") & (tests.ratio == 16)].iloc[0]
     number = f"{row.difference:.3f} [{row.low:.3f}, {row.high:.3f}]".replace("-", "$-$")
     assert number in text and row.difference < 0
@@ -123,8 +126,8 @@ def test_budgets_are_in_the_head_only_where_all_full_means_have_the_same(tmp_pat
     table = made_up_sweep(["lftr", "fastv", "dtd", "uniform"], [1, 4, 8], clips=8)
     table["total"] = np.where(table["clip"] < "clips/004.mp4", 800, 400)
     table["kept"] = table["total"] / table.ratio
-    floor = (table.label == "dtd") & (table.ratio == 8) & (table["total"] == 400)
-    table.loc[floor, ["kept", "layer_mean", "right", "status"]] = [np.nan, np.nan, None, "floor"]
+    minimum = (table.label == "dtd") & (table.ratio == 8) & (table["total"] == 400)
+    table.loc[minimum, ["kept", "layer_mean", "right", "status"]] = [np.nan, np.nan, None, "minimum"]
     table.loc[(table.label == "fastv") & (table.ratio == 4), "kept"] = table["total"]
     means = bootstrap_interval(table)
     (odd,) = means[(means.label == "dtd") & (means.ratio == 8)].itertuples()

@@ -22,8 +22,8 @@ class VTCError(ValueError):
     """Something a user can mend, said in one sentence: what was wrong and what would be right."""
 
 
-class FloorError(VTCError):
-    """A method cannot go down to this budget; the message states its floor."""
+class MinimumBudgetError(VTCError):
+    """A method cannot go down to this budget; the message states the least it can keep."""
 
 
 def suggest(wrong: object, names: Iterable[str]) -> str:

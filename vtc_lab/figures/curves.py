@@ -1,7 +1,7 @@
 """Figures of a sweep: what is lost against tokens kept, and against time.
 
-One colour and marker for a method, floors in grey, intervals over clips. What gave no result is a mark in the method's
-colour where its point would be, or words in the legend; never a point that is simply not there.
+One colour and marker for a method, baselines in grey, intervals over clips. What gave no result is a mark in the
+method's colour where its point would be, or words in the legend; never a point that is simply not there.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def plot_curves(
 
     Parameters
     ----------
-    table : tidy, as `vtc.sweep` gives it, with at least one floor method ("uniform", "random" ...).
+    table : tidy, as `vtc.sweep` gives it, with at least one baseline ("uniform", "random" ...).
     value : numeric column; true counts as 1.
     budget : "kept", the tokens that enter the language model, or "layer_mean", the mean over its layers, which differs
         for methods that drop tokens inside it.
@@ -70,7 +70,7 @@ def plot_curves(
     Raises
     ------
     VTCError
-        If no floor method is in the table, none of its rows has a result, or a column is missing or not numeric.
+        If no baseline is in the table, none of its rows has a result, or a column is missing or not numeric.
 
     Examples
     --------
@@ -128,7 +128,7 @@ def plot_pareto(
 
     Parameters
     ----------
-    table : tidy, as `vtc.sweep` gives it, with ratio 1, at least one floor method and the seconds of each stage.
+    table : tidy, as `vtc.sweep` gives it, with ratio 1, at least one baseline and the seconds of each stage.
     venue, span : as in `figure_size`.
     level, seed : of the intervals in both directions, see `bootstrap_interval`.
 

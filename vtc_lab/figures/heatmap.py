@@ -24,7 +24,7 @@ from vtc_lab.figures.marks import (
     told,
     unit,
 )
-from vtc_lab.figures.style import FLOORS, figure_size, paper_style
+from vtc_lab.figures.style import BASELINES, figure_size, paper_style
 from vtc_lab.sweeps.tidy import counted, intervals, uneven, with_budgets
 from vtc_lab.tokens import VTCError
 
@@ -48,7 +48,7 @@ def plot_heatmap(
     Parameters
     ----------
     table : tidy, as `vtc.sweep` gives it; the rows whose options name both temporal_ratio and spatial_ratio, of one
-        method with one set of other options, are drawn, and floor methods mark what lies below them.
+        method with one set of other options, are drawn, and baselines mark what lies below them.
     value : numeric column; true counts as 1.
     venue, span : as in `figure_size`.
     level, seed : of the intervals, see `bootstrap_interval`.
@@ -56,13 +56,13 @@ def plot_heatmap(
     Returns
     -------
     Figure, ready for `save_figure`, with the numbers behind it attached. A cell gives the value, its interval and the
-    tokens kept; one without a result is hatched and says why. A corner is cut off where a floor of the table does
+    tokens kept; one without a result is hatched and says why. A corner is cut off where a baseline of the table does
     better with no more tokens ("flipped", "kl", "tv": lower is better).
 
     Raises
     ------
     VTCError
-        If no row has both ratios or two settings fall into one cell, and as `plot_curves`, but floors are optional.
+        If no row has both ratios or two settings fall into one cell, and as `plot_curves`, but baselines are optional.
 
     Examples
     --------
@@ -72,10 +72,10 @@ def plot_heatmap(
     >>> plot_heatmap(table).vtc["data"][["temporal_ratio", "spatial_ratio", "mean"]].values.tolist()
     [[1.0, 2.0, 1.0], [2.0, 2.0, 0.5]]
     """
-    table = checked(table, value, ("clip", "options", "ratio", "kept", "total"), floors=False)
+    table = checked(table, value, ("clip", "options", "ratio", "kept", "total"), baselines=False)
     rows = _with_split(table)
     cells = with_budgets(intervals(rows, _SPLIT, level=level, seed=seed), rows, _SPLIT)
-    cells["below_floor"] = _below_floor(cells, table, -1 if value in _LOWER_IS_BETTER else 1)
+    cells["below_baseline"] = _below_baseline(cells, table, -1 if value in _LOWER_IS_BETTER else 1)
     by_place = cells.set_index(_SPLIT)
     down, across = (sorted(cells[axis].unique()) for axis in _SPLIT)
     name, factor = unit(value)
@@ -91,9 +91,9 @@ def plot_heatmap(
         axes.tick_params(length=0)
         axes.spines[:].set_visible(False)
         axes.set_title(f"{name}, {level:.0%} interval, tokens kept of {on_average(rows)}", fontsize=SMALL)
-        if cells.below_floor.any():
+        if cells.below_baseline.any():
             corner = Line2D([], [], marker=[(-1, 1), (1, 1), (1, -1), (-1, 1)], linestyle="", **_CORNER)
-            legend_below(figure, {"a floor does better with no more tokens": corner})
+            legend_below(figure, {"a baseline does better with no more tokens": corner})
     return attach(figure, cells, **told("plot_heatmap", rows, value=value, level=level, seed=seed))
 
 
@@ -117,14 +117,14 @@ def _with_split(table: pd.DataFrame) -> pd.DataFrame:
     return rows
 
 
-def _below_floor(cells: pd.DataFrame, table: pd.DataFrame, sign: int) -> list[bool]:
-    """Whether a floor with no more tokens (half a per cent for rounding) has a better mean over the same samples."""
+def _below_baseline(cells: pd.DataFrame, table: pd.DataFrame, sign: int) -> list[bool]:
+    """Whether a baseline with no more tokens (half a per cent for rounding) has a better mean over the same samples."""
     keys = ["label", "ratio"]
-    rows = table[table.method.isin(FLOORS)]
-    floors = with_budgets(counted(rows, keys)[0], rows, keys) if len(rows) else cells.iloc[:0]
-    floors = floors[~uneven(floors)]
+    rows = table[table.method.isin(BASELINES)]
+    baselines = with_budgets(counted(rows, keys)[0], rows, keys) if len(rows) else cells.iloc[:0]
+    baselines = baselines[~uneven(baselines)]
     return [
-        not odd and bool((sign * floors["mean"][floors.kept <= 1.005 * cell.kept] > sign * cell.mean).any())
+        not odd and bool((sign * baselines["mean"][baselines.kept <= 1.005 * cell.kept] > sign * cell.mean).any())
         for cell, odd in zip(cells.itertuples(), uneven(cells), strict=True)
     ]
 
@@ -134,7 +134,7 @@ def _draw_cell(axes: Axes, x: int, y: int, cell: pd.Series, factor: int, colour_
     if not cell.n > 0:  # NaN where the setting was not run
         axes.add_patch(Rectangle((x, y), 1, 1, **_HATCHED))
         ink, box = "black", {"facecolor": "white", "edgecolor": "none", "pad": 1}
-        counts = {"floor": cell.floor, "error": cell.error + cell.everywhere}
+        counts = {"minimum": cell.minimum, "error": cell.error + cell.everywhere}
         counts["empty"] = cell.missing - sum(counts.values())
         reason = max(counts, key=counts.get) if cell.n == 0 else "absent"
         text = GAPS[reason][1].replace(" its ", "\nits ")
@@ -149,6 +149,6 @@ def _draw_cell(axes: Axes, x: int, y: int, cell: pd.Series, factor: int, colour_
         text += f"\n{count(cell.kept)}"
         if cell.missing:
             text += f", {cell.missing:g} missing"
-        if cell.below_floor:
+        if cell.below_baseline:
             axes.add_patch(Polygon([(x + 1, y), (x + 0.8, y), (x + 1, y + 0.3)], facecolor="white", edgecolor="black"))
     axes.text(x + 0.5, y + 0.5, text, color=ink, bbox=box, fontsize=SMALL - 0.5, ha="center", va="center")

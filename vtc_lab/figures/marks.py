@@ -11,7 +11,7 @@ from matplotlib.lines import Line2D
 from matplotlib.transforms import Transform
 
 from vtc_lab.figures.filmstrip import Picture
-from vtc_lab.figures.style import FLOORS, method_style
+from vtc_lab.figures.style import BASELINES, method_style
 from vtc_lab.sweeps.tidy import NOT_RUN, of_curves, tidy, uneven
 from vtc_lab.tokens import VTCError
 
@@ -26,20 +26,20 @@ _UNITS = {  # the name of a value on an axis, and the factor from the table to i
 }
 EVERYWHERE = "no result under any setting"
 GAPS = {  # why rows have no result that others have: what is drawn over the method's marker, and the legend's words
-    "floor": ("_", "below its floor"),
+    "minimum": ("_", "below its minimum budget"),
     "error": ("x", "failed"),
     "empty": ("$?$", "no value"),
     "absent": ("|", NOT_RUN),
 }
 
 
-def checked(table: pd.DataFrame, value: str, needs: Sequence[str], floors: bool = True) -> pd.DataFrame:
-    """`tidy`, with at least one result, and a floor method if `floors`."""
+def checked(table: pd.DataFrame, value: str, needs: Sequence[str], baselines: bool = True) -> pd.DataFrame:
+    """`tidy`, with at least one result, and a baseline if `baselines`."""
     table = tidy(table, value, needs)
-    if floors and not table.method.isin(FLOORS).any():
+    if baselines and not table.method.isin(BASELINES).any():
         raise VTCError(
-            "the table holds no floor, without which a comparison misleads; "
-            f"add one of {', '.join(map(repr, FLOORS))} to the methods of the sweep"
+            "the table holds no baseline, without which a comparison misleads; "
+            f"add one of {', '.join(map(repr, BASELINES))} to the methods of the sweep"
         )
     if table.value.isna().all():
         texts = [text for text in table.get("error", []) if isinstance(text, str) and text]
@@ -54,15 +54,15 @@ def unit(value: str) -> tuple[str, int]:
 
 
 def looks(table: pd.DataFrame) -> dict[str, dict[str, object]]:
-    """The look of each label of a tidy table, floors last; a method's other labels are its variants, by name."""
+    """The look of each label of a tidy table, baselines last; a method's other labels are its variants, by name."""
     methods = table.drop_duplicates("label").set_index("label").method
     seen: dict[str, list[str]] = {}
     for label in sorted(methods.index, key=lambda label: (label != methods[label], label)):
         seen.setdefault(methods[label], []).append(label)
     styles = {}
-    for label in sorted(methods.index, key=lambda label: methods[label] in FLOORS):
+    for label in sorted(methods.index, key=lambda label: methods[label] in BASELINES):
         method = methods[label]
-        styles[label] = method_style(method, seen[method].index(label)) | {"zorder": 2 if method in FLOORS else 3}
+        styles[label] = method_style(method, seen[method].index(label)) | {"zorder": 2 if method in BASELINES else 3}
     return styles
 
 
@@ -110,7 +110,7 @@ def with_absent(cells: pd.DataFrame, column: str) -> pd.DataFrame:
     if not lacking:
         return cells
     more = pd.DataFrame(lacking, columns=["label", column])
-    more = more.assign(absent=1, **dict.fromkeys(("n", "clips", "missing", "floor", "error", "everywhere"), 0))
+    more = more.assign(absent=1, **dict.fromkeys(("n", "clips", "missing", "minimum", "error", "everywhere"), 0))
     if "method" in cells:
         more["method"] = more.label.map(cells.drop_duplicates("label").set_index("label").method)
     return pd.concat([cells, more], ignore_index=True)
@@ -118,7 +118,7 @@ def with_absent(cells: pd.DataFrame, column: str) -> pd.DataFrame:
 
 def gap_reasons(cells: pd.DataFrame) -> pd.DataFrame:
     """Cells that lack results which others have, or have no rows, and how many for each reason of `GAPS`."""
-    reasons = cells.assign(empty=cells.missing - cells.floor - cells.error - cells.everywhere)
+    reasons = cells.assign(empty=cells.missing - cells.minimum - cells.error - cells.everywhere)
     return reasons[reasons[list(GAPS)].any(axis=1)]
 
 

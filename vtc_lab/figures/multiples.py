@@ -13,8 +13,8 @@ from matplotlib.patches import Rectangle
 
 from vtc_lab.figures.export import attach
 from vtc_lab.figures.filmstrip import Picture, describe, draw_frames, patch_table
-from vtc_lab.figures.style import FLOORS, figure_size, paper_style
-from vtc_lab.tokens import Clip, FloorError, Reduction, VTCError, demand_clip
+from vtc_lab.figures.style import BASELINES, figure_size, paper_style
+from vtc_lab.tokens import Clip, MinimumBudgetError, Reduction, VTCError, demand_clip
 
 SMALL = 6  # points, of titles of panels and of notes
 GREY = "#777777"  # of what a method has to beat
@@ -36,7 +36,7 @@ def compare_kept(
 ) -> Picture:
     """What each of many methods keeps of a clip at one budget, as small multiples.
 
-    Every panel shows the same few frames and, in a bar below them, the share of patches kept in *every* frame. Floor
+    Every panel shows the same few frames and, in a bar below them, the share of patches kept in *every* frame. Baseline
     methods are marked as such, in grey. Notes of the reductions (a source of saliency, an automatic split) stand below.
 
     Parameters
@@ -115,7 +115,7 @@ def compare_kept(
             lower.spines[:].set(visible=True, linewidth=0.4, color="#999999")
             upper.set_title("\n".join(title), fontsize=SMALL, pad=1.5, loc="left", color=colour_of(reduction.method))
         for (upper, _), (name, error) in zip(panels[len(reductions) :], gaps.items(), strict=False):
-            words = "below its floor" if isinstance(error, FloorError) else "no result"
+            words = "below its minimum budget" if isinstance(error, MinimumBudgetError) else "no result"
             upper.set_title(f"{name}: {words}", fontsize=SMALL, pad=1.5, loc="left", color=colour_of(name))
             upper.set_anchor("S")
             upper.set_box_aspect(picture / tile / len(chosen))
@@ -176,8 +176,8 @@ def labels_of(reductions: list[Reduction]) -> list[str]:
 
 
 def colour_of(method: str) -> str:
-    """The colour of a method's name: grey for a floor."""
-    return GREY if method in FLOORS else "black"
+    """The colour of a method's name: grey for a baseline."""
+    return GREY if method in BASELINES else "black"
 
 
 def budget_line(reductions: list[Reduction]) -> str:
@@ -217,8 +217,8 @@ def joined(tiles: Iterable[np.ndarray], axis: int = 1) -> np.ndarray:
 
 
 def _title(label: str, reduction: Reduction) -> str:
-    floor = " (floor)" if reduction.method in FLOORS else ""
-    return f"{label}{floor}  {len(reduction)}/{reduction.total}"
+    baseline = " (baseline)" if reduction.method in BASELINES else ""
+    return f"{label}{baseline}  {len(reduction)}/{reduction.total}"
 
 
 def _room(inches: float, points: float = SMALL) -> int:

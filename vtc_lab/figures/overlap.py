@@ -32,7 +32,7 @@ from vtc_lab.figures.style import figure_size, paper_style
 from vtc_lab.tokens import Clip, Reduction, VTCError
 
 _ANCHORS = "Of a merged token the patch that anchors it counts as kept."
-_FLOORS = "Grey names: floors, what a method has to beat."
+_BASELINES = "Grey names: baselines, what a method has to beat."
 
 
 def kept_overlap(reductions: Iterable[Reduction]) -> pd.DataFrame:
@@ -119,7 +119,7 @@ def plot_overlap(
     share = len(reductions[0]) / reductions[0].total
     header = f"{budget_line(reductions)}. Two random sets: about {share / (2 - share):.2f}."
     with paper_style():
-        anchors = f"{_ANCHORS} {_FLOORS}" if GREY in inks else _ANCHORS
+        anchors = f"{_ANCHORS} {_BASELINES}" if GREY in inks else _ANCHORS
         notes = [*key, anchors, *notes_of(reductions, labels_of(reductions))]
         figure = page(width, cell * count + longest + 0.1, header, notes)
         axes = figure.subplots()

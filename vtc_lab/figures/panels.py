@@ -63,7 +63,7 @@ def plot_kinds(
 
     Parameters
     ----------
-    table : tidy, as `vtc.sweep` gives it, with kind, ratio 1 and at least one floor method.
+    table : tidy, as `vtc.sweep` gives it, with kind, ratio 1 and at least one baseline.
     ratio : one of the table's, above 1.
     value : numeric column; true counts as 1.
     venue, span : as in `figure_size`; across the text the kinds stand in up to three columns.
@@ -144,7 +144,7 @@ def plot_flips(table: pd.DataFrame, *, venue: str = "cvpr", span: str = "column"
 
     Parameters
     ----------
-    table : tidy, as `vtc.sweep` gives it, with right, flipped, ratio 1 and at least one floor method.
+    table : tidy, as `vtc.sweep` gives it, with right, flipped, ratio 1 and at least one baseline.
     venue, span : as in `figure_size`.
 
     Returns

@@ -33,7 +33,7 @@ _LOCK = threading.RLock()
 _COLORS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9")
 _MARKERS = ("o", "^", "D", "v", "P", "*", "<", ">", "p", "h", "8", "d", "H")
 _DASHES = ("-", (0, (5, 1.5)), (0, (4, 1.5, 1, 1.5)), (0, (1.5, 1)))
-FLOORS = {  # grey: what a method has to beat
+BASELINES = {  # grey: what a method has to beat
     "uniform": {"color": "#555555", "marker": "s", "linestyle": "--"},
     "random": {"color": "#999999", "marker": "x", "linestyle": ":"},
     "random-per-frame": {"color": "#999999", "marker": "+", "linestyle": "-."},
@@ -126,7 +126,7 @@ def writing() -> Iterator[None]:
 def method_style(name: str, variant: int = 0) -> dict[str, object]:
     """The colour, marker and dash of a method, the same in every figure.
 
-    Floors are grey, the published methods of this project have looks of their own, and any other name gets one
+    Baselines are grey, the published methods of this project have looks of their own, and any other name gets one
     computed from the name alone, whatever else is registered; two such names could look alike.
 
     Parameters
@@ -146,8 +146,8 @@ def method_style(name: str, variant: int = 0) -> dict[str, object]:
     >>> method_style("lftr", 1)
     {'color': '#73b1d5', 'marker': 'o', 'linestyle': (0, (5, 1.5)), 'fillstyle': 'none'}
     """
-    if name in FLOORS:
-        look = dict(FLOORS[name])
+    if name in BASELINES:
+        look = dict(BASELINES[name])
     else:
         if name in _ROSTER:
             place = _ROSTER.index(name)

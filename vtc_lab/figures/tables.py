@@ -22,8 +22,8 @@ _WORDS = {reason: words for reason, (_, words) in GAPS.items()} | {
     "everywhere": EVERYWHERE,
     "unfit": "only for values that are true or false",
 }
-_SIGNS = {"floor": "f", "error": "e", "empty": "n", "absent": "a", "everywhere": "u", "unfit": "b"}  # superscripts
-_COUNTED = ("floor", "error", "everywhere")  # columns of the package's tables that say why rows are missing
+_SIGNS = {"minimum": "f", "error": "e", "empty": "n", "absent": "a", "everywhere": "u", "unfit": "b"}  # superscripts
+_COUNTED = ("minimum", "error", "everywhere")  # columns of the package's tables that say why rows are missing
 _NONE = "--"
 
 
@@ -45,7 +45,7 @@ def save_table(
     ----------
     table : of `bootstrap_interval`, by label and ratio (labels go down, ratios across), or of `compare`,
         `area_under_curve` or your own (row by row). Columns low and high go into the cell of the column before them,
-        floor, error and everywhere into marks and notes.
+        minimum, error and everywhere into marks and notes.
     name : of the files, without a folder; ".tex" or ".csv" is taken off.
     folder : made if missing; by default `figures` in the repository, or in the current folder outside of one.
     best : "max" or "min": what is set in bold at each ratio, of the column before low; None for no bold. A mean over

@@ -1,4 +1,4 @@
-"""The floor every comparison shows: methods that look at nothing but positions."""
+"""The baselines that every comparison shows: methods that look at nothing but positions."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ import pandas as pd
 import torch
 
 from vtc_lab.reducers.ops import blocks, few_threads
-from vtc_lab.tokens import FloorError, Reduction, VideoTokens, VTCError, suggest
+from vtc_lab.tokens import MinimumBudgetError, Reduction, VideoTokens, VTCError, suggest
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Method:
     ranges: dict[str, tuple[float, float]]
     needs_ratio: bool
     instead: str
-    floor: str
+    minimum: str
     least: Callable[[int, int, dict[str, object]], int]
 
 
@@ -47,7 +47,7 @@ def method(
     year: int | None = None,
     needs: str = "features",
     kind: str = "prunes",
-    floor: tuple[str, Callable[[int, int, dict[str, object]], int]] | None = None,
+    minimum: tuple[str, Callable[[int, int, dict[str, object]], int]] | None = None,
     instead: str = "",
 ) -> Callable:
     """Register a reduction method under its name, so that it appears in `reduce`, the explorer and every plot.
@@ -62,7 +62,7 @@ def method(
     paper, year : the source.
     needs : "features", or "attention" if it also uses the encoder's saliency.
     kind : "prunes" or "merges".
-    floor : what it keeps at least, in words, and as a number of tokens by a function of (T, N, options); None if it
+    minimum : what it keeps at least, in words, and as a number of tokens by a function of (T, N, options); None if it
         reaches every budget.
     instead : the option that takes the place of a budget, such as a threshold; None or False while it is off.
 
@@ -106,7 +106,7 @@ def method(
         for what, word, known in (("needs", needs, ("features", "attention")), ("kind", kind, ("prunes", "merges"))):
             if word not in known:
                 raise VTCError(f"method {key!r} has {what}={word!r}; {suggest(word, known)}")
-        words, least = floor or ("", lambda frames, patches, options: 1)
+        words, least = minimum or ("", lambda frames, patches, options: 1)
         _METHODS[key] = Method(key, run, paper, year, needs, kind, options, ranges, needs_ratio, instead, words, least)
         return run
 
@@ -132,7 +132,7 @@ def methods() -> pd.DataFrame:
     Returns
     -------
     DataFrame indexed by name: paper, year, what a method needs, whether it prunes or merges, what it keeps at least
-    (its floor), and its options with their defaults; "|" separates the values of a menu, the default first.
+    (its minimum), and its options with their defaults; "|" separates the values of a menu, the default first.
 
     Examples
     --------
@@ -146,7 +146,7 @@ def methods() -> pd.DataFrame:
             "year": m.year,
             "needs": m.needs,
             "kind": m.kind,
-            "floor": m.floor or "none",
+            "minimum": m.minimum or "none",
             "options": ", ".join(f"{key}={_choices(*option)}" for key, option in m.options.items()),
         }
         for m in _METHODS.values()
@@ -178,7 +178,7 @@ def reduce(tokens: VideoTokens, method: str, ratio: float | None = None, **optio
     ------
     VTCError
         For an unknown method or option, an impossible ratio, saliency that is needed and absent, values that are not
-        finite, or a method that breaks the contract; a FloorError for a budget below the method's floor.
+        finite, or a method that breaks the contract; a MinimumBudgetError for a budget below the method's minimum.
 
     Examples
     --------
@@ -202,7 +202,7 @@ def reduce(tokens: VideoTokens, method: str, ratio: float | None = None, **optio
         )
     budget = None if ratio is None else max(1, round(tokens.total / check_ratio("ratio", ratio, tokens.total)))
     if budget is not None:
-        _check_floor(chosen, tokens, budget, options)
+        _check_minimum(chosen, tokens, budget, options)
     salient = needs_saliency(method, options)
     if salient and tokens.saliency is None:
         by_option = "".join(f" with {key}='attention'" for key, value in options.items() if value == "attention")
@@ -244,13 +244,13 @@ def finds_budget(method: str, options: dict[str, object]) -> bool:
     return value is not None and value is not False  # 0.0 is a threshold
 
 
-def _check_floor(method: Method, tokens: VideoTokens, budget: int, options: dict[str, object]) -> None:
+def _check_minimum(method: Method, tokens: VideoTokens, budget: int, options: dict[str, object]) -> None:
     frames, height, width = tokens.grid
     least = method.least(frames, height * width, options)
     if budget < least:
-        raise FloorError(
-            f"method {method.name!r} keeps {method.floor}, here {least} of {tokens.total} tokens (ratio "
-            f"{tokens.total / least:g} at most); the budget of {budget} is below that floor"
+        raise MinimumBudgetError(
+            f"method {method.name!r} keeps {method.minimum}, here {least} of {tokens.total} tokens (ratio "
+            f"{tokens.total / least:g} at most); the budget of {budget} is below that minimum"
         )
 
 

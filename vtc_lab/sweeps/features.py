@@ -8,7 +8,7 @@ import pandas as pd
 
 from vtc_lab.measures import fidelity
 from vtc_lab.reducers.registry import get_method, reduce
-from vtc_lab.tokens import FloorError, VideoTokens, VTCError
+from vtc_lab.tokens import MinimumBudgetError, VideoTokens, VTCError
 
 
 def fidelity_sweep(
@@ -29,7 +29,7 @@ def fidelity_sweep(
     Returns
     -------
     DataFrame with sample and clip (the clip's name), method, label, ratio, kept, total, a column for each measure,
-    reduce_s, status ("ok"; "floor" where the method cannot go down to the budget; "error" where it failed) and error,
+    reduce_s, status ("ok"; "minimum" where the method cannot go down to the budget; "error" where it failed) and error,
     in words. Rows that are not ok have no result.
 
     Raises
@@ -42,7 +42,7 @@ def fidelity_sweep(
     >>> import torch
     >>> table = fidelity_sweep({"noise": VideoTokens(torch.randn(4, 2, 2, 8))}, ["evs", "uniform"], [4, 8])
     >>> table.status.tolist(), table.kept.tolist()
-    (['ok', 'floor', 'ok', 'ok'], [4.0, nan, 4.0, 2.0])
+    (['ok', 'minimum', 'ok', 'ok'], [4.0, nan, 4.0, 2.0])
     """
     if not isinstance(clips, Mapping) or not clips:
         raise VTCError(f"clips are {clips!r:.60}; give a dict of names and VideoTokens")
@@ -62,7 +62,10 @@ def fidelity_sweep(
                     reduced = reduce(tokens, name, ratio=ratio, **options)
                 except Exception as error:  # whatever a user's method raises, the rest goes on
                     words = str(error) if isinstance(error, VTCError) else f"{type(error).__name__}: {error}"
-                    rows.append(row | {"status": "floor" if isinstance(error, FloorError) else "error", "error": words})
+                    rows.append(
+                        row
+                        | {"status": "minimum" if isinstance(error, MinimumBudgetError) else "error", "error": words}
+                    )
                     continue
                 done = {"kept": len(reduced), "reduce_s": reduced.seconds, "status": "ok", "error": ""}
                 rows.append(row | done | fidelity(tokens, reduced, measures))

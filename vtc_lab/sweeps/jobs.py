@@ -21,7 +21,7 @@ from vtc_lab.measures import NO_NUMBERS, answer_fidelity, log_probabilities
 from vtc_lab.qa.clips import read_sample_clip
 from vtc_lab.qa.scoring import likeliest, score
 from vtc_lab.reducers.registry import needs_saliency, reduce
-from vtc_lab.tokens import Clip, FloorError, Reduction, VideoTokens, VTCError
+from vtc_lab.tokens import Clip, MinimumBudgetError, Reduction, VideoTokens, VTCError
 
 if TYPE_CHECKING:  # importing the model imports transformers, which takes seconds
     from vtc_lab.models.video_model import Answer, VideoModel
@@ -252,7 +252,9 @@ def _result(
 
 
 def _failure(error: Exception) -> Result:
-    return Result(status="floor" if isinstance(error, FloorError) else "error", error=_words(error), again=True)
+    return Result(
+        status="minimum" if isinstance(error, MinimumBudgetError) else "error", error=_words(error), again=True
+    )
 
 
 def _words(error: Exception) -> str:

@@ -103,7 +103,7 @@ def sweep(
       (from everything to what was kept, see `answer_fidelity`), flipped (the text is not that with everything);
     - read_s, encode_s, reduce_s, prefill_s, decode_s: seconds. Reading, encoding and reducing count in full on every
       row; prefill and decoding are the batch's divided by its answers. Rows that keep everything share one run;
-    - engaged: as many visual tokens reached the language model as were kept; status: "ok", "floor" (the method cannot
+    - engaged: as many visual tokens reached the language model as were kept; status: "ok", "minimum" (the method cannot
       go down to this budget) or "error" (NaN in the logits is one); error: in words. Rows that are not ok have no
       result, and NaN for it;
     - frames (that were read), likeliest (the candidate with the highest probability; "" if two share it, or without
@@ -164,7 +164,7 @@ def summary(table: pd.DataFrame) -> tuple[pd.DataFrame, str]:
 
     Returns
     -------
-    DataFrame with the columns ok, floor, error and unsaved (computed, but the results file could not take them), a row
+    DataFrame with the columns ok, minimum, error and unsaved (computed, but not written to the results file), a row
     for each label and "all" as the last; and a sentence.
 
     Raises
@@ -179,7 +179,7 @@ def summary(table: pd.DataFrame) -> tuple[pd.DataFrame, str]:
     >>> table = sweep(vtc.load_model(), [asked[0] | {"clip": clip}, asked[0] | {"clip": "gone.mp4"}], ["pool"], [2])
     >>> counts, sentence = summary(table)
     >>> counts.loc["all"].tolist(), sentence.split(";")[0]
-    ([1, 0, 1, 0], '2 results: 1 ok, 0 below a floor, 1 failed')
+    ([1, 0, 1, 0], '2 results: 1 ok, 0 below a minimum budget, 1 failed')
     """
     if not isinstance(table, pd.DataFrame):
         raise VTCError(f"the table is a {type(table).__name__}; give the DataFrame that vtc.sweep returns")
@@ -187,12 +187,12 @@ def summary(table: pd.DataFrame) -> tuple[pd.DataFrame, str]:
         if column not in table:
             raise VTCError(f"the table has no column {column!r}; give the DataFrame that vtc.sweep returns")
     errors = table.error.astype(object).where(table.error.notna(), "").astype(str)  # a saved CSV has NaN for ""
-    counts = pd.DataFrame({status: table.status == status for status in ("ok", "floor", "error")})
+    counts = pd.DataFrame({status: table.status == status for status in ("ok", "minimum", "error")})
     counts["unsaved"] = errors.str.contains(UNSAVED, regex=False)
     counts = counts.groupby(table.label, sort=False).sum().astype(int)
     counts.loc["all"] = counts.sum()
-    ok, floor, failed, unsaved = counts.loc["all"]
-    words = [f"{len(table)} results: {ok} ok, {floor} below a floor, {failed} failed"]
+    ok, minimum, failed, unsaved = counts.loc["all"]
+    words = [f"{len(table)} results: {ok} ok, {minimum} below a minimum budget, {failed} failed"]
     if failed:
         reasons = errors[table.status == "error"].value_counts()
         words.append(f"most often ({reasons.iloc[0]} times): {reasons.index[0]}")

@@ -1,7 +1,7 @@
 """What a sweep's table can and cannot claim: intervals over clips, paired tests, one number for a curve.
 
 Questions of one clip are not independent, so everything here resamples or flips whole clips. A row without a result (a
-floor, an error) is never a zero and never a silent gap: it is counted as missing beside each number that lacks it.
+minimum, an error) is never a zero and never a silent gap: it is counted as missing beside each number that lacks it.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def bootstrap_interval(
     Returns
     -------
     DataFrame with the columns of `by`, mean, low, high, n (rows with a result), clips (that have one), missing (rows
-    without; of these: floor, error, and everywhere, rows of samples that have no result under any setting of the
+    without; of these: minimum, error, and everywhere, rows of samples that have no result under any setting of the
     table), the mean of each budget that the table has (kept, total, layer_mean), and value (its name). All means are
     over the n rows: where missing is more than everywhere, they are over other samples than the rest and do not
     compare. A group of fewer than two clips has no interval (NaN), one without results no mean either.
@@ -113,7 +113,7 @@ def compare(
     DataFrame with a row for each label and ratio above 1:
 
     - label, ratio, reference, n (samples that both sides answered), missing (the table's samples that one did not; of
-      these, by the label's rows: floor, error, and everywhere, without a difference in any row);
+      these, by the label's rows: minimum, error, and everywhere, without a difference in any row);
     - difference, low, high: mean of label minus reference over the n samples, with the clustered interval;
     - gained, lost: samples where the label is better or worse;
     - p_mcnemar: exact and two-sided, for values that are true or false; it takes samples for independent;
@@ -166,7 +166,7 @@ def compare(
     result["p_holm"] = np.nan
     if tested.any():
         result.loc[tested, "p_holm"] = multipletests(result.p_permutation[tested], method="holm")[1]
-    tests = ["gained", "lost", "p_mcnemar", "p_permutation", "p_holm", "missing", "floor", "error", "everywhere"]
+    tests = ["gained", "lost", "p_mcnemar", "p_permutation", "p_holm", "missing", "minimum", "error", "everywhere"]
     return result[[*keys, "reference", "n", "clips", "difference", "low", "high", *tests]]
 
 
@@ -183,7 +183,7 @@ def area_under_curve(
 
     Returns
     -------
-    DataFrame with label, area, low, high, n, clips, missing, floor, error, everywhere (rows without a result, as in
+    DataFrame with label, area, low, high, n, clips, missing, minimum, error, everywhere (rows without a result, as in
     `bootstrap_interval`), absent (text: the ratios at which the label lacks results that others have, and how many
     rows, or that it was not run). Such a label has no area (NaN), because one over fewer ratios or other samples would
     not compare; leave the ratio or the samples out for all labels to get one.
@@ -232,7 +232,7 @@ def area_under_curve(
     result = pd.DataFrame({"label": labels, "area": area, "low": low, "high": high})
     result["n"] = counts.sum(0).reshape(len(labels), -1).sum(1).astype(int)
     result["clips"] = clips
-    gaps = {"missing": value.isna()} | {name: status == name for name in ("floor", "error", "everywhere")}
+    gaps = {"missing": value.isna()} | {name: status == name for name in ("minimum", "error", "everywhere")}
     for name, rows in gaps.items():
         result[name] = rows.groupby(table.label).sum().reindex(labels, fill_value=0).to_numpy()
     result["absent"] = [

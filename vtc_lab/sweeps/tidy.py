@@ -11,7 +11,7 @@ from vtc_lab.tokens import VTCError, suggest
 
 EVERYTHING = "everything"  # the uncompressed run, ratio 1
 NOT_RUN = "not run"  # said of a setting that others have and a label lacks
-_STATUSES = ("ok", "floor", "error")
+_STATUSES = ("ok", "minimum", "error")
 
 
 def tidy(table: pd.DataFrame, value: str, needs: Sequence[str] = ()) -> pd.DataFrame:
@@ -161,7 +161,7 @@ def counted(
     result["mean"] = ratio_of(totals.sum(0), sizes.sum(0))
     result["n"], result["clips"] = counts.sum(0).astype(int), (counts > 0).sum(0)
     result["missing"] = groups.size().to_numpy() - result.n
-    for status in ("floor", "error", "everywhere"):
+    for status in ("minimum", "error", "everywhere"):
         result[status] = np.bincount(at[table.status == status], minlength=groups.ngroups)
     return result, totals, sizes
 

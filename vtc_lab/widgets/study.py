@@ -12,7 +12,7 @@ import pandas as pd
 
 from vtc_lab.clips.reading import ROOT
 from vtc_lab.figures.marks import unit
-from vtc_lab.figures.style import FLOORS, VENUES
+from vtc_lab.figures.style import BASELINES, VENUES
 from vtc_lab.qa.samples import read_samples
 from vtc_lab.reducers.registry import get_method, methods
 from vtc_lab.sweeps.plan import variants
@@ -24,7 +24,7 @@ DEFAULTS = {
     "samples": "",  # a file of samples; "" is the bundled test set
     "clips": 12,  # the first ones of the set that have a question of these kinds
     "kinds": [],  # of questions; [] is all
-    "methods": [],  # with their defaults, beside the ablated one and the floors
+    "methods": [],  # with their defaults, beside the ablated one and the baselines
     "ablated": "lftr",  # the method of which one option is varied, or ""
     "options": {},  # its other options, the same in all variants
     "option": "temporal",  # the option that is varied, or ""
@@ -36,7 +36,7 @@ DEFAULTS = {
     "figure": "my_ablation",  # name of the exported files
     "venue": "neurips",
 }
-ALWAYS = ("uniform", "random")  # floors without which a comparison misleads
+ALWAYS = ("uniform", "random")  # baselines without which a comparison misleads
 MEASURES = {
     "accuracy": "right",
     "probability of the right answer": "likelihood",
@@ -59,7 +59,7 @@ def complete_study(state: dict[str, object]) -> dict[str, object]:
 
     Returns
     -------
-    A new dict of plain JSON values. Floors that are always there are taken off the methods.
+    A new dict of plain JSON values. Baselines that are always there are taken off the methods.
 
     Raises
     ------
@@ -127,7 +127,7 @@ def study_samples(state: dict[str, object]) -> list[dict[str, object]]:
 
 
 def study_methods(state: dict[str, object]) -> list[str | tuple[str, dict[str, object]]]:
-    """The methods of a state for `sweep`: those chosen, the variants of the ablated one, the floors.
+    """The methods of a state for `sweep`: those chosen, the variants of the ablated one, the baselines.
 
     Examples
     --------
@@ -197,14 +197,14 @@ def in_words(cells: pd.DataFrame, value: str) -> str:
     >>> cells = pd.DataFrame({"label": ["lftr", "random"], "method": ["lftr", "random"], "ratio": 4.0, "kept": 128.0,
     ...                       "total": 512.0, "mean": [0.5, 0.75], "low": [0.4, 0.7], "high": [0.6, 0.8]})
     >>> in_words(cells, "right")
-    'best accuracy (%): at 4× (128 of 512 tokens) random, a floor, 75.0 [70.0, 80.0]'
+    'best accuracy (%): at 4× (128 of 512 tokens) random, a baseline, 75.0 [70.0, 80.0]'
     """
     name, factor = unit(value)
     digits, best = 1 if factor == 100 else 3, []
     for ratio, group in cells[cells["mean"].notna() & (cells.ratio != 1)].groupby("ratio"):
         rows = group[group["mean"] == group["mean"].agg(better(value))]
         row = rows.iloc[0]
-        who = " and ".join(f"{r.label}, a floor," if r.method in FLOORS else r.label for r in rows.itertuples())
+        who = " and ".join(f"{r.label}, a baseline," if r.method in BASELINES else r.label for r in rows.itertuples())
         numbers = [f"{number * factor:.{digits}f}" for number in row[["mean", "low", "high"]]]
         interval = "" if pd.isna(row.low) else f" [{numbers[1]}, {numbers[2]}]"
         best.append(f"at {ratio:g}× ({row.kept:,.0f} of {row.total:,.0f} tokens) {who} {numbers[0]}{interval}")

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 import ipywidgets as widgets
 
-from vtc_lab.figures.style import FLOORS, VENUES
+from vtc_lab.figures.style import BASELINES, VENUES
 from vtc_lab.reducers.registry import get_method, methods
 from vtc_lab.tokens import VTCError
 from vtc_lab.widgets.controls import OptionPanel, _parsed
@@ -79,11 +79,13 @@ def study_controls(
         "figure": widgets.Text(state["figure"], description="figure", **later),
         "venue": _menu("venue", list(VENUES), state["venue"]),
     }
-    floors = [f"{name} (a floor, always there)" for name in ALWAYS]
-    named = [(f"{name} (a floor)" if name in FLOORS else name, name) for name in methods().index if name not in ALWAYS]
+    baselines = [f"{name} (a baseline, always there)" for name in ALWAYS]
+    named = [
+        (f"{name} (a baseline)" if name in BASELINES else name, name) for name in methods().index if name not in ALWAYS
+    ]
     several = {
         "kinds": Toggles("kinds", _kinds(state["samples"]), state["kinds"], changed),
-        "methods": Toggles("methods", named, state["methods"], changed, floors),
+        "methods": Toggles("methods", named, state["methods"], changed, baselines),
         "ratios": Toggles("ratios", [(f"{ratio}×", ratio) for ratio in RATIOS], state["ratios"], changed),
     }
     for key, control in plain.items():

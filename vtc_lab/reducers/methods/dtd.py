@@ -15,7 +15,7 @@ from vtc_lab.tokens import Reduction, VideoTokens
 @method(
     paper="arXiv 2504.17343",
     year=2025,
-    floor=("the whole first frame", lambda frames, patches, options: patches),
+    minimum=("the whole first frame", lambda frames, patches, options: patches),
     instead="tau",
 )
 def dtd(tokens: VideoTokens, budget: int | None = None, *, tau: Annotated[float | None, -1, 1] = None) -> Reduction:

@@ -16,7 +16,7 @@ _GROUP = 4
 @method(
     paper="arXiv 2411.15024",
     year=2024,
-    floor=(
+    minimum=(
         "every fourth frame whole",
         lambda frames, patches, options: -(-frames // _GROUP) * patches,
     ),

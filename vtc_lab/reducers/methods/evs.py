@@ -13,7 +13,7 @@ from vtc_lab.tokens import Reduction, VideoTokens
 @method(
     paper="arXiv 2510.14624",
     year=2025,
-    floor=("the whole first frame", lambda frames, patches, options: patches),
+    minimum=("the whole first frame", lambda frames, patches, options: patches),
 )
 def evs(tokens: VideoTokens, budget: int) -> Reduction:
     """Keep the first frame and, of all later patches of the clip, those that differ most from the frame before.

@@ -16,7 +16,7 @@ from vtc_lab.tokens import Reduction, VideoTokens
     paper="arXiv 2501.01986",
     year=2024,
     kind="merges",
-    floor=("one token of every position", lambda frames, patches, options: patches),
+    minimum=("one token of every position", lambda frames, patches, options: patches),
     instead="threshold",
 )
 def framefusion(

@@ -17,7 +17,7 @@ from vtc_lab.tokens import Reduction, VideoTokens
     paper="arXiv 2210.09461",
     year=2023,
     kind="merges",
-    floor=(
+    minimum=(
         "one token of every frame with scope='frame'",
         lambda frames, patches, options: frames if options["scope"] == "frame" else 1,
     ),

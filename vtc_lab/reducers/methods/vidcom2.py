@@ -16,7 +16,7 @@ _TEMPERATURE = 0.01
 @method(
     paper="arXiv 2505.14454",
     year=2025,
-    floor=("one token of every frame", lambda frames, patches, options: frames),
+    minimum=("one token of every frame", lambda frames, patches, options: frames),
 )
 def vidcom2(tokens: VideoTokens, budget: int) -> Reduction:
     """Keep the patches that are least like the clip and least like their frame, more of them in frames unlike the clip.
