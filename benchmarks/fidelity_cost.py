@@ -1,7 +1,7 @@
 """What each fidelity measure costs: milliseconds on one core for 16 frames of 14x14 patches.
 
 Prints the worst over methods and ratios of the median of several runs, for tokens of the bundled encoders and, with
-`--wide`, for the 3584 channels of a 7B model. What follows a slider (`vtc_lab.measures`) stays within 10 ms together at
+`--wide`, for the 3584 channels of a 7B model. What follows a slider (`vtc.list_measures`) stays within 10 ms together at
 112 channels and grows in step with their number.
 """
 
@@ -14,7 +14,7 @@ from collections.abc import Callable
 import torch
 
 import vtc_lab as vtc
-from vtc_lab.measures import divergence, fidelity, measures, total_variation
+from vtc_lab.measures import divergence, fidelity, list_measures, total_variation
 from vtc_lab.pixels import pixel_fidelity, rebuild
 
 METHODS, RATIOS = ("lftr", "uniform", "random", "pool"), (1, 2, 8, 32)
@@ -32,7 +32,7 @@ def cost(run: Callable[[], object], repeats: int = 7) -> float:
 
 def token_costs(tokens: vtc.VideoTokens, reduced: vtc.Reduction, repeats: int = 7) -> dict[str, float]:
     """Milliseconds of each measure of tokens asked for alone, and of those that follow a slider together."""
-    names = measures().query("of == 'tokens'").index
+    names = list_measures().query("of == 'tokens'").index
     alone = {name: cost(lambda name=name: fidelity(tokens, reduced, [name]), repeats) for name in names}
     return alone | {"all that follow a slider": cost(lambda: fidelity(tokens, reduced), repeats)}
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 import vtc_lab as vtc
 from benchmarks.fidelity_cost import token_costs
-from vtc_lab.measures import answer_fidelity, divergence, fidelity, measures, total_variation
+from vtc_lab.measures import answer_fidelity, divergence, fidelity, list_measures, total_variation
 from vtc_lab.models.answers import Answer
 from vtc_lab.pixels import pixel_fidelity, rebuild
 
@@ -168,9 +168,9 @@ def test_every_measure_of_tokens_is_that_of_its_plain_reference(setting, ratio, 
 def test_values_stay_in_the_range_of_the_table(case) -> None:
     tokens, reduced = case
     found = fidelity(tokens, reduced, "all")
-    assert list(found) == list(measures().query("of == 'tokens'").index)
+    assert list(found) == list(list_measures().query("of == 'tokens'").index)
     for name, value in found.items():
-        low, high = measures().loc[name, "range"]
+        low, high = list_measures().loc[name, "range"]
         assert type(value) is float and low <= value <= high, (name, value)
 
 
@@ -179,7 +179,7 @@ def test_values_stay_in_the_range_of_the_table(case) -> None:
 def test_keeping_everything_has_the_best_value_of_the_table(case) -> None:
     tokens, _ = case
     for name, value in fidelity(tokens, vtc.reduce(tokens, "pool", ratio=1), "all").items():
-        assert value == pytest.approx(measures().loc[name, "best"], abs=1e-5), name
+        assert value == pytest.approx(list_measures().loc[name, "best"], abs=1e-5), name
 
 
 def test_lossless_is_exactly_no_error() -> None:
@@ -244,7 +244,7 @@ def test_tokens_that_are_all_equal_lose_nothing(setting, value, dtype) -> None:
     tokens = vtc.VideoTokens(torch.full((16, 7, 7, 9), value, dtype=dtype), torch.zeros(16, 7, 7))
     found = fidelity(tokens, reduced_by(setting, tokens, 7), "all")
     for name, number in found.items():
-        assert number == pytest.approx(measures().loc[name, "best"], abs=1e-5), name
+        assert number == pytest.approx(list_measures().loc[name, "best"], abs=1e-5), name
 
 
 def test_one_side_that_varies_and_one_that_does_not() -> None:
@@ -270,7 +270,7 @@ def test_saliency_is_merged_as_the_tokens_are() -> None:
 
 
 def test_which_measures_are_given() -> None:
-    tokens, table = tokens_of(), measures()
+    tokens, table = tokens_of(), list_measures()
     reduced = vtc.reduce(tokens, "pool", ratio=4)
     everything = fidelity(tokens, reduced, "all")
     assert list(fidelity(tokens, reduced)) == list(table[table.follows_a_slider].index)
@@ -394,9 +394,9 @@ def test_pixels_stay_in_the_range_of_the_table(case, height, width) -> None:
     for side, parts, before in zip(rebuilt.frames.shape[1:3], tokens.grid[1:], (height, width), strict=True):
         assert side % parts == 0 and side >= 11 and (abs(side - before) <= parts / 2 or side < 11 + parts)
     found = pixel_fidelity(clip, reduced)
-    assert list(found) == list(measures().query("of == 'pixels'").index)
+    assert list(found) == list(list_measures().query("of == 'pixels'").index)
     for name, value in found.items():
-        low, high = measures().loc[name, "range"]
+        low, high = list_measures().loc[name, "range"]
         assert type(value) is float and low <= value <= high, (name, value)
 
 
@@ -442,7 +442,7 @@ def test_measures_of_answers_are_those_of_their_plain_references(size, seed, dty
     assert found["tv"] == pytest.approx(sum(abs(a - b) for a, b in pairs) / 2, abs=1e-9)
     assert found["agrees"] == 0
     for name, value in found.items():
-        low, high = measures().loc[name, "range"]
+        low, high = list_measures().loc[name, "range"]
         assert type(value) is float and low <= value <= high, (name, value)
     assert found["tv"] ** 2 <= found["kl"] / 2 + 1e-9  # Pinsker's inequality
 
@@ -450,7 +450,7 @@ def test_measures_of_answers_are_those_of_their_plain_references(size, seed, dty
 def test_the_same_answer_has_the_best_values_of_the_table() -> None:
     answer = answer_of("red", torch.randn(9))
     found = answer_fidelity(answer, answer)
-    assert found == measures().query("of == 'answers'").best.to_dict()
+    assert found == list_measures().query("of == 'answers'").best.to_dict()
 
 
 def test_tokens_that_cannot_come() -> None:
@@ -488,7 +488,7 @@ def test_the_table_lists_what_the_functions_return_and_nothing_else() -> None:
         "answers": list(answer_fidelity(answer, answer)),
         "table": ["flip_rate", "accuracy"],  # means over questions: no function of one answer gives them
     }
-    table = measures()
+    table = list_measures()
     assert list(table.columns) == ["of", "formula", "range", "best", "source", "follows_a_slider"]
     assert {of: list(part.index) for of, part in table.groupby("of")} == returned
     assert not table.isna().any().any() and table.follows_a_slider.dtype == bool

@@ -13,7 +13,7 @@ from vtc_lab.figures.multiples import compare_kept
 from vtc_lab.figures.overlap import kept_overlap, plot_agreement, plot_overlap
 from vtc_lab.figures.panels import plot_flips, plot_kinds
 from vtc_lab.figures.tables import save_table
-from vtc_lab.measures import answer_fidelity, fidelity, measures
+from vtc_lab.measures import answer_fidelity, fidelity, list_measures
 from vtc_lab.pixels import pixel_fidelity, rebuild
 from vtc_lab.qa.clips import check_clips, read_sample_clip
 from vtc_lab.qa.readers import benchmarks, read_benchmark
@@ -53,15 +53,15 @@ __all__ = [
     "fidelity_sweep",
     "find_clips",
     "kept_overlap",
+    "list_measures",
     "load_encoder",
     "load_model",
     "make_clip",
-    "measures",
     "merge",
     "method",
     "methods",
-    "pixel_fidelity",
     "one_each",
+    "pixel_fidelity",
     "plot_agreement",
     "plot_curves",
     "plot_flips",

@@ -56,7 +56,7 @@ _MEASURES = [
 _OF_TOKENS = {measure.name: measure for measure in _MEASURES if measure.of == "tokens"}
 
 
-def measures() -> pd.DataFrame:
+def list_measures() -> pd.DataFrame:
     """Every fidelity measure with its formula, range and source, and whether it is cheap enough to follow a slider.
 
     Returns
@@ -76,9 +76,9 @@ def measures() -> pd.DataFrame:
 
     Examples
     --------
-    >>> measures().loc["cka", "range"]
+    >>> list_measures().loc["cka", "range"]
     (0, 1)
-    >>> list(measures().query("of == 'pixels'").index)
+    >>> list(list_measures().query("of == 'pixels'").index)
     ['psnr', 'ssim']
     """
     return pd.DataFrame(_MEASURES).set_index("name")
@@ -93,7 +93,7 @@ def fidelity(
     ----------
     tokens : (T, h, w, D) the source, of any floating dtype.
     reduction : of these tokens.
-    measures : names, "all", or None for those cheap enough to follow a slider (see `vtc_lab.measures`).
+    measures : names, "all", or None for those cheap enough to follow a slider (see `list_measures`).
 
     Returns
     -------
