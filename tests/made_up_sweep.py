@@ -40,7 +40,7 @@ def made_up_sweep(
                     row |= {"kind": KINDS[question % len(KINDS)], "question": f"what {question}?", "answer": "red"}
                     row |= {"method": method, "options": json.dumps(given) if given else "", "label": label, "seed": 0}
                     row |= {"ratio": ratio, "kept": round(total / ratio), "total": total}
-                    row |= {"layer_mean": float(round(total / ratio)), "said": said}
+                    row |= {"said": said}
                     row |= {"right": right, "likelihood": rng.uniform(0.5, 1) if right else rng.uniform(0, 0.5)}
                     row |= {
                         "kl": rng.exponential(np.log2(ratio)),
@@ -52,7 +52,7 @@ def made_up_sweep(
                     row |= {"status": "ok", "error": ""}
                     status = (gaps or {}).get((label, ratio))
                     if status:
-                        results = ("kept", "layer_mean", "said", "right", "likelihood", "kl", "tv", "flipped")
+                        results = ("kept", "said", "right", "likelihood", "kl", "tv", "flipped")
                         row |= dict.fromkeys((*results, "reduce_s", "prefill_s", "decode_s"), float("nan"))
                         row |= {"status": status, "error": f"{method} cannot", "engaged": False}
                     rows.append(row)

@@ -94,7 +94,7 @@ def test_a_run_gives_what_sweep_gives(open_panel, model):
     assert list(dict.fromkeys(expected.label)) == ["lftr", "lftr (temporal=select)", "uniform", "random"]
     best = expected[expected.ratio == 4].groupby("label").right.mean().max()
     assert f"{100 * best:.1f}" in panel._result.value
-    assert f"{len(expected)} results: {len(expected)} ok, 0 below a baseline, 0 failed" in panel._counts.value
+    assert f"{len(expected)} results: {len(expected)} ok, 0 below a minimum budget, 0 failed" in panel._counts.value
 
 
 def test_curves_fill_in_while_it_runs_and_stop_keeps_what_is_done(open_panel):

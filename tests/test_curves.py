@@ -251,16 +251,6 @@ def test_one_clip_gives_means_without_intervals():
     assert figure._repr_png_().startswith(b"\x89PNG")
 
 
-def test_mean_tokens_a_layer_are_said_where_they_differ():
-    table = made_up_sweep(["lftr", "fastv", "uniform"], [1, 4])
-    table.loc[(table.label == "fastv"), "kept"] = 896
-    figure = plot_curves(table)
-    assert "fastv (mean a layer 224 to 896)" in legend(figure) and "lftr" in legend(figure)
-    figure = plot_curves(table, budget="layer_mean")
-    assert "fastv (enter 896)" in legend(figure)
-    assert line_of(figure.axes[0], method_style("fastv")).get_xdata().tolist() == [224, 896]
-
-
 def test_throughput_is_the_ratio_of_totals_over_the_same_samples():
     table = made_up_sweep(gaps={("random", 16): "error"})
     failed = table.index[(table.label == "lftr") & (table.ratio == 8)][:9]
@@ -315,7 +305,7 @@ def test_the_total_on_an_axis_is_of_the_rows_that_have_a_result():
 def test_a_table_read_back_from_csv_is_drawn_as_before_though_a_sample_has_no_clip(tmp_path):
     table = made_up_sweep(["lftr", "uniform"])
     gone = table["clip"] == "clips/003.mp4"
-    results = ["kept", "layer_mean", "right", "flipped", "prefill_s", "decode_s", "reduce_s"]
+    results = ["kept", "right", "flipped", "prefill_s", "decode_s", "reduce_s"]
     table.loc[gone, results] = np.nan
     table.loc[gone, ["clip", "kind", "status", "error"]] = ["", "", "error", "no such clip"]
     table.to_csv(tmp_path / "sweep.csv", index=False)
@@ -369,7 +359,6 @@ def test_saving_again_after_showing_gives_the_same_bytes(tmp_path):
         (lambda t: plot_curves(t.iloc[:0]), "no rows"),
         (lambda t: plot_curves(t, "acuracy"), "no column 'acuracy'"),
         (lambda t: plot_curves(t, "said"), "'said' does not hold numbers"),
-        (lambda t: plot_curves(t, budget="entering"), "budget is 'entering'; choose 'kept' or 'layer_mean'"),
         (lambda t: plot_curves(t, venue="nips"), "neurips"),
         (lambda t: plot_curves(t, level="a"), "level is 'a'; it must lie between 0 and 1"),
         (lambda t: plot_curves(t.assign(model=np.where(t.index < 9, "b", "a"))), "results of 2 models, 'a' and 'b'"),

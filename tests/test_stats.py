@@ -309,7 +309,7 @@ def test_a_table_read_back_from_csv_gives_the_same_and_samples_without_a_clip_ar
     pd.testing.assert_frame_equal(found[["mean", "low", "high"]], without[["mean", "low", "high"]])
     assert summary(back)[1] == summary(table)[1]
     fine = back[back.status == "ok"].assign(error=np.nan)
-    assert summary(fine)[1] == "48 results: 48 ok, 0 below a baseline, 0 failed"
+    assert summary(fine)[1] == "48 results: 48 ok, 0 below a minimum budget, 0 failed"
 
 
 @pytest.mark.filterwarnings("error")

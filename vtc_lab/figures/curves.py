@@ -27,7 +27,6 @@ from vtc_lab.figures.marks import (
     looks,
     on_average,
     parts,
-    span_of,
     thin,
     told,
     unit,
@@ -44,7 +43,6 @@ def plot_curves(
     table: pd.DataFrame,
     value: str = "right",
     *,
-    budget: str = "kept",
     venue: str = "cvpr",
     span: str = "column",
     level: float = 0.95,
@@ -56,8 +54,6 @@ def plot_curves(
     ----------
     table : tidy, as `vtc.sweep` gives it, with at least one baseline ("uniform", "random" ...).
     value : numeric column; true counts as 1.
-    budget : "kept", the tokens that enter the language model, or "layer_mean", the mean over its layers, which differs
-        for methods that drop tokens inside it.
     venue, span : as in `figure_size`.
     level, seed : of the intervals, see `bootstrap_interval`; with one clip there are none.
 
@@ -80,15 +76,13 @@ def plot_curves(
     >>> figure.vtc["data"][["label", "kept", "mean"]].round(2).values.tolist()[2:]
     [['lftr', 16.0, 0.85], ['uniform', 16.0, 0.65]]
     """
-    if budget not in ("kept", "layer_mean"):
-        raise VTCError(f"budget is {budget!r}; choose 'kept' or 'layer_mean'")
-    table = checked(table, value, ("clip", "ratio", "kept", "total", budget))
+    table = checked(table, value, ("clip", "ratio", "kept", "total"))
     cells = intervals(table, ["label", "method", "ratio"], level=level, seed=seed)
     cells = with_absent(with_budgets(cells, table, ["label", "method", "ratio"]), "ratio")
     name, factor = unit(value)
-    place = cells.groupby("ratio")[budget].median()  # where a cell without a result would be
+    place = cells.groupby("ratio").kept.median()  # where a cell without a result would be
     place = place.fillna(pd.Series(table.total.mean() / place.index, place.index))
-    cells["x"] = cells[budget].mask(uneven(cells)).fillna(cells.ratio.map(place))
+    cells["x"] = cells.kept.mask(uneven(cells)).fillna(cells.ratio.map(place))
     styles, entries = looks(table), {}
     with paper_style():
         figure = Picture(figsize=figure_size(venue, span, ASPECT[span == "text"]))
@@ -101,8 +95,7 @@ def plot_curves(
                 drawn.append(axes.vlines(part.x, part.low * factor, part.high * factor, **thin(look)))
             for artist in drawn:  # only now, because what is drawn with it does not count for the axes' limits
                 artist.set_transform(offset_copy(axes.transData, figure, aside, 0, "points"))
-            note = _other_budget(rows, budget) if rows.n.any() else ", no result"
-            entries[label + note] = Line2D([], [], **style)
+            entries[label if rows.n.any() else f"{label}, no result"] = Line2D([], [], **style)
         full = table[(table.ratio == 1) & table.value.notna()].value
         if len(full):
             line = axes.axhline(full.mean() * factor, color="black", linewidth=0.7, linestyle=(0, (6, 3)), zorder=1)
@@ -110,14 +103,13 @@ def plot_curves(
         axes.set_xscale("log")
         axes.margins(x=0.1 if len(gap_reasons(cells)) else 0.06)
         _label_ratios(axes, place, figure.get_figwidth() - 0.6)
-        entering = "tokens kept" if budget == "kept" else "mean tokens a layer"
-        axes.set(xlabel=f"{entering} of {on_average(table)}, and ratio", ylabel=name)
+        axes.set(xlabel=f"tokens kept of {on_average(table)}, and ratio", ylabel=name)
         entries |= _mark_gaps(axes, cells, styles)
         legend_below(figure, entries)
     return attach(
         figure,
         cells.drop(columns="x"),
-        **told("plot_curves", table, value=value, budget=budget, level=level, seed=seed),
+        **told("plot_curves", table, value=value, level=level, seed=seed),
     )
 
 
@@ -227,14 +219,6 @@ def _mark_gaps(axes: Axes, cells: pd.DataFrame, styles: dict[str, dict[str, obje
         axes.set_ylim(low - (high - low) * share / (1 - share), high)
         axes.set_yticks(ticks)
     return gap_entries(cells)
-
-
-def _other_budget(rows: pd.DataFrame, budget: str) -> str:
-    """The budget that is not on the axis, if it is another one."""
-    if "layer_mean" not in rows or np.allclose(rows.kept.dropna(), rows.layer_mean.dropna(), rtol=1e-3):
-        return ""
-    words, other = ("mean a layer", "layer_mean") if budget == "kept" else ("enter", "kept")
-    return f" ({words} {span_of(rows[other].dropna())})"
 
 
 def _apart(count: int) -> np.ndarray:

@@ -35,7 +35,6 @@ class Result(NamedTuple):
 
     kept: float = math.nan
     total: float = math.nan
-    layer_mean: float = math.nan
     said: str | None = None
     right: float = math.nan
     likelihood: float = math.nan
@@ -232,7 +231,6 @@ def _result(
     return Result(
         kept=answer.entered,
         total=answer.total,
-        layer_mean=answer.entered,  # what enters stays: the reduction is before the first layer
         said=answer.text,
         right=right,
         likelihood=answer.scores.get(sample["answer"], math.nan) if sample["candidates"] else math.nan,

@@ -97,8 +97,7 @@ def sweep(
 
     - sample (a name of its content), model, clip, kind, question, answer;
     - method, options (JSON of those that are not default, "" for none), label, seed (0 where there is none), ratio;
-    - kept and total tokens, of which `kept` enter the language model, and layer_mean, their mean over its layers: the
-      same, because the reduction is before the first;
+    - kept and total tokens, of which `kept` enter the language model;
     - said, right, likelihood (probability of the right answer among the candidates, if there are any), kl and tv
       (from everything to what was kept, see `answer_fidelity`), flipped (the text is not that with everything);
     - read_s, encode_s, reduce_s, prefill_s, decode_s: seconds. Reading, encoding and reducing count in full on every

@@ -57,7 +57,7 @@ def bootstrap_interval(
     -------
     DataFrame with the columns of `by`, mean, low, high, n (rows with a result), clips (that have one), missing (rows
     without; of these: minimum, error, and everywhere, rows of samples that have no result under any setting of the
-    table), the mean of each budget that the table has (kept, total, layer_mean), and value (its name). All means are
+    table), the mean of each budget that the table has (kept, total), and value (its name). All means are
     over the n rows: where missing is more than everywhere, they are over other samples than the rest and do not
     compare. A group of fewer than two clips has no interval (NaN), one without results no mean either.
 

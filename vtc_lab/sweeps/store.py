@@ -24,7 +24,7 @@ _TYPES |= {"seed": "int64", "engaged": "bool"}
 _QUOTED = [f'"{name}"' for name in (*COLUMNS, "again")]  # SQL has a word "group" of its own
 _AT_ONCE = 500  # keys of one query
 _PATIENCE = 10  # seconds to wait for another process that is writing
-TABLE = "results_2"  # one more whenever columns change: a file of before is used on, and what is in it not looked at
+TABLE = "results_3"  # one more whenever columns change: a file of before is used on, and what is in it not looked at
 _SCHEMA = f"""CREATE TABLE IF NOT EXISTS {TABLE} (
     key TEXT PRIMARY KEY, place TEXT, computed INTEGER DEFAULT 1, {", ".join(_QUOTED)})"""
 _STORED = {"key", "place", "computed", *COLUMNS, "again"}
@@ -35,7 +35,7 @@ def to_frame(rows: Iterable[Sequence[object]]) -> pd.DataFrame:
     """Rows of COLUMNS as a DataFrame that has all columns and their types even where there is no row.
 
     >>> to_frame([]).shape
-    (0, 33)
+    (0, 32)
     """
     columns = dict(zip(COLUMNS, list(zip(*rows, strict=True)) or [()] * len(COLUMNS), strict=True))
     for name in ("right", "flipped"):  # SQLite has numbers for them

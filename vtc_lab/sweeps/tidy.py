@@ -53,7 +53,7 @@ def tidy(table: pd.DataFrame, value: str, needs: Sequence[str] = ()) -> pd.DataF
     unknown = set(table.status.astype(str)) - set(_STATUSES)
     if unknown:
         raise VTCError(f"status {min(unknown)!r} is unknown; {suggest(min(unknown), _STATUSES)}")
-    for column in ("ratio", "kept", "total", "layer_mean"):
+    for column in ("ratio", "kept", "total"):
         if column in table:
             table[column] = _numbers(table[column])
     table["value"] = np.where(table.status == "ok", _numbers(table[value]), np.nan)
@@ -190,7 +190,7 @@ def intervals(
 
 def with_budgets(cells: pd.DataFrame, table: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
     """Cells with the mean of each budget column that the table has, over the rows that the cells' means are of."""
-    columns = [name for name in ("kept", "total", "layer_mean") if name in table]
+    columns = [name for name in ("kept", "total") if name in table]
     answered = table[columns].where(table.value.notna()).assign(**table[keys])
     means = answered.groupby(keys, sort=False, dropna=False)[columns].mean().reset_index(drop=True)
     return cells.assign(**means)
