@@ -6,10 +6,17 @@ LMMS := .venv-lmms
 NOTEBOOK := notebooks/00_start_here.ipynb
 AS_ROOT := $(if $(filter 0,$(shell id -u)),--allow-root)
 PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
+# Two tests at a time, of what is slow one after the other and first, see conftest.py.
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
+define CHECK
+$(BIN)/ruff check .
+$(BIN)/ruff format --check .
+$(BIN)/mypy
+endef
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help lab test test-lmms figures bench kills format clean
+.PHONY: help lab check test test-lmms figures bench kills format clean
 
 help: ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1	/p' Makefile
@@ -17,10 +24,14 @@ help: ## list these targets
 lab: .venv/.lab ## open the workbench in JupyterLab (LAB_ARGS="--no-browser --port 9999" adds arguments)
 	$(BIN)/jupyter lab $(AS_ROOT) $(LAB_ARGS) $(NOTEBOOK)
 
-test: .venv/.test ## check the style, run every test
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+check: .venv/.test ## check style and types, run the fast tests: an answer in a minute and a half
+	$(CHECK)
+	$(PYTEST) -m "not slow"
+
+test: .venv/.test ## check style and types, run every test; gets a browser for those that drive one
+	$(CHECK)
+	$(BIN)/python tests/browser.py
+	$(PYTEST)
 
 test-lmms: $(LMMS)/.done ## run lmms-eval itself on a small task, in an environment of its own
 	$(LMMS)/bin/python -m pytest tests/test_lmms_eval.py vtc_lab/integrations

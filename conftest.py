@@ -15,6 +15,22 @@ from vtc_lab.reducers.registry import _METHODS  # noqa: E402
 collect_ignore = [] if find_spec("lmms_eval") else ["vtc_lab/integrations"]
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Slow tests come first, each for the next free worker; those of a file that are not slow stay together."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+    for item in items:
+        if not item.get_closest_marker("slow") and not item.get_closest_marker("xdist_group"):
+            item.add_marker(pytest.mark.xdist_group(item.path.stem))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say loudly that the tests of the browser were left out, which a count of skipped tests would hide."""
+    said = {str(report.longrepr[2]) for report in terminalreporter.getreports("skipped") if report.longrepr}
+    for words in sorted(text for text in said if "no browser" in text):
+        terminalreporter.write_line(f"!!! {words.removeprefix('Skipped: ')} !!!", red=True, bold=True)
+
+
 @pytest.fixture(autouse=True)
 def registry_as_before() -> Iterator[None]:
     """A method that a test or an example registers is gone after it."""

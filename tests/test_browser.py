@@ -11,13 +11,19 @@ import time
 from pathlib import Path
 from urllib.request import urlopen
 
+import browser
 import nbformat
 import pytest
 from playwright.sync_api import Page, sync_playwright
 from pypdf import PdfReader
 
 ROOT = Path(__file__).resolve().parent.parent
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+CHROMIUM = browser.find()
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.xdist_group("browser"),  # one server and one browser for all
+    pytest.mark.skipif(not CHROMIUM and "VTC_NEEDS_BROWSER" not in os.environ, reason=browser.MISSING),
+]
 QUIET = ["--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-sync"]
 
 
@@ -66,13 +72,12 @@ def _address(server: subprocess.Popen, log: Path) -> str:
 
 @pytest.fixture(scope="module")
 def page(lab):
-    assert CHROMIUM, "these tests need chromium; .ci/run installs it"
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=[*QUIET, "--no-sandbox"])
-        page = browser.new_page(viewport={"width": 1500, "height": 1300})
+        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=[*QUIET, "--no-sandbox"])
+        page = chromium.new_page(viewport={"width": 1500, "height": 1300})
         page.set_default_timeout(120_000)
         yield page
-        browser.close()
+        chromium.close()
 
 
 def _fingerprint(page: Page) -> str:

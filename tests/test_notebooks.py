@@ -37,6 +37,7 @@ def test_stored_as_source_alone(path):
     assert notebook.cells[0].source.startswith("# ") and "?" in notebook.cells[0].source.splitlines()[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_runs_and_hides_no_error(path, tmp_path):
     notebook = nbformat.read(path, 4)
@@ -65,6 +66,7 @@ def hidden_errors(widgets: dict) -> list[str]:
     return found
 
 
+@pytest.mark.slow
 def test_the_scan_finds_what_hides():
     """A notebook whose explorer is broken and whose callback fails must not look clean."""
     cells = [

@@ -124,8 +124,8 @@ def test_versions_and_licence_agree():
 def test_the_package_brings_its_data():
     kept = {path for path in tracked() if path.is_relative_to(ROOT / "vtc_lab") and path.suffix != ".py"}
     tools = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
-    patterns = tools["package-data"]["vtc_lab"]
-    assert kept == {path for pattern in patterns for path in (ROOT / "vtc_lab").glob(pattern)}
+    brought = {ROOT / room.replace(".", "/"): patterns for room, patterns in tools["package-data"].items()}
+    assert kept == {path for room, patterns in brought.items() for pattern in patterns for path in room.glob(pattern)}
     folders = {path.parent for path in tracked() if path.is_relative_to(ROOT / "vtc_lab") and path.suffix == ".py"}
     assert all((folder / "__init__.py").exists() for folder in folders)
 
@@ -137,7 +137,7 @@ def make(*arguments: str, **environment: str) -> subprocess.CompletedProcess:
 
 def test_every_make_target_that_the_readme_names_exists():
     targets = set(re.findall(r"^  make (\w+)", make("help").stdout, re.M))
-    assert {"lab", "test", "figures", "bench", "format", "clean"} <= targets
+    assert {"lab", "check", "test", "figures", "bench", "format", "clean"} <= targets
     for target in targets:
         assert make("--dry-run", target).returncode == 0
     named = set(re.findall(r"(?:`|^\s*|\$ )make ([a-z]+)", (ROOT / "README.md").read_text(), re.M))
@@ -200,6 +200,30 @@ def test_ci_makes_the_tests_and_can_run():
     lines = script.read_text().splitlines()
     assert lines[0] == "#!/usr/bin/env bash"
     assert {"make test </dev/null", "make test-lmms </dev/null"} <= set(lines)
+    assert any(line.startswith("export VTC_NEEDS_BROWSER=1") for line in lines)
+
+
+@pytest.mark.slow
+def test_where_no_browser_is_to_be_had_its_tests_are_left_out_loudly_and_ci_fails(tmp_path):
+    """On a machine whose PATH has neither chromium nor a way to get it."""
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "tests/test_browser.py",
+        "-k",
+        "bad_input",
+        "-p",
+        "no:cacheprovider",
+    ]
+    bare = {**os.environ, "PATH": str(tmp_path), "PLAYWRIGHT_BROWSERS_PATH": str(tmp_path), "CI": ""}
+    bare.pop("VTC_NEEDS_BROWSER", None)
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=bare)
+    assert run.returncode == 0 and "1 skipped" in run.stdout
+    assert "!!! no browser: the tests that drive JupyterLab in chromium did not run" in run.stdout
+    insisting = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=bare | {"VTC_NEEDS_BROWSER": "1"})
+    assert insisting.returncode == 1
 
 
 def test_no_file_names_this_machine_or_a_package_index():
