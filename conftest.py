@@ -9,7 +9,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest  # noqa: E402
 
-from vtc_lab.reducers.registry import _METHODS  # noqa: E402
+from vtc_lab.reducers.registry import METHODS  # noqa: E402
 
 # Its modules import the tools that they are for, which have environments of their own.
 collect_ignore = [] if find_spec("lmms_eval") else ["vtc_lab/integrations"]
@@ -34,7 +34,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 @pytest.fixture(autouse=True)
 def registry_as_before() -> Iterator[None]:
     """A method that a test or an example registers is gone after it."""
-    before = dict(_METHODS)
+    before = dict(METHODS)
     yield
-    _METHODS.clear()
-    _METHODS.update(before)
+    METHODS.clear()
+    METHODS.update(before)

@@ -220,7 +220,7 @@ def test_the_latest_of_many_requests_wins_and_none_piles_up(explorer):
 
 
 def test_a_method_of_ones_own_appears(explorer):
-    from vtc_lab.reducers.registry import _METHODS
+    from vtc_lab.reducers.registry import METHODS
 
     @vtc.method
     def newest_first(tokens, budget, *, flip: bool = False, share: float = 0.5, tag: str = "x"):
@@ -233,7 +233,7 @@ def test_a_method_of_ones_own_appears(explorer):
         assert list(own._options["options"]._controls) == ["flip", "share", "tag"]
         assert own.message == "" and "newest-first" in ledgers(own)[0]
     finally:
-        del _METHODS["newest-first"]
+        del METHODS["newest-first"]
 
 
 def test_options_take_their_range_from_the_signature():

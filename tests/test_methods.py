@@ -97,7 +97,7 @@ def test_random_per_frame_shares_differ_by_at_most_one() -> None:
 
 @pytest.fixture
 def own_registry(monkeypatch) -> None:
-    monkeypatch.setattr(registry, "_METHODS", dict(registry._METHODS))
+    monkeypatch.setattr(registry, "METHODS", dict(registry.METHODS))
 
 
 @pytest.mark.usefixtures("own_registry")

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 import vtc_lab as vtc
-from vtc_lab.reducers.registry import _METHODS
+from vtc_lab.reducers.registry import METHODS
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
@@ -19,15 +19,15 @@ def test_no_example_is_overlooked():
 
 @pytest.mark.parametrize("block", BLOCKS, ids=lambda block: block.strip().splitlines()[-1][:40])
 def test_examples_run_and_print_what_they_claim(block, tmp_path, capsys):
-    registered = dict(_METHODS)
+    registered = dict(METHODS)
     exec(re.sub(r"(save_figure\(.*)\)( *#.*)?$", rf"\1, folder={str(tmp_path)!r})", block, flags=re.M), {})
     printed = capsys.readouterr().out
     for claim in re.findall(r"print\(reduced.ledger\) +# (.*)", block):
         assert claim in printed
-    for name in set(_METHODS) - set(registered):
+    for name in set(METHODS) - set(registered):
         tokens = vtc.load_encoder("pixels").encode(vtc.read_clip("data/clips/dog.mp4", frames=4))
         assert len(vtc.reduce(tokens, name, ratio=4)) == 196
-        del _METHODS[name]
+        del METHODS[name]
 
 
 def test_shapes_in_comments_are_right():

@@ -36,7 +36,7 @@ class Method:
     least: Callable[[int, int, dict[str, object]], int]
 
 
-_METHODS: dict[str, Method] = {}
+METHODS: dict[str, Method] = {}  # every registered method by its name
 
 
 def method(
@@ -107,7 +107,7 @@ def method(
             if word not in known:
                 raise VTCError(f"method {key!r} has {what}={word!r}; {suggest(word, known)}")
         words, least = minimum or ("", lambda frames, patches, options: 1)
-        _METHODS[key] = Method(key, run, paper, year, needs, kind, options, ranges, needs_ratio, instead, words, least)
+        METHODS[key] = Method(key, run, paper, year, needs, kind, options, ranges, needs_ratio, instead, words, least)
         return run
 
     return register(function) if function else register
@@ -121,9 +121,9 @@ def get_method(name: str) -> Method:
     VTCError
         For an unknown name; it offers the nearest ones.
     """
-    if not isinstance(name, str) or name not in _METHODS:
-        raise VTCError(f"no method is called {name!r}; {suggest(name, _METHODS)}")
-    return _METHODS[name]
+    if not isinstance(name, str) or name not in METHODS:
+        raise VTCError(f"no method is called {name!r}; {suggest(name, METHODS)}")
+    return METHODS[name]
 
 
 def methods() -> pd.DataFrame:
@@ -149,7 +149,7 @@ def methods() -> pd.DataFrame:
             "minimum": m.minimum or "none",
             "options": ", ".join(f"{key}={_choices(*option)}" for key, option in m.options.items()),
         }
-        for m in _METHODS.values()
+        for m in METHODS.values()
     ]
     return pd.DataFrame(rows).set_index("name").astype({"year": "Int64"})
 

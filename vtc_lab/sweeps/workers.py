@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from vtc_lab.clips.reading import ROOT
-from vtc_lab.reducers.registry import _METHODS, Method
+from vtc_lab.reducers.registry import METHODS, Method
 from vtc_lab.sweeps.jobs import Finished, Job, failed, work
 from vtc_lab.sweeps.keys import code_hash, digest, file_hash, revision, versions
 from vtc_lab.tokens import VTCError
@@ -50,7 +50,7 @@ def environment(methods: Iterable[str] = ()) -> str:
     from vtc_lab.models.loading import load_model
     from vtc_lab.models.video_model import VideoModel
 
-    code = code_hash(work, VideoModel, load_model, *(_METHODS[name].run for name in methods if name in _METHODS))
+    code = code_hash(work, VideoModel, load_model, *(METHODS[name].run for name in methods if name in METHODS))
     code = digest(code, file_hash(ROOT / "vtc_lab" / "clips" / "decoder.py"))[:12]
     return ", ".join([*(f"{name} {version}" for name, version in versions().items()), f"vtc_lab {code}"])
 
@@ -61,7 +61,7 @@ def _pack(model: VideoModel, jobs: Sequence[Job]) -> list[_Parcel]:
         raise VTCError("workers cannot load a model that was not made by load_model; sweep it without an executor")
     spec = model.spec | {"device": torch.device(model.spec["device"]).type}  # which GPU is the worker's own affair
     used = sorted({setting.method for job in jobs for setting in job.settings})
-    sent = {name: _METHODS[name] for name in used if _METHODS[name].run.__module__.partition(".")[0] != "vtc_lab"}
+    sent = {name: METHODS[name] for name in used if METHODS[name].run.__module__.partition(".")[0] != "vtc_lab"}
     known = [name for name in used if name not in sent]
     facts = (spec, revision(model), _pickled(sent), known, environment(known), _process(), str(uuid.uuid4()))
     return [_Parcel(job, *facts) for job in jobs]
@@ -86,7 +86,7 @@ def _run(parcel: _Parcel) -> list[Finished]:
         if parcel.environment != here:  # no result may depend on which worker made it
             raise VTCError(f"a worker has {here}, not {parcel.environment}; install the same there")
         if parcel.sender != _process():
-            _METHODS.update(pickle.loads(parcel.sent))
+            METHODS.update(pickle.loads(parcel.sent))
         return [finished for part in work(_model(parcel), parcel.job) for finished in part]
 
 
