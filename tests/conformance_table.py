@@ -15,19 +15,17 @@ from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
+import vtc_lab.models.torchvision_ops  # noqa: F401  (before transformers)
+
 import torch
 from tiny_checkpoints import SIDE, frames, prompt, write
+from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
 import vtc_lab as vtc
 from vtc_lab.clips.reading import ROOT
 from vtc_lab.models.compression import CompressedInputs, compress, engaged
 from vtc_lab.models.families import FAMILIES
 from vtc_lab.models.prompt_clips import encode_prompt
-
-# isort: off
-import vtc_lab.models.torchvision_ops  # noqa: F401  (before transformers)
-from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
-# isort: on
 
 BEGIN, END = "<!-- families:begin -->", "<!-- families:end -->"
 CLOSE = 1e-4  # largest difference of two logits, which are of the order of 1, that is rounding

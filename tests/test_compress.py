@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import tiny_checkpoints
 import torch
+import transformers as hf
 from conformance_table import CHECKS, apart, generate, load, logits, measure, new_tokens, same
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -22,11 +23,6 @@ from vtc_lab.clips.reading import ROOT
 from vtc_lab.models.compression import compress, engaged, put_back
 from vtc_lab.models.families import FAMILIES, Family, register_family
 from vtc_lab.models.prompt_clips import encode_prompt
-
-# isort: off
-import vtc_lab.models.torchvision_ops  # noqa: F401  (before transformers)
-import transformers as hf
-# isort: on
 
 SUPPORTED = list(FAMILIES)
 ROW = ("what moves", frames(1), "where ?")

@@ -10,16 +10,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import vtc_lab.models.torchvision_ops  # noqa: F401  (before transformers)
+
 import numpy as np
 import torch
+import transformers as hf
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import ByteLevel, Digits, Punctuation, Sequence, WhitespaceSplit
-
-# isort: off
-import vtc_lab.models.torchvision_ops  # noqa: F401  (before transformers)
-import transformers as hf
-# isort: on
 
 WORDS = "what which moves where is the a red green circle square left right up down first then no yes Frame from Time"
 WORDS += (

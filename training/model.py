@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import vtc_lab.models.torchvision_ops  # noqa: F401  (before transformers)
 
-# isort: split
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
 from torch import nn
 from transformers import (

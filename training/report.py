@@ -8,13 +8,12 @@ Everything is read as a user reads it: clips through decord, the model and its p
 
 from __future__ import annotations
 
-import vtc_lab.models.torchvision_ops  # noqa: F401  (before transformers)
-
-# isort: split
 import argparse
 import hashlib
 import json
 from pathlib import Path
+
+import vtc_lab.models.torchvision_ops  # noqa: F401  (before transformers)
 
 import decord
 import numpy as np

@@ -3,6 +3,7 @@
 from importlib import import_module
 
 import vtc_lab.models.torchvision_ops  # noqa: F401  (before anybody imports transformers)
+
 from vtc_lab.clips.reading import find_clips, one_each, read_clip
 from vtc_lab.encoders import load_encoder
 from vtc_lab.figures.curves import plot_curves, plot_pareto

@@ -9,11 +9,7 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
-
-# isort: off
-import vtc_lab.models.torchvision_ops  # noqa: F401  (before transformers)
 from transformers import LogitsProcessor, LogitsProcessorList
-# isort: on
 
 from vtc_lab.models.compression import CompressedInputs, engaged, padding_token, put_back
 from vtc_lab.models.prompt_clips import EncodedPrompt, settle

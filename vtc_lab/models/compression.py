@@ -13,11 +13,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-
-# isort: off
-import vtc_lab.models.torchvision_ops  # noqa: F401  (before transformers)
 from transformers import BatchFeature
-# isort: on
 
 from vtc_lab.models.families import bare, family_of
 from vtc_lab.models.prompt_clips import Encoded, EncodedPrompt, arguments, encode_prompt, on_device, places_of, rows

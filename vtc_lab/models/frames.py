@@ -11,11 +11,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 from torch import Tensor, nn
-
-# isort: off
-import vtc_lab.models.torchvision_ops  # noqa: F401  (before transformers)
 from transformers import AutoTokenizer
-# isort: on
 
 from vtc_lab.models.families import Family
 from vtc_lab.tokens import VTCError

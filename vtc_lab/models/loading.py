@@ -12,11 +12,7 @@ import psutil
 import torch
 from huggingface_hub import HfApi, try_to_load_from_cache
 from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError
-
-# isort: off
-import vtc_lab.models.torchvision_ops  # noqa: F401  (before transformers)
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
-# isort: on
 
 from vtc_lab.clips.reading import ROOT, lfs_pointer
 from vtc_lab.models.families import FAMILIES, how_to_add

@@ -9,11 +9,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-
-# isort: off
-import vtc_lab.models.torchvision_ops  # noqa: F401  (before transformers)
 from transformers.modeling_outputs import BaseModelOutputWithPooling
-# isort: on
 
 from vtc_lab.models.families import Family, family_of
 from vtc_lab.models.frames import clips_of, spans_of

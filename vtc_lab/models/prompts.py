@@ -9,12 +9,8 @@ import torch
 from jinja2 import TemplateError
 from torch import Tensor, nn
 from torch.nn import functional
-
-# isort: off
-import vtc_lab.models.torchvision_ops  # noqa: F401  (before transformers)
 from transformers import BatchFeature, Cache
 from transformers.cache_utils import DynamicLayer
-# isort: on
 
 from vtc_lab.models.compression import CompressedInputs, engaged
 from vtc_lab.models.families import Family, family_of

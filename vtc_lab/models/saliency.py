@@ -17,11 +17,7 @@ from operator import attrgetter
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-
-# isort: off
-import vtc_lab.models.torchvision_ops  # noqa: F401  (before transformers)
 from transformers.vision_utils import get_vision_window_index
-# isort: on
 
 from vtc_lab.tokens import VTCError
 
