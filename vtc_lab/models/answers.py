@@ -1,32 +1,33 @@
-"""What a model says to prompts whose clips are reduced, how likely it holds given answers, and how that is timed."""
+"""Generate answers to prompts whose clips are reduced, time that, and weigh how likely given answers are."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import LogitsProcessor, LogitsProcessorList
 
-from vtc_lab.models.compression import CompressedInputs, engaged, padding_token, put_back
+from vtc_lab.models.compression import CompressedInputs, Positions, engaged, padding_token, put_back
+from vtc_lab.models.families import Inputs, Model
 from vtc_lab.models.prompt_clips import EncodedPrompt, settle
-from vtc_lab.models.prompts import Rows, behind, end_of, join, lengthened, prefill, say_each, with_tail
+from vtc_lab.models.prompts import Processor, Rows, behind, end_of, join, lengthened, prefill, say_each, with_tail
 from vtc_lab.tokens import Reduction, VTCError
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What a model said to one question.
+    """Hold a model's answer to one question.
 
     Parameters
     ----------
     text : the generated answer.
     scores : probability of each candidate answer, normalised over the candidates: of their first tokens where no two
-        are the same, else of the whole texts, without an end, so a text never loses to one that it begins. Without
-        candidates, of the five likeliest first tokens, as they are.
+        are the same, else of the whole texts without an end token, so that a text never loses to one that begins with
+        it. Without candidates, the plain probabilities of the five likeliest first tokens.
     logits : (V,) float32 logits of the first answered token, for comparing distributions.
     entered, total : visual tokens that entered the language model, and that the clip has.
     seconds : time of each stage: read, encode, reduce, prefill, decode. The last two are those of the whole batch of
@@ -43,7 +44,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Continuation:
-    """How likely a text is as the answer: the log-probability of each token, in nats; is each the likeliest?"""
+    """Hold how likely a text is as the answer: each token's log-probability in nats, and if greedy decoding says it."""
 
     logprobs: tuple[float, ...]
     greedy: bool
@@ -51,49 +52,38 @@ class Continuation:
 
 @dataclass(frozen=True)
 class Entering:
-    """What enters a language model before the question: one clip's prompt under several reductions to one length.
+    """Hold what enters a language model before the question: one clip's prompt under reductions to one length.
 
-    `together` says whether padding before a question is nothing to the model, so that several can be run at once.
+    `together` is True if the model ignores padding before a question, so that several can be run at once.
     """
 
-    network: nn.Module
+    network: Model
     prompt: EncodedPrompt
     reductions: Sequence[Reduction]
-    positions: str
+    positions: Positions
     together: bool
 
 
-def say(
-    entering: Entering, tokenizer: object, tails: Sequence[Rows], max_new_tokens: int
-) -> list[list[tuple[str, Tensor, dict[str, float]]]]:
-    """For each reduction and each tail the text, the first logits, and the seconds of prefill and decoding.
+Said = tuple[str, Tensor, dict[str, float]]  # the text, the first logits, and the seconds of prefill and decoding
 
-    Raises
-    ------
-    VTCError
-        If what the language model worked on was not the reduced prompts.
-    """
+
+def say(entering: Entering, tokenizer: Processor, tails: Sequence[Rows], max_new_tokens: int) -> list[list[Said]]:
+    """Return the answer to each of the tails, for each reduction."""
     inputs, shared = _prepared(entering, tails)
     parts = [_say(entering, tokenizer, inputs, shared, part, max_new_tokens) for part in _parts(entering, tails)]
     return [[answer for part in parts for answer in part[n]] for n in range(len(entering.reductions))]
 
 
 def weigh(entering: Entering, tail: Rows, codes: Sequence[Sequence[int]]) -> list[list[Continuation]]:
-    """For each reduction, how likely each of some answers, given as tokens, is behind a tail.
-
-    Raises
-    ------
-    VTCError
-        As `say`.
-    """
+    """Return how likely each of some answers, given as tokens, is behind a tail, for each reduction."""
     tails = [lengthened(tail, code) for code in codes]
     inputs, shared = _prepared(entering, tails)
     parts = [_weigh(entering, inputs, shared, part) for part in _parts(entering, list(zip(tails, codes, strict=True)))]
     return [[one for part in parts for one in part[n]] for n in range(len(entering.reductions))]
 
 
-def codes_of(tokenizer: object, candidates: Sequence[str]) -> list[list[int]]:
-    """The tokens of each candidate answer.
+def codes_of(tokenizer: Processor, candidates: Sequence[str]) -> list[list[int]]:
+    """Return the tokens of each candidate answer.
 
     Raises
     ------
@@ -110,17 +100,17 @@ def codes_of(tokenizer: object, candidates: Sequence[str]) -> list[list[int]]:
 
 def scores_of(
     entering: Entering,
-    tokenizer: object,
+    tokenizer: Processor,
     tail: Rows,
     first: Sequence[Tensor],
     candidates: Sequence[str] | None,
-    codes: Sequence[Sequence[int]] | None,
+    codes: Sequence[Sequence[int]],
 ) -> list[dict[str, float]]:
-    """For each reduction the scores of a question, as in `Answer`.
+    """Return the scores of a question as in `Answer`, for each reduction.
 
     `first` are the logits of the first token, `codes` the tokens of the candidates.
     """
-    if codes is None:
+    if candidates is None:
         best = [logits.softmax(-1).topk(min(5, len(logits))) for logits in first]
         return [
             {tokenizer.decode([i]).strip(): p for p, i in zip(*map(Tensor.tolist, each), strict=True)} for each in best
@@ -133,7 +123,7 @@ def scores_of(
 
 
 def _prepared(entering: Entering, tails: Sequence[Rows]) -> tuple[CompressedInputs, int]:
-    """The prompts with the longest of the tails, and how much of them comes before it."""
+    """The prompts with the longest of the tails, and how many tokens come before it."""
     longest = max(tails, key=lambda tail: tail["input_ids"].shape[1])
     network, prompt = entering.network, entering.prompt
     whole = with_tail(prompt, longest, end_of(network, prompt.inputs))
@@ -142,18 +132,18 @@ def _prepared(entering: Entering, tails: Sequence[Rows]) -> tuple[CompressedInpu
 
 
 def _parts(entering: Entering, tails: Sequence) -> list[Sequence]:
-    """What is run at once."""
+    """The tails to run at once."""
     return [tails] if len(tails) > 1 and entering.together else [[tail] for tail in tails]
 
 
 def _say(
     entering: Entering,
-    tokenizer: object,
+    tokenizer: Processor,
     inputs: CompressedInputs,
     shared: int,
     tails: Sequence[Rows],
     max_new_tokens: int,
-) -> list[list[tuple[str, Tensor, dict[str, float]]]]:
+) -> list[list[Said]]:
     clock, start = _Clock(), time.perf_counter()
     options = {
         "max_new_tokens": max_new_tokens,
@@ -167,7 +157,7 @@ def _say(
     with engaged(entering.network, watched):
         output = entering.network.generate(**given, **options)
     end = time.perf_counter()
-    if len(tails) > 1:  # what was prefilled must be in the end of it
+    if len(tails) > 1:  # the cache must begin with what was prefilled
         reached, expected = output.past_key_values.get_seq_length(), rows["input_ids"].shape[1] + len(output.logits) - 1
         if reached != expected:
             raise VTCError(f"{reached} tokens were in the cache, not {expected}; the reduction did not engage")
@@ -185,11 +175,11 @@ def _weigh(
 ) -> list[list[Continuation]]:
     rows, given, watched = _begun(entering.network, inputs, shared, [tail for tail, _ in tails])
     if len(tails) > 1:  # what was prefilled is not run again, but the mask is of all
-        given |= {name: value[..., shared:] for name, value in rows.items() if name != "attention_mask"}
+        given = {**given, **{name: row[..., shared:] for name, row in rows.items() if name != "attention_mask"}}
     lengths = [len(code) for _, code in tails] * len(entering.reductions)
     with engaged(entering.network, watched):
         logits = entering.network(**given, use_cache=True, logits_to_keep=max(lengths) + 1).logits
-    logits = logits[:, -max(lengths) - 1 :]  # not every model heeds logits_to_keep
+    logits = logits[:, -max(lengths) - 1 :]  # VideoLLaMA3 ignores logits_to_keep
     logprobs, said = logits[:, :-1].float().log_softmax(-1), rows["input_ids"][:, -max(lengths) :]
     chosen, best = logprobs.gather(2, said[..., None])[..., 0].tolist(), (logprobs.argmax(-1) == said).tolist()
     found = [
@@ -200,19 +190,19 @@ def _weigh(
 
 
 def _begun(
-    network: nn.Module, inputs: CompressedInputs, shared: int, tails: Sequence[Rows]
-) -> tuple[Rows, Mapping[str, object], CompressedInputs]:
-    """The prompts with each of the tails, what to run of them, and of that what `engaged` is to watch.
+    network: Model, inputs: CompressedInputs, shared: int, tails: Sequence[Rows]
+) -> tuple[Rows, Inputs, CompressedInputs]:
+    """The prompts with each of the tails, what to run of them, and the part of that for `engaged` to watch.
 
-    With several tails a prompt's beginning is run once, here.
+    With several tails the beginning of each prompt is run once, here.
     """
     rows = say_each(inputs, shared, tails, padding_token(network, inputs["input_ids"], inputs["attention_mask"]))
     if len(tails) == 1:
-        given = CompressedInputs(rows | {"mm_encoder_outputs": inputs["mm_encoder_outputs"]}, inputs.reductions)
+        given = CompressedInputs({**rows, "mm_encoder_outputs": inputs["mm_encoder_outputs"]}, inputs.reductions)
         return rows, given, given
     cache = prefill(network, inputs, shared)
     cache.batch_repeat_interleave(len(tails))
-    return rows, rows | {"past_key_values": cache}, behind(inputs, rows, shared)
+    return rows, {**rows, "past_key_values": cache}, behind(inputs, rows, shared)
 
 
 class _Clock(LogitsProcessor):

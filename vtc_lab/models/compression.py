@@ -1,51 +1,53 @@
-"""Reduce the visual tokens of somebody else's model: what a processor made goes in, inputs of the same kind come out.
+"""Reduce the visual tokens of any supported model: what its processor made goes in, inputs of the same kind come out.
 
-The reduced features enter by transformers' own door, `mm_encoder_outputs`: nothing is patched, nothing is to be undone.
+The reduced features enter through transformers' own argument `mm_encoder_outputs`; nothing is patched.
 """
 
 from __future__ import annotations
 
 import copy
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Literal
+from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import BatchFeature
 
-from vtc_lab.models.families import bare, family_of
+from vtc_lab.models.families import Inputs, Model, bare, family_of
 from vtc_lab.models.prompt_clips import Encoded, EncodedPrompt, arguments, encode_prompt, on_device, places_of, rows
 from vtc_lab.reducers.ops import weighted_sums
 from vtc_lab.reducers.registry import needs_saliency, reduce
 from vtc_lab.tokens import Reduction, VTCError
 
+Positions = Literal["preserve", "compact"]
+
 
 class CompressedInputs(BatchFeature):
-    """A prompt with its clips encoded and reduced, a mapping as processors give it; unpack it into `generate`.
+    """Hold a prompt whose clips are encoded and reduced; unpack it into `generate` like a processor's output.
 
-    `reductions` has one Reduction for each clip, in the order of the prompts. Each time it is unpacked it hands out
-    its own copy of the features' container: beam search writes into it, and would spoil the next run.
+    `reductions` has one Reduction for each clip, in the order of the prompts. Each unpacking hands out a new container
+    of the features, because beam search writes into it and would spoil the next run.
     """
 
-    def __init__(self, data: Mapping[str, object], reductions: Sequence[Reduction] = ()) -> None:
+    def __init__(self, data: Inputs, reductions: Sequence[Reduction] = ()) -> None:
         super().__init__(dict(data))
         self.reductions = tuple(reductions)
 
-    def __getitem__(self, name: str) -> object:
+    def __getitem__(self, name: str) -> Any:  # noqa: ANN401
         value = super().__getitem__(name)
         if name == "mm_encoder_outputs":
             return {modality: copy.copy(output) for modality, output in value.items()}
         return value
 
-    def __getstate__(self) -> dict[str, object]:
+    def __getstate__(self) -> dict[str, Any]:
         return {"data": self.data, "reductions": self.reductions}
 
-    def __setstate__(self, state: dict[str, object]) -> None:
+    def __setstate__(self, state: dict[str, Any]) -> None:
         self.data, self.reductions = state["data"], state["reductions"]
 
-    def to(self, *args: object, **kwargs: object) -> CompressedInputs:
+    def to(self, *args: Any, **kwargs: Any) -> CompressedInputs:  # noqa: ANN401
         """Move to a device, floating point numbers also to a dtype, in place as `BatchFeature.to` does."""
         super().to(*args, **kwargs)
         for output in self.data.get("mm_encoder_outputs", {}).values():
@@ -54,53 +56,62 @@ class CompressedInputs(BatchFeature):
         return self
 
 
-def _moved(features: Tensor | list, *args: object, **kwargs: object) -> Tensor | list:
-    return (
-        features.to(*args, **kwargs) if isinstance(features, Tensor) else [_moved(x, *args, **kwargs) for x in features]
-    )
+def _moved(features: Any, *args: Any, **kwargs: Any):  # noqa: ANN401
+    if isinstance(features, Tensor):
+        return features.to(*args, **kwargs)
+    return [_moved(part, *args, **kwargs) for part in features]
+
+
+def demand_asking(positions: object, max_new_tokens: object = 1) -> None:
+    """Raise a VTCError unless a model can be asked with these `positions` and `max_new_tokens`.
+
+    >>> demand_asking("preserve", 16)
+    """
+    if positions not in ("preserve", "compact"):
+        raise VTCError(f"positions is {positions!r:.60}; choose 'preserve' or 'compact'")
+    if type(max_new_tokens) is not int or max_new_tokens < 1:
+        raise VTCError(f"max_new_tokens is {max_new_tokens!r:.60}; it must be a whole number, at least 1")
 
 
 def compress(
-    model: nn.Module,
-    inputs: Mapping[str, object],
+    model: Model,
+    inputs: Inputs,
     method: str,
     ratio: float | None = None,
     *,
-    positions: Literal["preserve", "compact"] = "preserve",
+    positions: Positions = "preserve",
     clips: Sequence[slice] | None = None,
     **options: object,
 ) -> CompressedInputs:
-    """Encode the clips of a prompt, reduce each by itself, and give inputs for the model's own `generate` or `forward`.
+    """Encode the clips of a prompt, reduce each by itself, and return inputs for the model's `generate` or `forward`.
 
     Parameters
     ----------
-    model : a model of Hugging Face, of one of the families in `vtc_lab.models.families.FAMILIES`, or one of those
-        wrapped by `torch.compile`, PEFT or `load_model`.
+    model : a Hugging Face model of one of the families in `vtc_lab.models.families.FAMILIES`, also wrapped by
+        `torch.compile`, PEFT or `load_model`.
     inputs : what its processor made of a prompt, or of a padded batch of them, with clips, pictures, both or neither.
     method, ratio, options : as for `vtc.reduce`; the ratio is that of each clip.
     positions : "preserve" leaves every token at the position it had in the full prompt. "compact" numbers what stays
         one by one; where positions have time, height and width, all three get that number, as they do in text.
     clips : only where frames are given as pictures (LLaVA, InternVL, SmolVLM, Idefics3): which pictures of the whole
         batch, counted as the processor cut them, are the frames of each clip. The others stay as they are. By default
-        they are those before which InternVL's and SmolVLM's processors write "Frame"; with LLaVA and Idefics3, whose
-        processors take no videos, all pictures of a prompt are one clip.
+        frames are the pictures before which InternVL's and SmolVLM's processors write "Frame"; with LLaVA and Idefics3,
+        whose processors take no videos, all pictures of a prompt are one clip.
 
     Returns
     -------
-    CompressedInputs, on the model's device; without any clip all entries are the ones given. Prompts of which different
-        numbers of tokens stay are padded on the side on which they were, else on the left, as `generate` wants it.
-        Clips are encoded without gradients.
+    CompressedInputs, on the model's device, encoded without gradients. Without a clip all entries are the ones given.
+        Prompts of different lengths are padded on the side on which they were, else on the left.
 
     Raises
     ------
     VTCError
-        If the family is not supported (the message says how to add it), the inputs are not what its processor made, or
-        as `vtc.reduce`.
+        If the family is not supported, the inputs are not what its processor made, or as `vtc.reduce`.
 
     Notes
     -----
-    Positions with gaps need the cache of `generate`, which is on by default: `generate` without cache, and without
-    padding, takes each gap for the border between two prompts. `engaged` notices that. A decoding loop of your own
+    Positions with gaps need the cache of `generate`, which is on by default: without cache and without padding,
+    `generate` takes each gap for the border between two prompts; `engaged` notices that. A decoding loop of your own
     must go on counting from the last of `position_ids`; left to itself, a model counts the tokens.
 
     Examples
@@ -114,8 +125,7 @@ def compress(
     >>> with engaged(bundled.network, reduced):
     ...     answer = bundled.network.generate(**reduced, max_new_tokens=1)
     """
-    if positions not in ("preserve", "compact"):
-        raise VTCError(f"positions is {positions!r}; choose 'preserve' or 'compact'")
+    demand_asking(positions)
     model = bare(model)
     prompt = encode_prompt(model, inputs, saliency=needs_saliency(method, options), clips=clips)
     if prompt is None:
@@ -125,22 +135,10 @@ def compress(
 
 @torch.no_grad()
 def put_back(
-    model: nn.Module,
-    prompt: EncodedPrompt,
-    reductions: Sequence[Reduction],
-    positions: Literal["preserve", "compact"] = "preserve",
+    model: Model, prompt: EncodedPrompt, reductions: Sequence[Reduction], positions: Positions = "preserve"
 ) -> CompressedInputs:
-    """Put reductions of a prompt's clips in the place of its visual tokens.
+    """Replace the visual tokens of a prompt by reductions, one for each of its clips.
 
-    Parameters
-    ----------
-    model : the one that encoded the prompt.
-    prompt : what `encode_prompt` gave.
-    reductions : one for each of its clips.
-    positions : as for `compress`.
-
-    Examples
-    --------
     >>> import vtc_lab as vtc
     >>> bundled, (clip, _) = vtc.load_model(), vtc.make_clip(7)
     >>> inputs = bundled.processor(text="<video> what moves ?", videos=[clip.frames[:4]], return_tensors="pt")
@@ -163,30 +161,28 @@ def put_back(
 
     modality = family_of(model).modality
     given, features = prompt.outputs[modality], packed(prompt.features, lambda _, reduction: reduction.tokens)
-    if isinstance(given.pooler_output, Tensor):
-        # One row for each token: so beam search can tell prompts apart, however many tokens each has kept.
-        features = torch.cat(features)[:, None]
+    # As one tensor it gets a row for each token, so that beam search can repeat prompts of any number of tokens.
+    entering = torch.cat(features)[:, None] if isinstance(given.pooler_output, Tensor) else features
     deeper = given.deepstack_features and [packed(rows(layer), _merged) for layer in given.deepstack_features]
     data = _shortened(model, prompt, keep, positions)
-    data["mm_encoder_outputs"] = prompt.outputs | {modality: Encoded(pooler_output=features, deepstack_features=deeper)}
+    data["mm_encoder_outputs"] = prompt.outputs | {modality: Encoded(pooler_output=entering, deepstack_features=deeper)}
     return CompressedInputs(data, reductions)
 
 
 @contextmanager
-def engaged(model: nn.Module, inputs: CompressedInputs) -> Iterator[None]:
-    """Make sure that what reaches the language model are the reduced tokens, no others, and at their positions.
+def engaged(model: Model, inputs: CompressedInputs) -> Iterator[None]:
+    """Check that the language model works on the reduced tokens, all of them, no others, and at their positions.
 
     Parameters
     ----------
     model : the one that `inputs` were made for.
-    inputs : what `compress` gave; call `generate`, with any number of beams, or `forward` with them in this context.
+    inputs : what `compress` returned; call `generate` with them, with any number of beams, or `forward`.
 
     Raises
     ------
     VTCError
-        On leaving the context, if a reduced token was not in its place among what the language model was given, if
-        nothing ran, if the model put positions of its own in the place of those of `inputs`, or if gaps between
-        positions were taken for borders between prompts.
+        On leaving the context, if nothing ran, a reduced token did not reach the language model in its place, the model
+        replaced the positions of `inputs` by its own, or gaps between positions were taken for borders between prompts.
 
     Examples
     --------
@@ -202,13 +198,13 @@ def engaged(model: nn.Module, inputs: CompressedInputs) -> Iterator[None]:
     model = bare(model)
     if not isinstance(inputs, CompressedInputs):
         raise VTCError(f"inputs is a {type(inputs).__name__}; give what compress returned, not a copy as a dict")
-    ids, seen, here = inputs["input_ids"], [], threading.get_ident()
-    width = ids.shape[1]
+    seen: list[dict[str, Any]] = []
+    here, width = threading.get_ident(), inputs["input_ids"].shape[1]
 
-    def note(_: nn.Module, args: tuple, given: dict) -> None:
-        if threading.get_ident() != here:  # an explorer asks on a thread of its own, maybe the same model
-            return
-        if sum(part["inputs_embeds"].shape[1] for part in seen) < width:  # the prompt, whole or in chunks
+    def note(_: Model, args: tuple, given: dict[str, Any]) -> None:
+        done = sum(part["inputs_embeds"].shape[1] for part in seen)
+        # The prompt comes whole or in chunks; the explorer may ask the same model on another thread.
+        if done < width and threading.get_ident() == here:
             seen.append(given)
 
     handle = model.get_decoder().register_forward_pre_hook(note, with_kwargs=True)
@@ -216,15 +212,21 @@ def engaged(model: nn.Module, inputs: CompressedInputs) -> Iterator[None]:
         yield
     finally:
         handle.remove()
-    if not inputs.reductions:
-        return
-    places, reached = places_of(model, family_of(model).modality, inputs), 0
-    features = rows(inputs["mm_encoder_outputs"][family_of(model).modality].pooler_output)
+    if inputs.reductions:
+        beams = _demand_features(model, inputs, seen)
+        _demand_positions(model, inputs, seen, beams)
+
+
+def _demand_features(model: Model, inputs: CompressedInputs, seen: list[dict[str, Any]]) -> int:
+    """The number of beams, if all of them were given the reduced tokens in their places."""
+    ids, modality, reached = inputs["input_ids"], family_of(model).modality, 0
+    places, width = places_of(model, modality, inputs), ids.shape[1]
+    features = rows(inputs["mm_encoder_outputs"][modality].pooler_output)
     # Assisted decoding runs its first guesses with the prompt.
     given = torch.cat([part["inputs_embeds"] for part in seen], 1)[:, :width] if seen else features.new_zeros(0, 0, 0)
     beams = len(given) // len(ids)
     if beams and given.shape[1] == width:
-        # They stand in the place of the placeholder's own embedding; Molmo2 adds them to it.
+        # They replace the placeholder's own embedding; Molmo2 adds them to it.
         features = features.to(given)
         added = features + model.get_input_embeddings()(ids[places]).to(given)
         arrived = [given[beam::beams][places] for beam in range(beams)]
@@ -235,18 +237,24 @@ def engaged(model: nn.Module, inputs: CompressedInputs) -> Iterator[None]:
             f"{reached} of {len(features)} reduced visual tokens reached the language model; the reduction did not "
             f"engage{unseen}"
         )
-    wanted = inputs["position_ids"].repeat_interleave(beams, -2)
-    alive = inputs["attention_mask"].repeat_interleave(beams, 0).bool().expand_as(wanted)
-    taken = [part.get("position_ids") for part in seen]
-    lost = any(part is None or part.shape[0] not in (1, wanted.shape[0]) for part in taken)
-    if lost or not torch.equal(torch.cat(taken, -1)[..., :width].expand_as(wanted)[alive], wanted[alive]):
+    return beams
+
+
+def _demand_positions(model: Model, inputs: CompressedInputs, seen: list[dict[str, Any]], beams: int) -> None:
+    wanted, mask = inputs["position_ids"].repeat_interleave(beams, -2), inputs["attention_mask"]
+    mask = mask.repeat_interleave(beams, 0).bool()
+    alive, taken = mask.expand_as(wanted), [part.get("position_ids") for part in seen]
+    used = [part for part in taken if part is not None and part.shape[0] in (1, wanted.shape[0])]
+    if len(used) < len(taken) or not torch.equal(
+        torch.cat(used, -1)[..., : wanted.shape[-1]].expand_as(wanted)[alive], wanted[alive]
+    ):
         raise VTCError(
             f"{type(model).__name__} put positions of its own in the place of those given; compress with "
             "positions='compact'"
         )
     masks = [part.get("attention_mask") for part in seen if part.get("past_key_values") is None]
-    uncached = any(mask is None or _hides(mask, inputs["attention_mask"].repeat_interleave(beams, 0)) for mask in masks)
-    if uncached and bool((wanted.view(-1, *wanted.shape[-2:])[0].diff() != 1).any()):
+    gaps = wanted.view(-1, *wanted.shape[-2:])[0].diff() != 1
+    if bool(gaps.any()) and any(each is None or _hides(each, mask) for each in masks):
         raise VTCError(
             "gaps between positions were taken for borders between prompts; leave use_cache on, or compress with "
             "positions='compact'"
@@ -254,11 +262,11 @@ def engaged(model: nn.Module, inputs: CompressedInputs) -> Iterator[None]:
 
 
 def _hides(mask: object, alive: Tensor) -> bool:
-    """Whether a mask of all tokens against all, if it is one, keeps some of a prompt from its last token."""
+    """True if a mask of all tokens against all hides some of a prompt from its last token."""
     if not isinstance(mask, Tensor) or mask.ndim != 4 or mask.shape[-2:] != alive.shape[-1:] * 2:
         return False
     seen = mask[:, 0, -1] if mask.dtype == torch.bool else mask[:, 0, -1] >= 0
-    return bool((alive.bool() & alive[:, -1:].bool() & ~seen).any())
+    return bool((alive & alive[:, -1:] & ~seen).any())
 
 
 def _merged(values: Tensor, reduction: Reduction) -> Tensor:
@@ -266,9 +274,9 @@ def _merged(values: Tensor, reduction: Reduction) -> Tensor:
     return weighted_sums(values, reduction.assign, reduction.weight, len(reduction))
 
 
-def _shortened(model: nn.Module, prompt: EncodedPrompt, keep: Tensor, positions: str) -> dict[str, object]:
-    """The language model's inputs without the tokens that do not stay, padded again on the side they were."""
-    core, ids = model.base_model, prompt.inputs["input_ids"]
+def _shortened(model: Model, prompt: EncodedPrompt, keep: Tensor, positions: Positions) -> dict[str, Any]:
+    """The language model's inputs without the tokens that go, padded again on the side on which they were."""
+    core, family, ids = model.base_model, family_of(model), prompt.inputs["input_ids"]
     inputs = {"attention_mask": torch.ones_like(ids)} | prompt.inputs
     mask, stays = inputs["attention_mask"], torch.ones_like(ids, dtype=torch.bool)
     stays[prompt.places] = keep
@@ -277,11 +285,11 @@ def _shortened(model: nn.Module, prompt: EncodedPrompt, keep: Tensor, positions:
     order, width = alive.long().argsort(dim=1, descending=on_the_right, stable=True), int(alive.sum(1).max())
     order = order[:, :width] if on_the_right else order[:, -width:]
     alive = alive.gather(1, order)
-    encoding = {family_of(model).pixels, family_of(model).stills, *family_of(model).unused}
+    encoding = {family.pixels, family.stills, *family.unused}
     for name in ("get_image_features", "get_video_features", "get_rope_index"):
         encoding |= set(arguments(core, name))
     fill = {"input_ids": padding_token(model, ids, mask), "labels": -100}
-    data = {}
+    data: dict[str, Any] = {}
     for key, value in inputs.items():
         if isinstance(value, Tensor) and value.shape == ids.shape:
             data[key] = value.gather(1, order).masked_fill(~alive, fill.get(key, 0))
@@ -299,7 +307,7 @@ def _shortened(model: nn.Module, prompt: EncodedPrompt, keep: Tensor, positions:
     return data | {"position_ids": number}
 
 
-def _axes(model: nn.Module, inputs: dict) -> Tensor:
+def _axes(model: Model, inputs: dict[str, Any]) -> Tensor:
     """(3, B, N) positions in time, height and width of the full prompt."""
     core, ids = model.base_model, inputs["input_ids"]
     kinds = (ids == model.config.image_token_id).long() + 2 * (ids == model.config.video_token_id)
@@ -307,11 +315,11 @@ def _axes(model: nn.Module, inputs: dict) -> Tensor:
     return core.get_rope_index(**{key: inputs[key] for key in arguments(core, "get_rope_index") if key in inputs})[0]
 
 
-def padding_token(model: nn.Module, ids: Tensor, mask: Tensor) -> int:
-    """The token that pads these prompts, or would; one that stands for a picture or a clip would want features."""
+def padding_token(model: Model, ids: Tensor, mask: Tensor) -> int:
+    """Return the token that pads these prompts, or would; never one that stands for a picture or a clip."""
     if not bool(mask.all()):
         return int(ids[mask == 0][0])
     config = model.config
-    known = (getattr(each, "pad_token_id", None) for each in (config.get_text_config(), config))
-    taken = [None, getattr(config, "image_token_id", None), getattr(config, "video_token_id", None)]
-    return next((token for token in known if token not in taken), 0)
+    known = [getattr(each, "pad_token_id", None) for each in (config.get_text_config(), config)]
+    taken = [getattr(config, f"{modality}_token_id", None) for modality in ("image", "video")]
+    return next((token for token in known if token is not None and token not in taken), 0)

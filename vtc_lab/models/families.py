@@ -1,10 +1,9 @@
-"""Where the visual tokens of each Hugging Face family lie: one short entry per family, no code of a model.
+"""Where the visual tokens of each Hugging Face family lie: one short entry per family, no model code.
 
-A model puts its visual features, one after the other, where the placeholders are in the prompt. An entry says which of
-them are the patches of which clip; what is left over is kept as it is: the class token of each of Video-LLaVA's frames,
-LLaVA-OneVision's newline at a clip's end, pictures beside the clip. Timestamps and frame marks (Qwen3-VL, Qwen3.5,
-InternVL, SmolVLM, VideoLLaMA3, Gemma 4, GLM-4.1V, Molmo2) are text, and text always stays, also that of a frame of
-which no patch does.
+A model puts its visual features, one after the other, where the placeholders are in the prompt. An entry says which
+features are the patches of which clip. Everything else is kept: the class token of each of Video-LLaVA's frames,
+LLaVA-OneVision's newline at the end of a clip, pictures beside a clip, and all text, including timestamps and marks of
+frames that lost all their patches.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ import inspect
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from torch import Tensor, nn
 from torch.nn import functional
@@ -22,34 +21,36 @@ from torch.nn import functional
 from vtc_lab.tokens import VTCError
 
 Grid = tuple[int, int, int]
+Model = Any  # a model of transformers or a part of one, whose attributes torch's annotations do not know
+Inputs = Mapping[str, Any]  # what a processor made
 
 
 @dataclass(frozen=True)
 class Family:
-    """How to find the clips in what a family's vision encoder puts out.
+    """Describe how to find the clips in the output of a family's vision encoder.
 
-    Of what stands among the patches, only what comes before those of a frame or after those of a clip can be told. An
-    entry cannot say that there is something between the rows of a picture, such as LLaVA-NeXT's newlines.
+    Features that are no patches are allowed only before those of a frame (`cls`) and after those of a clip (`newline`),
+    not between the rows of a picture, as LLaVA-NeXT has them.
 
     Parameters
     ----------
     name : as its papers write it.
-    grids : given (core, inputs, count) - the model without its head, what the processor made, and how many features
-        there are - the (T, h, w) of each clip, or (1, h, w) of each picture where frames come as such.
-    modality : whose placeholders stand for clips, "video" or "image"; the latter also where frames come as pictures.
+    grids : given (core, inputs, count) - the model without its head, what the processor made, and the number of
+        features - the (T, h, w) of each clip, or (1, h, w) of each picture where frames are given as pictures.
+    modality : whose placeholders stand for clips, "video" or "image"; "image" also where frames are pictures.
     pixels : the processor's name for their pixels.
-    stills : where `modality` is "video", the processor's name for those of pictures beside clips.
+    stills : where `modality` is "video", the processor's name for the pixels of pictures beside clips.
     encoder : the method of the core that encodes clips. Its first argument is the pixels.
-    cls : features before the patches of each frame that are none, kept as they are.
-    newline : features after the patches of each clip that are none, kept as they are.
-    frame : where frames come as pictures, the text before one, a regular expression. It finds the group `first` before
-        the first frame of a clip alone; without that group all pictures of a prompt have to be frames, of one clip.
+    cls : number of features before the patches of each frame to keep as they are.
+    newline : number of features after the patches of each clip to keep as they are.
+    frame : where frames are pictures, a regular expression for the text before one. Its group `first` matches only
+        before the first frame of a clip; without that group all pictures of a prompt have to be frames of one clip.
     end : what the configuration calls the token that ends a clip, where its last feature is not its end.
     tower : the core's vision tower, for methods that need saliency.
-    pool : given (core, (frames, N, 1) saliency of the tower's tokens), that of the visual tokens, each made of several
-        of them; None if the tower's are the visual tokens.
-    unused : other things that the processor makes and that a reduced prompt must not carry.
-    settings : what the processor of its clips must be told, for each frame to be one picture with all of its tokens.
+    pool : given (core, (frames, N, 1) saliency of the tower's tokens), the saliency of the visual tokens, each made of
+        several of those; None if the tower's tokens are the visual tokens.
+    unused : other entries of the processor's output that a reduced prompt must not carry.
+    settings : options with which the processor makes each frame one picture with all of its tokens.
 
     Examples
     --------
@@ -58,7 +59,7 @@ class Family:
     """
 
     name: str
-    grids: Callable[[nn.Module, Mapping[str, Tensor], int], list[Grid]]
+    grids: Callable[[Model, Inputs, int], list[Grid]]
     modality: Literal["video", "image"] = "video"
     pixels: str = "pixel_values_videos"
     stills: str = "pixel_values"
@@ -68,26 +69,26 @@ class Family:
     frame: str = ""
     end: str = ""
     tower: str = "vision_tower"
-    pool: Callable[[nn.Module, Tensor], Tensor] | None = None
+    pool: Callable[[Model, Tensor], Tensor] | None = None
     unused: tuple[str, ...] = ()
-    settings: Mapping[str, object] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def frames_as_pictures(self) -> bool:
-        """Whether frames come as pictures, of which only the prompt, if anything, tells which are one clip."""
+        """True if frames are given as pictures, so that only the prompt can tell which belong to one clip."""
         return self.pixels == "pixel_values"
 
 
-def square_frames(core: nn.Module, inputs: Mapping[str, Tensor], count: int) -> list[Grid]:
-    """The grids of (B, T, 3, H, W) pixels whose frames all become the same square of patches."""
+def square_frames(core: Model, inputs: Inputs, count: int) -> list[Grid]:
+    """Return the grids of (B, T, 3, H, W) pixels whose frames all become the same square of patches."""
     family, (clips, frames) = FAMILIES[core.config.model_type], inputs["pixel_values_videos"].shape[:2]
     side = math.isqrt((count // clips - family.newline) // frames - family.cls)
     return [(frames, side, side)] * clips
 
 
-def square_pictures(core: nn.Module, inputs: Mapping[str, Tensor], count: int) -> list[Grid]:
-    """The grids of (n, 3, H, W) pixels of pictures which all become the same square of patches."""
-    if "image_sizes" in inputs:  # LLaVA with a Pixtral tower: each picture as it is
+def square_pictures(core: Model, inputs: Inputs, count: int) -> list[Grid]:
+    """Return the grids of (n, 3, H, W) pixels of pictures which all become the same square of patches."""
+    if "image_sizes" in inputs:  # LLaVA with a Pixtral tower, which takes pictures as they are
         side = core.config.vision_config.patch_size * getattr(core.config, "spatial_merge_size", 1)
         return [(1, height // side, width // side) for height, width in inputs["image_sizes"].tolist()]
     pictures = len(inputs["pixel_values"])
@@ -95,19 +96,19 @@ def square_pictures(core: nn.Module, inputs: Mapping[str, Tensor], count: int) -
     return [(1, side, side)] * pictures
 
 
-def merged_patches(core: nn.Module, inputs: Mapping[str, Tensor], count: int) -> list[Grid]:
-    """The grids of Qwen's packed patches, after merging those of each group into one."""
+def merged_patches(core: Model, inputs: Inputs, count: int) -> list[Grid]:
+    """Return the grids of Qwen's packed patches after each group of them is merged into one."""
     side = core.visual.spatial_merge_size
     return [(t, h // side, w // side) for t, h, w in inputs["video_grid_thw"].tolist()]
 
 
-def _smolvlm(core: nn.Module, inputs: Mapping[str, Tensor], count: int) -> list[Grid]:
-    # Its processor fills up batches with black pictures, which the model leaves out.
+def _smolvlm(core: Model, inputs: Inputs, count: int) -> list[Grid]:
+    # Its processor pads batches with black pictures, which the model leaves out.
     side = math.isqrt(core.image_seq_len)
     return [(1, side, side)] * (count // core.image_seq_len)
 
 
-def _videollama3(core: nn.Module, inputs: Mapping[str, Tensor], count: int) -> list[Grid]:
+def _videollama3(core: Model, inputs: Inputs, count: int) -> list[Grid]:
     mask = inputs.get("video_compression_mask")
     if mask is not None and not bool(mask.all()):
         raise VTCError(
@@ -118,45 +119,44 @@ def _videollama3(core: nn.Module, inputs: Mapping[str, Tensor], count: int) -> l
     return [(t, h // n, w // n) for (t, h, w), n in zip(inputs["video_grid_thw"].tolist(), sides, strict=True)]
 
 
-def _molmo2(core: nn.Module, inputs: Mapping[str, Tensor], count: int) -> list[Grid]:
-    return [tuple(grid) for grid in inputs["video_grids"].tolist()]
+def _molmo2(core: Model, inputs: Inputs, count: int) -> list[Grid]:
+    return [(t, h, w) for t, h, w in inputs["video_grids"].tolist()]
 
 
-def _average(core: nn.Module, scores: Tensor) -> Tensor:
-    """The mean saliency of each square of tokens that becomes one, whatever way their features are pooled."""
-    side = math.isqrt(scores.shape[1])
-    return functional.avg_pool2d(scores.view(-1, side, side), core.config.spatial_pool_stride)
-
-
-def _shuffled(core: nn.Module, scores: Tensor) -> Tensor:
-    """The mean saliency of the patches that InternVL's pixel shuffle makes one token of."""
-    side = math.isqrt(scores.shape[1])
-    return core.pixel_shuffle(scores.view(-1, side, side, 1), core.config.downsample_ratio).mean(-1)
-
-
-def _gemma4(core: nn.Module, inputs: Mapping[str, Tensor], count: int) -> list[Grid]:
+def _gemma4(core: Model, inputs: Inputs, count: int) -> list[Grid]:
     frames, side = inputs["num_frames_per_video"].tolist(), core.config.vision_config.pooling_kernel_size
     clips = inputs["video_position_ids"].split(frames)  # (T, patches, 2) x and y, -1 for padding
     sizes = [(clip.amax((0, 1)) + 1).tolist() for clip in clips]
     return [(t, height // side, width // side) for t, (width, height) in zip(frames, sizes, strict=True)]
 
 
-_QWEN = {"grids": merged_patches, "tower": "visual"}
-_PICTURES = {"modality": "image", "pixels": "pixel_values", "encoder": "get_image_features"}
-_GLM = {**_QWEN, "modality": "image", "end": "video_end_token_id"}
-_WHOLE = r"<global-img>\s*$"  # before a picture that is none of the pieces of one
-_CONNECTED = {
+def _averaged(core: Model, scores: Tensor) -> Tensor:
+    """The mean over each square of tokens that becomes one, however their features are pooled."""
+    side = math.isqrt(scores.shape[1])
+    return functional.avg_pool2d(scores.view(-1, side, side), core.config.spatial_pool_stride)
+
+
+def _shuffled(core: Model, scores: Tensor) -> Tensor:
+    """The mean over the patches that InternVL's pixel shuffle turns into one token."""
+    side = math.isqrt(scores.shape[1])
+    return core.pixel_shuffle(scores.view(-1, side, side, 1), core.config.downsample_ratio).mean(-1)
+
+
+_QWEN: dict[str, Any] = {"grids": merged_patches, "tower": "visual"}
+_PICTURES: dict[str, Any] = {"modality": "image", "pixels": "pixel_values", "encoder": "get_image_features"}
+_GLM = _QWEN | {"modality": "image", "end": "video_end_token_id"}
+_WHOLE = r"<global-img>\s*$"  # before a picture that is whole, not one of the pieces of one
+_CONNECTED = _PICTURES | {
     "grids": _smolvlm,
     "tower": "vision_model",
     "pool": lambda core, scores: core.connector.pixel_shuffle(scores, core.connector.scale_factor).mean(-1),
-    **_PICTURES,
 }
 
 FAMILIES: dict[str, Family] = {
     "llava_onevision": Family(
         "LLaVA-OneVision", square_frames, newline=1, pool=lambda core, scores: core.apply_pooling(scores)
     ),
-    "llava_next_video": Family("LLaVA-NeXT-Video", square_frames, pool=_average),
+    "llava_next_video": Family("LLaVA-NeXT-Video", square_frames, pool=_averaged),
     "video_llava": Family("Video-LLaVA", square_frames, stills="pixel_values_images", cls=1, tower="video_tower"),
     "qwen2_vl": Family("Qwen2-VL", **_QWEN),
     "qwen2_5_vl": Family("Qwen2.5-VL", **_QWEN),
@@ -201,11 +201,11 @@ FAMILIES: dict[str, Family] = {
 def register_family(model_type: str, family: Family) -> None:
     """Let `compress` and `load_model` take models of one more family, in this process.
 
-    A sweep's workers that do not share this process have to do the same.
+    The workers of a sweep that do not share this process have to do the same.
 
     Parameters
     ----------
-    model_type : what its configuration calls itself.
+    model_type : what the models' configuration calls itself.
     family : where its clips are. Registering a family again replaces it.
 
     Examples
@@ -215,16 +215,9 @@ def register_family(model_type: str, family: Family) -> None:
     FAMILIES[model_type] = family
 
 
-def bare(model: object) -> nn.Module:
-    """The model of transformers within what wraps it: `torch.compile`, PEFT, `nn.DataParallel` or `load_model`.
+def bare(model: Model) -> Model:
+    """Return the model of transformers inside `torch.compile`, PEFT, `nn.DataParallel` or `load_model`'s result.
 
-    Raises
-    ------
-    VTCError
-        If there is none.
-
-    Examples
-    --------
     >>> import vtc_lab as vtc
     >>> bundled = vtc.load_model()
     >>> bare(bundled) is bundled.network
@@ -241,7 +234,7 @@ def bare(model: object) -> nn.Module:
 
 
 def how_to_add(model_type: str) -> str:
-    """What is missing for models of a family that has no entry, and two ways to add it.
+    """Say that a family has no entry, and two ways to add one.
 
     >>> how_to_add("llavas").split(", or, ")[1]
     "if they are built like 'llava', with register_family('llavas', vtc_lab.models.families.FAMILIES['llava'])"
@@ -254,16 +247,9 @@ def how_to_add(model_type: str) -> str:
     )
 
 
-def family_of(model: nn.Module) -> Family:
-    """The entry of a model.
+def family_of(model: Model) -> Family:
+    """Return the entry of a model's family.
 
-    Raises
-    ------
-    VTCError
-        If there is none, or the model takes no pre-encoded vision.
-
-    Examples
-    --------
     >>> import vtc_lab as vtc
     >>> family_of(vtc.load_model().network).name
     'LLaVA-OneVision'

@@ -1,7 +1,6 @@
-"""Which pictures of a prompt are the frames of a clip, for families whose clips are pictures one after the other.
+"""Tell which pictures of a prompt are the frames of a clip, for families whose clips are pictures in a row.
 
-Nothing in such a prompt says so but the words that the family's processor writes before a frame, "Frame1:" and so on.
-So they are read, with the tokenizer that lies beside the model.
+Only the words that the processor writes before a frame ("Frame1:") tell, so they are read with the model's tokenizer.
 """
 
 from __future__ import annotations
@@ -10,26 +9,19 @@ import re
 from collections.abc import Sequence
 from functools import lru_cache
 
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import AutoTokenizer
 
-from vtc_lab.models.families import Family
+from vtc_lab.models.families import Family, Model
 from vtc_lab.tokens import VTCError
 
-_SAY = "say which are frames with clips=[slice(first, last + 1), ...]"
+SAY_CLIPS = "say which are frames with clips=[slice(first, last + 1), ...]"
 Span = tuple[int, int, int]  # the prompt in which a picture is, and where its placeholders begin and end
 
 
 def spans_of(places: Tensor, sizes: Sequence[int]) -> list[Span]:
-    """Where the placeholders of each picture are.
+    """Return where the placeholders of each picture are, from all `places` (B, N) and their number for each picture.
 
-    Parameters
-    ----------
-    places : (B, N) bool, all placeholders.
-    sizes : how many of them each picture has.
-
-    Examples
-    --------
     >>> import torch
     >>> spans_of(torch.tensor([[0, 1, 1, 0, 1, 1], [0, 0, 0, 0, 1, 1]]), [2, 2, 2])
     [(0, 1, 3), (0, 4, 6), (1, 4, 6)]
@@ -38,15 +30,15 @@ def spans_of(places: Tensor, sizes: Sequence[int]) -> list[Span]:
     return [(int(each[0, 0]), int(each[0, 1]), int(each[-1, 1]) + 1) for each in own]
 
 
-def clips_of(model: nn.Module, family: Family, ids: Tensor, spans: Sequence[Span]) -> list[list[int]]:
-    """The pictures of each clip, counted through all prompts.
+def clips_of(model: Model, family: Family, ids: Tensor, spans: Sequence[Span]) -> list[list[int]]:
+    """Return the pictures of each clip, counted through all prompts.
 
     Parameters
     ----------
     model : its name is where its tokenizer is loaded from, if that is needed.
     family : its `frame` tells what stands before a frame; without it all pictures of a prompt are one clip.
     ids : (B, N) the prompts.
-    spans : as `spans_of` gives them.
+    spans : as `spans_of` returns them.
 
     Raises
     ------
@@ -66,7 +58,7 @@ def clips_of(model: nn.Module, family: Family, ids: Tensor, spans: Sequence[Span
         found = pattern.search(tokenizer.decode(ids[prompt, last[2] if same else 0 : begin]))
         if not found and "first" not in pattern.groupindex:
             raise VTCError(
-                f"{family.name}'s processor has cut up pictures; call it with do_image_splitting=False, or {_SAY}"
+                f"{family.name}'s processor has cut up pictures; call it with do_image_splitting=False, or {SAY_CLIPS}"
             )
         if found and same and follows and not found.groupdict().get("first"):
             clips[-1].append(number)
@@ -76,13 +68,14 @@ def clips_of(model: nn.Module, family: Family, ids: Tensor, spans: Sequence[Span
     return clips
 
 
-def _tokenizer(model: nn.Module, family: Family):
+def _tokenizer(model: Model, family: Family):
     name = str(getattr(model, "name_or_path", ""))
     try:
         return _load(name)
     except Exception as error:
         raise VTCError(
-            f"{family.name}'s frames are told by the words before them, and there is no tokenizer in {name!r}; {_SAY}"
+            f"{family.name}'s frames are told by the words before them, and there is no tokenizer in {name!r}; "
+            f"{SAY_CLIPS}"
         ) from error
 
 

@@ -1,4 +1,4 @@
-"""The clips of a prompt that a processor made: encoded by the model itself, each on its (T, h, w) grid."""
+"""Encode the clips of a processor's output with the model itself, each on its (T, h, w) grid."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ import inspect
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from vtc_lab.models.families import Family, family_of
-from vtc_lab.models.frames import clips_of, spans_of
+from vtc_lab.models.families import Family, Inputs, Model, family_of
+from vtc_lab.models.frames import SAY_CLIPS, clips_of, spans_of
 from vtc_lab.models.saliency import watch_saliency
 from vtc_lab.tokens import VideoTokens, VTCError
 
@@ -21,14 +22,15 @@ _MADE_LATER = ("mm_encoder_outputs", "inputs_embeds", "position_ids", "past_key_
 
 @dataclass
 class Encoded(BaseModelOutputWithPooling):
-    """What an encoder gave, as far as a language model takes it: features, and those of deeper layers (deepstack)."""
+    """Hold what a language model takes of an encoder's output: features, and those of deeper layers (deepstack)."""
 
+    pooler_output: Any = None
     deepstack_features: list | None = None
 
 
 @dataclass(frozen=True, eq=False)
 class EncodedPrompt:
-    """The clips of a prompt, encoded and not yet reduced.
+    """Hold the clips of a prompt, encoded and not yet reduced.
 
     Parameters
     ----------
@@ -36,10 +38,10 @@ class EncodedPrompt:
     where : for each clip (T, h, w) long, which of the features its patches are.
     features : (R, D) all features of the clips' modality, in the order of their placeholders.
     places : (B, N) bool, the placeholders.
-    sizes : how many of the features belong to each clip, or to each picture where frames are given as pictures.
-    outputs : what the encoders gave, by modality.
+    sizes : number of features of each clip, or of each picture where frames are given as pictures.
+    outputs : what the encoders returned, by modality.
     inputs : what the processor made, on the model's device.
-    seconds : how long encoding took, without what saliency took.
+    seconds : how long encoding took, without saliency.
     """
 
     tokens: list[VideoTokens]
@@ -48,30 +50,25 @@ class EncodedPrompt:
     places: Tensor
     sizes: list[int]
     outputs: dict[str, Encoded]
-    inputs: dict[str, object]
+    inputs: dict[str, Any]
     seconds: float
 
 
 @torch.no_grad()
 def encode_prompt(
-    model: nn.Module, inputs: Mapping[str, object], *, saliency: bool = False, clips: Sequence[slice] | None = None
+    model: Model, inputs: Inputs, *, saliency: bool = False, clips: Sequence[slice] | None = None
 ) -> EncodedPrompt | None:
-    """Encode the clips of a prompt, or of a padded batch of them.
+    """Encode the clips of a prompt, or of a padded batch of them; return None if there is no clip.
 
     Parameters
     ----------
     model, inputs, clips : as for `vtc_lab.models.compression.compress`.
-    saliency : also tell how much attention each token gets in the vision tower.
-
-    Returns
-    -------
-    EncodedPrompt, or None if there is no clip.
+    saliency : also measure how much attention each token gets in the vision tower.
 
     Raises
     ------
     VTCError
-        If the family is not supported, or the inputs are not what its processor made; if saliency is asked for and the
-        vision tower is of a family whose attention is not known.
+        If the inputs are not what the processor made, or no saliency is known for the vision tower.
 
     Examples
     --------
@@ -89,14 +86,14 @@ def encode_prompt(
         return None
     here = {key: on_device(value, model) for key, value in inputs.items()}
     output, scores, source, seconds = _encode(core, family, here, saliency)
-    outputs = {family.modality: output}
+    outputs: dict[str, Encoded] = {family.modality: output}
     if family.modality == "video" and here.get(family.stills) is not None:
         outputs["image"] = _call(core, "get_image_features", family.stills, here)
     features, places = rows(output.pooler_output).to(core.device), places_of(model, family.modality, here)
     grids = family.grids(core, here, len(features))
     for modality, each in outputs.items():
         token = f"{modality} token {getattr(model.config, f'{modality}_token_id')}"
-        _demand_as_many(family, token, len(rows(each.pooler_output)), places_of(model, modality, here).sum())
+        _demand_as_many(family, token, len(rows(each.pooler_output)), int(places_of(model, modality, here).sum()))
     sizes = [t * (family.cls + h * w) + family.newline for t, h, w in grids]
     _demand_as_many(family, f"{grids!r:.60}", sum(sizes), len(features))
     where = [
@@ -104,13 +101,12 @@ def encode_prompt(
         for own, (t, h, w) in zip(torch.arange(len(features), device=core.device).split(sizes), grids, strict=True)
     ]
     salient = None
-    if saliency:
+    if scores is not None:
         salient = torch.zeros(len(features), device=core.device)
         salient[torch.cat([index.flatten() for index in where])] = scores.to(core.device)
     if family.frames_as_pictures:
         spans = spans_of(places, sizes)
-        named = clips is not None
-        groups = _named(clips, len(where)) if named else clips_of(model, family, here["input_ids"], spans)
+        groups = clips_of(model, family, here["input_ids"], spans) if clips is None else _named(clips, len(where))
         where = _joined(where, [prompt for prompt, *_ in spans], groups)
     name = str(getattr(model, "name_or_path", "")) or family.name
     tokens = [
@@ -120,12 +116,12 @@ def encode_prompt(
     return EncodedPrompt(tokens, where, features, places, sizes, outputs, here, seconds) if where else None
 
 
-def on_device(value: object, model: nn.Module) -> object:
-    """A tensor on a model's device; anything else as it is."""
+def on_device(value: Any, model: Model) -> Any:  # noqa: ANN401
+    """Return a tensor on a model's device; anything else as it is."""
     return value.to(model.device) if isinstance(value, Tensor) else value
 
 
-def _check_inputs(inputs: Mapping[str, object]) -> None:
+def _check_inputs(inputs: Inputs) -> None:
     if not isinstance(inputs, Mapping):
         raise VTCError(f"inputs is a {type(inputs).__name__}; give what the processor made")
     ids, mask = inputs.get("input_ids"), inputs.get("attention_mask")
@@ -142,7 +138,7 @@ def _check_inputs(inputs: Mapping[str, object]) -> None:
 
 
 def rows(features: Tensor | Sequence[Tensor]) -> Tensor:
-    """(R, D) features from whatever container they are in.
+    """Return (R, D) features from whatever container they are in.
 
     >>> rows([torch.zeros(2, 3), torch.zeros(1, 4, 3)]).shape
     torch.Size([6, 3])
@@ -151,25 +147,25 @@ def rows(features: Tensor | Sequence[Tensor]) -> Tensor:
     return torch.cat([part.reshape(-1, part.shape[-1]) for part in features])
 
 
-def arguments(core: nn.Module, name: str) -> list[str]:
-    """The names of a method's arguments; none if there is no such method.
+def arguments(core: Model, name: str) -> list[str]:
+    """Return the names of a method's arguments; none if there is no such method.
 
-    >>> arguments(nn.ReLU(), "forward"), arguments(nn.ReLU(), "get_rope_index")
+    >>> arguments(torch.nn.ReLU(), "forward"), arguments(torch.nn.ReLU(), "get_rope_index")
     (['input'], [])
     """
     return [key for key in inspect.signature(getattr(core, name, lambda: None)).parameters if key != "kwargs"]
 
 
 def settle(result: Tensor) -> None:
-    """Wait until a GPU has done what was asked of it, or a clock would tell how long the asking took."""
+    """Wait until a GPU has finished, so that a clock measures the work and not the request for it."""
     if result.is_cuda:
         torch.cuda.synchronize(result.device)
     elif result.is_mps:
         torch.mps.synchronize()
 
 
-def _encode(core: nn.Module, family: Family, inputs: dict, saliency: bool) -> tuple[Encoded, Tensor | None, str, float]:
-    """What the encoder gives; if asked for, the saliency of every patch, and in words what it is; and its seconds."""
+def _encode(core: Model, family: Family, inputs: Inputs, saliency: bool) -> tuple[Encoded, Tensor | None, str, float]:
+    """The encoder's output; if asked for, the saliency of every patch and its source in words; and the seconds."""
     begun = time.perf_counter()
     if not saliency:
         output = _call(core, family.encoder, family.pixels, inputs)
@@ -185,26 +181,26 @@ def _encode(core: nn.Module, family: Family, inputs: dict, saliency: bool) -> tu
     return output, scores.flatten(), source, seconds
 
 
-def _call(core: nn.Module, name: str, pixels: str, inputs: dict) -> Encoded:
-    """What an encoder makes of these pixels; of its other arguments it gets those that the processor made."""
+def _call(core: Model, name: str, pixels: str, inputs: Inputs) -> Encoded:
+    """What an encoder makes of these pixels, given the processor's values for its other arguments."""
     given = {key: inputs[key] for key in arguments(core, name)[1:] if key in inputs and key != pixels}
     output = getattr(core, name)(inputs[pixels].to(core.dtype), **given, return_dict=True)
-    deeper = getattr(output, "deepstack_features", None)
     settle(rows(output.pooler_output))
     # Without the hidden states, which can be many times as large.
+    deeper = getattr(output, "deepstack_features", None)
     return Encoded(pooler_output=output.pooler_output, deepstack_features=deeper)
 
 
-def places_of(model: nn.Module, modality: str, inputs: Mapping[str, object]) -> Tensor:
-    """(B, N) bool, where the placeholders of clips or pictures are."""
+def places_of(model: Model, modality: str, inputs: Inputs) -> Tensor:
+    """Return (B, N) bool, where the placeholders of clips ("video") or pictures ("image") are."""
     return inputs["input_ids"] == getattr(model.config, f"{modality}_token_id")
 
 
 def _demand_as_many(family: Family, what: str, count: int, places: int) -> None:
     if count != places:
         raise VTCError(
-            f"{family.name} has {int(places)} places in the prompt for {count} features ({what}); give what its "
-            "processor made, unchanged"
+            f"{family.name} has {places} places in the prompt for {count} features ({what}); give what its processor "
+            "made, unchanged"
         )
 
 
@@ -215,13 +211,13 @@ def _joined(pictures: list[Tensor], owners: list[int], groups: list[list[int]]) 
     if len(set(taken)) < len(taken) or not all(alike):
         raise VTCError(
             f"clips are {groups!r:.60} of {len(pictures)} pictures: each needs one or more, of one prompt and of one "
-            "size, and no picture can be in two; say which are frames with clips=[slice(first, last + 1), ...]"
+            f"size, and no picture can be in two; {SAY_CLIPS}"
         )
     return [torch.cat([pictures[n] for n in group]) for group in groups]
 
 
 def _named(clips: Sequence[slice], count: int) -> list[list[int]]:
-    """The pictures of clips that somebody has named."""
+    """The pictures of the clips that a caller has named."""
     if not isinstance(clips, Sequence) or not all(isinstance(clip, slice) for clip in clips):
         raise VTCError(f"clips is {clips!r:.60}; give a list of slices of the {count} pictures, such as [slice(0, 8)]")
     return [list(range(*clip.indices(count))) for clip in clips]

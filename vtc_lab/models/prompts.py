@@ -1,32 +1,34 @@
-"""Prompts about one clip: made by the model's own processor and chat template, prefilled once for all questions."""
+"""Make prompts about one clip with the model's own processor and chat template, prefilled once for all questions."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from jinja2 import TemplateError
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 from transformers import BatchFeature, Cache
 from transformers.cache_utils import DynamicLayer
 
 from vtc_lab.models.compression import CompressedInputs, engaged
-from vtc_lab.models.families import Family, family_of
+from vtc_lab.models.families import Family, Inputs, Model, family_of
 from vtc_lab.models.prompt_clips import Encoded, EncodedPrompt, places_of, rows
 from vtc_lab.tokens import Clip, VTCError
 
+Processor = Any  # of transformers
 Rows = dict[str, Tensor]  # what is said of each token of a prompt, (B, N): ids, mask, kinds
 
 
-def ask_processor(processor: object, family: Family, clip: Clip, question: str) -> BatchFeature:
-    """What a processor makes of a question about a clip, whose frames are neither sampled again nor timed anew.
+def ask_processor(processor: Processor, family: Family, clip: Clip, question: str) -> BatchFeature:
+    """Return a processor's output for a question about a clip, whose frames it neither samples again nor times anew.
 
     Raises
     ------
     VTCError
-        If the question holds what stands for a clip, or the checkpoint has no chat template.
+        If the question holds the text that stands for a clip, or the checkpoint has no chat template that works.
     """
     for marker in (getattr(processor, f"{kind}_token", None) for kind in ("video", "image")):
         if marker and marker in question:
@@ -43,7 +45,7 @@ def ask_processor(processor: object, family: Family, clip: Clip, question: str) 
         raise VTCError(
             f"{family.name} cannot be asked, its checkpoint {reason}; set model.processor.chat_template"
         ) from error
-    given = {"images": [list(clip.frames)], "images_kwargs": dict(family.settings)}
+    given: dict[str, Any] = {"images": [list(clip.frames)], "images_kwargs": dict(family.settings)}
     if takes_videos:
         told = {"do_sample_frames": False, "video_metadata": [video_metadata(clip)], **family.settings}
         given = {"videos": [clip.frames], "videos_kwargs": told}
@@ -56,8 +58,8 @@ def ask_processor(processor: object, family: Family, clip: Clip, question: str) 
         raise VTCError(f"{family.name}'s processor does not take {len(clip)} frames as asked: {reason}") from error
 
 
-def video_metadata(clip: Clip) -> dict[str, object]:
-    """The times of a clip's frames as transformers' processors take them: as numbers of frames, of a millisecond each.
+def video_metadata(clip: Clip) -> dict[str, Any]:
+    """Return the times of a clip's frames as transformers' processors take them: frame numbers of a millisecond each.
 
     Without them a processor that writes times into the prompt, or counts them into positions, makes them up.
 
@@ -82,14 +84,14 @@ def video_metadata(clip: Clip) -> dict[str, object]:
     return {"fps": 1000, "frames_indices": numbers, "total_num_frames": round(1000 * length), "duration": length}
 
 
-def rows_of(inputs: Mapping[str, object]) -> Rows:
-    """What is said of each token of a prompt, among all that a processor has made of it."""
+def rows_of(inputs: Inputs) -> Rows:
+    """Return the entries of a processor's output that have a value for each token of a prompt."""
     shape = inputs["input_ids"].shape
     return {name: value for name, value in inputs.items() if isinstance(value, Tensor) and value.shape == shape}
 
 
-def end_of(network: nn.Module, inputs: Mapping[str, object]) -> int:
-    """Where the clip of one prompt ends: behind its last placeholder, or what its family has behind that."""
+def end_of(network: Model, inputs: Inputs) -> int:
+    """Return the number of tokens up to the end of one prompt's clip, with the token that ends it if there is one."""
     family, ids = family_of(network), inputs["input_ids"][0]
     after = int(places_of(network, family.modality, inputs)[0].nonzero()[-1]) + 1
     if family.end:
@@ -97,20 +99,20 @@ def end_of(network: nn.Module, inputs: Mapping[str, object]) -> int:
     return after
 
 
-def tail_of(inputs: Mapping[str, object], after: int) -> Rows:
-    """The tokens of one prompt behind its clip, which ends `after` so many."""
+def tail_of(inputs: Inputs, after: int) -> Rows:
+    """Return the tokens of one prompt behind its first `after` ones."""
     return {name: row[:, after:] for name, row in rows_of(inputs).items()}
 
 
 def lengthened(tail: Rows, codes: Sequence[int]) -> Rows:
-    """A tail with some tokens of text behind it."""
+    """Return a tail with some tokens of text behind it."""
     more = {"input_ids": torch.tensor([codes]), "attention_mask": torch.ones(1, len(codes), dtype=torch.long)}
     nothing = torch.zeros(1, len(codes), dtype=torch.long)
     return {name: torch.cat([row, more.get(name, nothing).to(row)], 1) for name, row in tail.items()}
 
 
 def with_tail(prompt: EncodedPrompt, tail: Rows, after: int) -> EncodedPrompt:
-    """A prompt with other tokens behind its clip."""
+    """Return a prompt with other tokens behind its first `after` ones."""
     width = tail["input_ids"].shape[1]
     said = rows_of(prompt.inputs)
     said = {name: torch.cat([row[:, :after], tail[name].to(row.device)], 1) for name, row in said.items()}
@@ -119,8 +121,8 @@ def with_tail(prompt: EncodedPrompt, tail: Rows, after: int) -> EncodedPrompt:
 
 
 def join(prompts: Sequence[CompressedInputs]) -> CompressedInputs:
-    """Prompts of one length as one batch."""
-    data = {}
+    """Return prompts of one length as one batch."""
+    data: dict[str, Any] = {}
     for name, value in prompts[0].items():
         each = [prompt[name] for prompt in prompts]
         if name == "mm_encoder_outputs":
@@ -131,20 +133,19 @@ def join(prompts: Sequence[CompressedInputs]) -> CompressedInputs:
 
 
 def _joined(outputs: list[Encoded]) -> Encoded:
-    """Features of several prompts behind each other."""
     features = [output.pooler_output for output in outputs]
-    deeper = outputs[0].deepstack_features
-    if deeper:
-        layers = zip(*(output.deepstack_features for output in outputs), strict=True)
+    deeper = None
+    if outputs[0].deepstack_features:
+        layers = zip(*(output.deepstack_features or [] for output in outputs), strict=True)
         deeper = [[clip for each in layer for clip in each] for layer in layers]
     together = torch.cat(features) if isinstance(features[0], Tensor) else [clip for each in features for clip in each]
     return Encoded(pooler_output=together, deepstack_features=deeper)
 
 
-def can_share(network: nn.Module) -> bool:
-    """Whether padding between a prompt's beginning and the rest is nothing to a model, by how it remembers a token.
+def can_share(network: Model) -> bool:
+    """Tell by the layers of its cache whether a model ignores padding between the start of a prompt and the rest.
 
-    That is so with full attention, but not with a window, which counts it, nor with a state that is carried on.
+    Full attention does; a window counts the padding, and a state carries it on.
     """
     memory = network(input_ids=torch.zeros(1, 1, dtype=torch.long, device=network.device), use_cache=True)
     layers = getattr(memory.past_key_values, "layers", [None])
@@ -152,10 +153,10 @@ def can_share(network: nn.Module) -> bool:
 
 
 def say_each(inputs: CompressedInputs, shared: int, tails: Sequence[Rows], pad: int) -> Rows:
-    """The first `shared` tokens of some prompts, with each of the tails behind them; they have one at least as long.
+    """Return the first `shared` tokens of some prompts, each with every tail behind them: first prompt first.
 
-    The rows are those of the first prompt, then those of the second. Padding stands before a tail, and the text after a
-    clip goes on counting, whatever it says.
+    No tail is longer than what the prompts have behind the shared tokens. Padding stands before a tail, and the text
+    after a clip goes on counting positions as it does in the prompts.
     """
     width = max(tail["input_ids"].shape[1] for tail in tails)
     said = {name: value[..., : shared + width] for name, value in inputs.items() if isinstance(value, Tensor)}
@@ -169,14 +170,8 @@ def say_each(inputs: CompressedInputs, shared: int, tails: Sequence[Rows], pad: 
     return said
 
 
-def prefill(network: nn.Module, inputs: CompressedInputs, shared: int) -> Cache:
-    """The cache of the first `shared` tokens of some prompts, which hold all the visual ones.
-
-    Raises
-    ------
-    VTCError
-        If what reached the language model are not the reduced tokens.
-    """
+def prefill(network: Model, inputs: CompressedInputs, shared: int) -> Cache:
+    """Return the cache of the first `shared` tokens of some prompts, which hold all the visual ones."""
     beginning = {name: value[..., :shared] for name, value in inputs.items() if isinstance(value, Tensor)}
     beginning |= {"mm_encoder_outputs": inputs["mm_encoder_outputs"]}
     with engaged(network, CompressedInputs(beginning, inputs.reductions)):
@@ -184,11 +179,8 @@ def prefill(network: nn.Module, inputs: CompressedInputs, shared: int) -> Cache:
 
 
 def behind(inputs: CompressedInputs, say: Rows, shared: int) -> CompressedInputs:
-    """What is left of prompts for `engaged` to watch, once their visual tokens have been prefilled."""
-    features = {modality: _no_features(output) for modality, output in inputs["mm_encoder_outputs"].items()}
+    """Return what is left of prompts for `engaged` to watch, once their visual tokens have been prefilled."""
+    outputs = inputs["mm_encoder_outputs"]
+    none = {modality: Encoded(pooler_output=rows(output.pooler_output)[:0]) for modality, output in outputs.items()}
     left = {name: value[..., shared:] for name, value in say.items()}
-    return CompressedInputs(left | {"mm_encoder_outputs": features}, inputs.reductions)
-
-
-def _no_features(output: Encoded) -> Encoded:
-    return Encoded(pooler_output=rows(output.pooler_output)[:0])
+    return CompressedInputs(left | {"mm_encoder_outputs": none}, inputs.reductions)

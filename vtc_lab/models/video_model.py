@@ -198,7 +198,7 @@ class VideoModel:
         if type(max_new_tokens) is not int or max_new_tokens < 1:
             raise VTCError(f"max_new_tokens is {max_new_tokens!r}; it must be a whole number, at least 1")
         tokenizer = self.processor.tokenizer
-        codes = [None if given is None else codes_of(tokenizer, given) for given in candidates]
+        codes = [[] if given is None else codes_of(tokenizer, given) for given in candidates]
         tokens, prompt = self._encoded(clip)
         chosen = [_chosen(reduction, tokens) for reduction in reductions]
         lengths = sorted({len(each) for each in chosen})
