@@ -20,6 +20,7 @@ from vtc_lab.models.answers import Answer, Continuation, Entering, codes_of, say
 from vtc_lab.models.families import family_of
 from vtc_lab.models.prompt_clips import EncodedPrompt, encode_prompt, places_of
 from vtc_lab.models.prompts import Rows, ask_processor, can_share, end_of, tail_of
+from vtc_lab.models.state import model_state
 from vtc_lab.reducers.ops import prune
 from vtc_lab.tokens import Clip, Reduction, VideoTokens, VTCError, demand_clip
 
@@ -40,6 +41,38 @@ class VideoModel:
         self.family = family_of(network)
         self._last: tuple[object, object, dict[bool, VideoTokens], EncodedPrompt | None] = (None, None, {}, None)
         self._tails: dict[str, Rows] = {}
+        self.revision = None
+
+    @property
+    def revision(self) -> str | None:
+        """Name of the weights and settings as they are now, or None for those that were loaded.
+
+        A sweep stores results by the files that a model was loaded from, so it refuses `results=` for a model that was
+        changed in memory (merged LoRA weights, another chat template), or that `load_model` did not make, until you set
+        a revision. Set it after the last change: a model that is changed again needs another one. Replaced code, hooks,
+        and changes of single values through `weight.data` are not noticed.
+
+        Examples
+        --------
+        >>> import vtc_lab as vtc
+        >>> model = vtc.load_model()
+        >>> model.processor.chat_template += " "
+        >>> model.changed
+        True
+        >>> model.revision = "a space behind the question"
+        >>> model.changed
+        False
+        """
+        return self._revision
+
+    @revision.setter
+    def revision(self, name: str | None) -> None:
+        self._revision, self._state = name, model_state(self.network, self.processor, self.spec)
+
+    @property
+    def changed(self) -> bool:
+        """True if weights, settings or files are not what they were at loading, or when `revision` was set."""
+        return self._state != model_state(self.network, self.processor, self.spec)
 
     def __repr__(self) -> str:
         try:
