@@ -1,8 +1,8 @@
-"""What each fidelity measure costs: milliseconds on one core for 16 frames of 14x14 patches.
+"""Measure the cost of each fidelity measure: milliseconds on one core for 16 frames of 14x14 patches.
 
 Prints the worst over methods and ratios of the median of several runs, for tokens of the bundled encoders and, with
-`--wide`, for the 3584 channels of a 7B model. What follows a slider (`vtc.list_measures`) stays within 10 ms together at
-112 channels and grows in step with their number.
+`--wide`, for the 3584 channels of a 7B model. On one x86-64 core those that follow a slider (`vtc.list_measures`)
+took 5 ms together at 112 channels and 24 ms at 768, cka alone 3 ms and 113 ms, psnr and ssim 355 ms at 640x272.
 """
 
 import argparse
@@ -14,7 +14,8 @@ from collections.abc import Callable
 import torch
 
 import vtc_lab as vtc
-from vtc_lab.measures import divergence, fidelity, list_measures, total_variation
+from vtc_lab.measures import answer_fidelity, fidelity, list_measures
+from vtc_lab.models.answers import Answer
 from vtc_lab.pixels import pixel_fidelity, rebuild
 
 METHODS, RATIOS = ("lftr", "uniform", "random", "pool"), (1, 2, 8, 32)
@@ -64,10 +65,9 @@ def main() -> None:
     reduced = vtc.reduce(vtc.VideoTokens(sources[0]), "lftr", ratio=8)
     print(f"  {'psnr and ssim':26s} {cost(lambda: pixel_fidelity(clip, reduced), 3):8.2f} ms")
     print(f"  {'the rebuilt clip alone':26s} {cost(lambda: rebuild(clip, reduced), 3):8.2f} ms")
-    logits = torch.randn(2, 152_000, generator=generator)
+    answers = [Answer("", {}, logits, 1, 1, {}) for logits in torch.randn(2, 152_000, generator=generator)]
     print("\nanswers, 152,000 tokens of vocabulary, beside the pass through the model")
-    print(f"  {'kl':26s} {cost(lambda: divergence(*logits)):8.2f} ms")
-    print(f"  {'tv':26s} {cost(lambda: total_variation(*logits)):8.2f} ms")
+    print(f"  {'kl and tv':26s} {cost(lambda: answer_fidelity(*answers)):8.2f} ms")
 
 
 if __name__ == "__main__":

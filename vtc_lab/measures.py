@@ -1,4 +1,4 @@
-"""How much of a clip a reduction keeps: of its tokens and of the model's answers, and a table of every measure."""
+"""Measure how much of a clip a reduction keeps, in its tokens and in the model's answers, and list every measure."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from vtc_lab.tokens import Reduction, VideoTokens, VTCError, suggest
 if TYPE_CHECKING:  # importing the model imports transformers, which takes seconds
     from vtc_lab.models.answers import Answer
 
-_FLAT = 1e-10  # rows whose variance is below this share of their energy are all equal, up to the rounding of float32
+_FLAT = 1e-10  # rows whose variance is below this share of their energy are equal up to the rounding of float32
 
 NO_NUMBERS = (
     "the model gave NaN in place of an answer, as float16 does where it overflows; "
@@ -25,15 +25,13 @@ NO_NUMBERS = (
 
 
 class _Measure(NamedTuple):
-    """One row of the table."""
-
     name: str
     of: str
     formula: str
     range: tuple[float, float]
     best: float
     source: str
-    follows_a_slider: bool
+    follows_a_slider: bool = False
 
 
 _MEASURES = [
@@ -41,38 +39,33 @@ _MEASURES = [
     _Measure("coverage_p5", "tokens", "5th percentile of cos(x, z)", (-1, 1), 1, "our definition", True),
     _Measure("reconstruction_error", "tokens", "|X-Y|^2 / |X|^2", (0, math.inf), 0, "relative squared error", True),
     _Measure("retained_variance", "tokens", "max(0, <X,Y>)^2 / (|X|^2 |Y|^2), centred", (0, 1), 1, "r squared", True),
-    _Measure("cka", "tokens", "|X'Y|^2 / (|X'X| |Y'Y|), centred", (0, 1), 1, "Kornblith et al. 2019", False),
+    _Measure("cka", "tokens", "|X'Y|^2 / (|X'X| |Y'Y|), centred", (0, 1), 1, "Kornblith et al. 2019"),
     _Measure("saliency_kept", "tokens", "sum of min(w, 1) s / sum of s", (0, 1), 1, "our definition", True),
-    _Measure(
-        "psnr", "pixels", "10 log10(255^2 / MSE), dB", (0, math.inf), math.inf, "standard, MSE over the clip", False
-    ),
-    _Measure("ssim", "pixels", "mean SSIM over frames", (-1, 1), 1, "Wang et al. 2004", False),
-    _Measure("kl", "answers", "sum of p log(p/q), nats", (0, math.inf), 0, "Kullback and Leibler 1951", False),
-    _Measure("tv", "answers", "sum of |p-q| / 2", (0, 1), 0, "total variation distance", False),
-    _Measure("agrees", "answers", "1 if the text is the same, else 0", (0, 1), 1, "exact match", False),
-    _Measure("flip_rate", "table", "mean over questions of 1 - agrees", (0, 1), 0, "exact match", False),
-    _Measure("accuracy", "table", "share of questions answered right", (0, 1), 1, "exact match", False),
+    _Measure("psnr", "pixels", "10 log10(255^2 / MSE), dB", (0, math.inf), math.inf, "standard, MSE over the clip"),
+    _Measure("ssim", "pixels", "mean SSIM over frames", (-1, 1), 1, "Wang et al. 2004"),
+    _Measure("kl", "answers", "sum of p log(p/q), nats", (0, math.inf), 0, "Kullback and Leibler 1951"),
+    _Measure("tv", "answers", "sum of |p-q| / 2", (0, 1), 0, "total variation distance"),
+    _Measure("agrees", "answers", "1 if the text is the same, else 0", (0, 1), 1, "exact match"),
+    _Measure("flip_rate", "table", "mean over questions of 1 - agrees", (0, 1), 0, "exact match"),
+    _Measure("accuracy", "table", "share of questions answered right", (0, 1), 1, "exact match"),
 ]
 _OF_TOKENS = {measure.name: measure for measure in _MEASURES if measure.of == "tokens"}
 
 
 def list_measures() -> pd.DataFrame:
-    """Every fidelity measure with its formula, range and source, and whether it is cheap enough to follow a slider.
+    """Return every fidelity measure with its formula, range and source.
 
     Returns
     -------
     DataFrame with a row for each name, and the columns
 
     - of: "tokens" (returned by `fidelity`), "pixels" (`pixel_fidelity`), "answers" (`answer_fidelity`), or "table": a
-      mean over a table of answers, such as that of `sweep`; one answer has none.
+      mean over a table of answers, such as that of `sweep`.
     - formula: x is a source token, y and z the output it went into or, if it was dropped, the nearest one (y) and the
       most similar one (z); X and Y are all of them; w is a token's weight in its output and s its saliency; p and q
-      are the distributions of the next token with everything and with what was kept.
+      are the distributions of the next token with all tokens and with the kept ones.
     - range: (lowest, highest); best; source.
-    - follows_a_slider: True for what `fidelity` gives unless asked for more. On one x86-64 core, at worst over methods
-      and ratios, these took 5 ms together at 16x14x14x112 and 24 ms at 16x14x14x768, cka alone 3 ms and 113 ms; psnr
-      and ssim took 355 ms for 16 frames of 640x272; measures of answers need the model to answer first.
-      `benchmarks/fidelity_cost.py` measures anew.
+    - follows_a_slider: True for the cheap ones, which `fidelity` gives by default (`benchmarks/fidelity_cost.py`).
 
     Examples
     --------
@@ -87,7 +80,7 @@ def list_measures() -> pd.DataFrame:
 def fidelity(
     tokens: VideoTokens, reduction: Reduction, measures: str | Iterable[str] | None = None
 ) -> dict[str, float]:
-    """Token fidelity of a reduction, from the features alone.
+    """Measure the token fidelity of a reduction, from the features alone.
 
     Parameters
     ----------
@@ -97,24 +90,21 @@ def fidelity(
 
     Returns
     -------
-    dict of what was asked for, in this order:
+    dict of the measures asked for, in this order:
 
-    - coverage, coverage_p5: mean and 5th percentile of the cosine of each source token to what stands for it: the
-      output it went into or, if it was dropped, the *most similar* output of its frame (of the nearest frame that has
-      any). -1 to 1; 1 is lossless in direction. Our definition.
-    - reconstruction_error: |X - Y|^2 / |X|^2, where Y is `Reduction.reconstruct()`: a dropped token is stood for by the
-      output of the *nearest* token that was not, so Y is made from what was kept alone, without a look at the source;
-      the clip is rebuilt in the same way for `pixel_fidelity`. At least 0; 0 is lossless, zeros for Y would give 1.
+    - coverage, coverage_p5: mean and 5th percentile of the cosine of each source token to the output it went into or,
+      if it was dropped, to the *most similar* output of its frame (of the nearest frame that has any). -1 to 1; 1 is
+      lossless in direction. Our definition.
+    - reconstruction_error: |X - Y|^2 / |X|^2, where Y is `Reduction.reconstruct()`: a dropped token is replaced by the
+      output of the *nearest* token that was kept. At least 0; 0 is lossless, zeros for Y would give 1.
     - retained_variance: <X, Y>^2 / (|X|^2 |Y|^2), X and Y without their mean token, and 0 if <X, Y> is negative: the
       share of the source's variance that Y explains, up to its scale. 0 to 1. Where every token went into a plain mean
       it is the explained variance 1 - |X - Y|^2 / |X|^2; methods that add tokens up are not punished for their size.
-    - cka: linear centred kernel alignment of X and Y, |X'Y|^2 / (|X'X| |Y'Y|) without their mean tokens: do the tokens
-      lie to each other as before, up to rotation and scale? 0 to 1. Exact; its cost grows with M D min(M, D).
+    - cka: linear centred kernel alignment of X and Y, |X'Y|^2 / (|X'X| |Y'Y|) without their mean tokens: whether the
+      tokens keep their relative positions, up to rotation and scale. 0 to 1. Exact; its cost grows with M D min(M, D).
       Kornblith et al. 2019, arXiv 1905.00414, section 3.
-    - saliency_kept: the share of the saliency that the outputs hold if it is merged as the tokens are: the sum of
-      min(weight, 1) * saliency over the total. 0 to 1; a kept token brings all of its own, a mean that of its mean
-      member. Our definition: the saliency of anchors would depend on which member names a group, and that of assigned
-      tokens would be 1 for any method that drops nothing. Left out where tokens carry no saliency.
+    - saliency_kept: sum of min(weight, 1) * saliency over the total saliency. 0 to 1; a kept token brings all of its
+      own, a mean that of its mean member. Our definition. Left out where tokens carry no saliency.
 
     Tokens that are all equal have no variance: retained_variance and cka are 1 where neither X nor Y has any, 0 where
     one of them has. The error of a source of zeros is 0, or infinite if Y is not zero. Of no saliency at all 1 is kept.
@@ -122,8 +112,7 @@ def fidelity(
     Raises
     ------
     VTCError
-        If the reduction is empty or of another grid or number of channels, for an unknown measure, or for
-        saliency_kept where there is no saliency.
+        If the reduction is empty or of other tokens, or a measure is unknown or needs saliency that is not there.
 
     Examples
     --------
@@ -144,29 +133,35 @@ def fidelity(
         raise VTCError(f"the reduction has {channels} channels but the tokens {source}; compare a clip with its own")
     if not len(reduction):
         raise VTCError(f"no token of these {tokens.grid[0]} frames was kept, so there is nothing to compare with")
-    found = {}
+    found: dict[str, float] = {}
     with few_threads(tokens.values.numel()):
         if {"coverage", "coverage_p5"} & {*names}:
             alike = coverage(tokens.values, reduction).flatten().float()
             found |= {"coverage": float(alike.mean()), "coverage_p5": float(alike.quantile(0.05))}
         if {"reconstruction_error", "retained_variance", "cka"} & {*names}:
             found |= _second_order(tokens.values.flatten(0, 2), reduction, "cka" in names)
-        if "saliency_kept" in names:
-            found["saliency_kept"] = _saliency_kept(tokens.saliency.flatten().double(), reduction.weight)
+        if "saliency_kept" in names and tokens.saliency is not None:
+            saliency = tokens.saliency.flatten().double()
+            kept, total = float((saliency * reduction.weight.clamp(max=1)).sum()), float(saliency.sum())
+            found["saliency_kept"] = min(1.0, kept / total) if total else 1.0
     return {name: found[name] for name in names}
 
 
 def answer_fidelity(full: Answer, kept: Answer) -> dict[str, float]:
-    """How far one answer is from the uncompressed one; flip rate and accuracy are means over a table of answers.
+    """Measure how far one answer is from the uncompressed one.
 
     Parameters
     ----------
-    full, kept : answers to one question, with everything and with what was kept.
+    full, kept : answers of one model to one question, with all tokens and with the kept ones.
 
     Returns
     -------
-    dict of "kl" and "tv", the `divergence` and `total_variation` of the distributions of the first answered token, and
-    "agrees", 1 if the text is the same, else 0.
+    dict of three numbers; p and q are the distributions of the first answered token in `full` and `kept`.
+
+    - kl: KL divergence, the sum of p log(p / q), in nats. At least 0; infinite where `kept` excludes a token that
+      `full` does not. Kullback and Leibler 1951.
+    - tv: total variation distance, the sum of |p - q| / 2. 0 to 1; 1 where they share no token.
+    - agrees: 1 if the text is the same, else 0.
 
     Raises
     ------
@@ -181,86 +176,20 @@ def answer_fidelity(full: Answer, kept: Answer) -> dict[str, float]:
     >>> answer_fidelity(full, full)
     {'kl': 0.0, 'tv': 0.0, 'agrees': 1.0}
     """
-    return {
-        "kl": divergence(full.logits, kept.logits),
-        "tv": total_variation(full.logits, kept.logits),
-        "agrees": float(full.text == kept.text),
-    }
-
-
-def divergence(full: Tensor, kept: Tensor) -> float:
-    """KL divergence KL(full || kept) between two next-token distributions, in nats.
-
-    Parameters
-    ----------
-    full, kept : (V,) logits with everything and with what was kept; -inf is a token that cannot come.
-
-    Returns
-    -------
-    sum of p log(p / q): at least 0; 0 where the distributions are the same, infinite where `kept` excludes a token that
-    `full` does not. Kullback and Leibler 1951.
-
-    Raises
-    ------
-    VTCError
-        If the logits are over different vocabularies, or make no distribution (see `log_probabilities`).
-
-    Examples
-    --------
-    >>> import torch
-    >>> divergence(torch.tensor([0.0, 1.0]), torch.tensor([0.0, 1.0]))
-    0.0
-    """
-    p, q = _both(full, kept)
-    return max(0.0, float(torch.where(p == -math.inf, 0, p.exp() * (p - q)).sum()))
-
-
-def total_variation(full: Tensor, kept: Tensor) -> float:
-    """Total variation distance between two next-token distributions.
-
-    Parameters
-    ----------
-    full, kept : (V,) logits with everything and with what was kept; -inf is a token that cannot come.
-
-    Returns
-    -------
-    sum of |p - q| / 2: the most by which the chance of any set of tokens differs. 0 to 1; 0 where the distributions are
-    the same, 1 where they share no token.
-
-    Raises
-    ------
-    VTCError
-        As `divergence`.
-
-    Examples
-    --------
-    >>> import torch
-    >>> total_variation(torch.tensor([0.0, 0.0]), torch.tensor([0.0, -torch.inf]))
-    0.5
-    """
-    p, q = _both(full, kept)
-    return min(1.0, float((p.exp() - q.exp()).abs().sum() / 2))
+    if full.logits.shape != kept.logits.shape:
+        shapes = f"{tuple(full.logits.shape)} and {tuple(kept.logits.shape)}"
+        raise VTCError(f"logits are of shapes {shapes}; compare answers of one model")
+    p, q = log_probabilities(full.logits), log_probabilities(kept.logits)
+    divergence = float(torch.where(p == -math.inf, 0, p.exp() * (p - q)).sum())
+    distance = float((p.exp() - q.exp()).abs().sum() / 2)
+    return {"kl": max(0.0, divergence), "tv": min(1.0, distance), "agrees": float(full.text == kept.text)}
 
 
 def log_probabilities(logits: Tensor) -> Tensor:
-    """The next-token distribution that logits make.
+    """Return the (V,) float64 log-probabilities in nats of (V,) logits, in which -inf is a token that cannot come.
 
-    Parameters
-    ----------
-    logits : (V,); -inf is a token that cannot come.
+    A VTCError says that they make no distribution: a logit is NaN or inf, or no token can come.
 
-    Returns
-    -------
-    (V,) float64 log-probabilities, in nats.
-
-    Raises
-    ------
-    VTCError
-        If there is none: a logit is NaN or inf, or no token can come.
-
-    Examples
-    --------
-    >>> import torch
     >>> log_probabilities(torch.tensor([0.0, -torch.inf])).tolist()
     [0.0, -inf]
     """
@@ -270,16 +199,8 @@ def log_probabilities(logits: Tensor) -> Tensor:
     return found
 
 
-def _both(full: Tensor, kept: Tensor) -> tuple[Tensor, Tensor]:
-    if full.shape != kept.shape:
-        raise VTCError(
-            f"logits are of shapes {tuple(full.shape)} and {tuple(kept.shape)}; compare answers of one model"
-        )
-    return log_probabilities(full), log_probabilities(kept)
-
-
 def _names(tokens: VideoTokens, asked: str | Iterable[str] | None) -> list[str]:
-    """The measures to compute, in the table's order."""
+    """Return the measures to compute, in the table's order."""
     able = [name for name in _OF_TOKENS if name != "saliency_kept" or tokens.saliency is not None]
     if asked is None:
         return [name for name in able if _OF_TOKENS[name].follows_a_slider]
@@ -290,15 +211,15 @@ def _names(tokens: VideoTokens, asked: str | Iterable[str] | None) -> list[str]:
         if name not in _OF_TOKENS:
             raise VTCError(f"no measure of tokens is called {name!r}; {suggest(name, [*_OF_TOKENS, 'all'])}")
         if name not in able:
-            raise VTCError(f"{name} is of tokens that carry saliency and these carry none; encode with saliency")
+            raise VTCError(f"{name} needs tokens that carry saliency and these carry none; encode with saliency=True")
     return [name for name in able if name in asked]
 
 
 def _second_order(rows: Tensor, reduction: Reduction, with_cka: bool) -> dict[str, float]:
-    """Reconstruction error, retained variance and, because it costs the most, CKA only if it is wanted.
+    """Return reconstruction error, retained variance and, because it costs the most, CKA only if it is wanted.
 
-    The reconstruction Y has but K distinct rows, the outputs: a sum over Y is one over the outputs, each `size` times,
-    and X'Y is the sums of X over what each output stands for (`group`), times the outputs.
+    The reconstruction Y has only K distinct rows, the outputs: a sum over Y is one over the outputs, each `size` times,
+    and X'Y is the sums of X over the tokens that each output represents (`group`), times the outputs.
     """
     outputs, home = reduction.tokens.float(), reduction.representative
     size = home.bincount(minlength=len(outputs)).float()
@@ -323,9 +244,11 @@ def _second_order(rows: Tensor, reduction: Reduction, with_cka: bool) -> dict[st
     if with_cka:
         # Divided by their norms, because fourth powers of large values overflow.
         length, kept_length = math.sqrt(variance), math.sqrt(kept_variance)
-        centred = ((rows[part].float() - mean) / length for part in blocks(rows))
-        few = len(rows) < rows.shape[1]
-        own = _alignment(torch.cat([*centred])) if few else _squares(sum(part.T @ part for part in centred))
+        if len(rows) < rows.shape[1]:
+            own = _alignment((rows - mean).float().div_(length))
+        else:
+            parts = ((rows[part].float() - mean) / length for part in blocks(rows))
+            own = _squares(sum((part.T @ part for part in parts), torch.zeros((), device=rows.device)))
         kept = kept / kept_length
         cross = max(0.0, _alignment(group / length, kept))
         result["cka"] = min(1.0, cross / math.sqrt(own * _alignment(kept * size.sqrt()[:, None])))
@@ -333,16 +256,11 @@ def _second_order(rows: Tensor, reduction: Reduction, with_cka: bool) -> dict[st
 
 
 def _alignment(a: Tensor, b: Tensor | None = None) -> float:
-    """|a'b|^2, or |a'a|^2, of (rows, D) matrices, by the smaller of the two products that give it."""
+    """Return |a'b|^2, or |a'a|^2, of (rows, D) matrices, by the smaller of the two products that give it."""
     if len(a) >= a.shape[1]:
         return _squares(a.T @ (a if b is None else b))
     return _squares(a @ a.T) if b is None else float(((a @ a.T) * (b @ b.T)).sum())
 
 
 def _squares(a: Tensor) -> float:
-    return float(a.square().sum())
-
-
-def _saliency_kept(saliency: Tensor, weight: Tensor) -> float:
-    total = float(saliency.sum())
-    return min(1.0, float((saliency * weight.clamp(max=1)).sum()) / total) if total else 1.0
+    return sum(float(a[part].square().sum()) for part in blocks(a))

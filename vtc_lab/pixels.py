@@ -1,4 +1,4 @@
-"""A clip rebuilt from what a reduction kept, and how far it is from the clip in pixels."""
+"""Rebuild a clip from what a reduction kept, and measure how far it is from the clip in pixels."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _WINDOW = 11  # side in pixels of the window of SSIM; a frame has to hold one
 
 
 def rebuild(clip: Clip, reduction: Reduction) -> Clip:
-    """The clip as the kept tokens would show it, if a token were the pixels of its patch.
+    """Return the clip as the kept tokens would show it if a token were the pixels of its patch.
 
     The reduction's grid is stretched over the frame, so the reduction may come from any encoder. Patches are merged
     with the reduction's own groups and weights (as shares that sum to 1: a method that adds tokens up would give a
@@ -27,16 +27,11 @@ def rebuild(clip: Clip, reduction: Reduction) -> Clip:
     Parameters
     ----------
     clip : T frames, of any size.
-    reduction : of a (T, h, w) grid.
+    reduction : of a (T, h, w) grid, with at least one token.
 
     Returns
     -------
     Clip of the same times, resized to the nearest size of whole patches and of at least 11 pixels.
-
-    Raises
-    ------
-    VTCError
-        If this is no Clip, has another number of frames than the reduction, or nothing was kept of it.
 
     Examples
     --------
@@ -50,27 +45,21 @@ def rebuild(clip: Clip, reduction: Reduction) -> Clip:
 
 
 def pixel_fidelity(clip: Clip, reduction: Reduction) -> dict[str, float]:
-    """Pixel fidelity of a reduction: the clip against the one that `rebuild` makes of it, both at the rebuilt size.
+    """Compare a clip with the one that `rebuild` makes of it, both at the rebuilt size.
 
     Parameters
     ----------
-    clip : T frames, of any size.
-    reduction : of a (T, h, w) grid, from any encoder.
+    clip, reduction : as for `rebuild`.
 
     Returns
     -------
-    dict with
+    dict of two numbers:
 
-    - "psnr": 10 log10(255^2 / MSE) in dB, the mean squared error being that of all frames and colours together, because
-      a mean over frames would be infinite as soon as one of them is whole. 0 to infinity; infinity where no pixel
+    - psnr: 10 log10(255^2 / MSE) in dB, the mean squared error being that of all frames and colours together, because
+      a mean over frames would be infinite as soon as one frame is whole. 0 to infinity; infinity where no pixel
       differs, as under a reduction that keeps everything.
-    - "ssim": structural similarity (Wang, Bovik, Sheikh and Simoncelli 2004: Gaussian window of 11 pixels, sigma 1.5,
+    - ssim: structural similarity (Wang, Bovik, Sheikh and Simoncelli 2004: Gaussian window of 11 pixels, sigma 1.5,
       K1 = 0.01, K2 = 0.03), mean over pixels, colours and frames. -1 to 1; 1 where no pixel differs.
-
-    Raises
-    ------
-    VTCError
-        If this is no Clip, has another number of frames than the reduction, or nothing was kept of it.
 
     Examples
     --------
@@ -90,7 +79,7 @@ def pixel_fidelity(clip: Clip, reduction: Reduction) -> dict[str, float]:
 
 
 def _whole_patches(clip: Clip, reduction: Reduction) -> Clip:
-    """The clip at the nearest size that the patch grid divides."""
+    """Return the clip at the nearest size that the patch grid divides."""
     demand_clip(clip)
     count, *grid = reduction.grid
     if len(clip) != count:
@@ -101,12 +90,12 @@ def _whole_patches(clip: Clip, reduction: Reduction) -> Clip:
         parts * max(round(side / parts), math.ceil(_WINDOW / parts))
         for side, parts in zip(clip.frames.shape[1:3], grid, strict=True)
     )
-    frames = [Image.fromarray(frame).resize((width, height), Image.Resampling.BILINEAR) for frame in clip.frames]
-    return replace(clip, frames=np.stack(frames))
+    pictures = (Image.fromarray(frame).resize((width, height), Image.Resampling.BILINEAR) for frame in clip.frames)
+    return replace(clip, frames=np.stack([np.asarray(picture) for picture in pictures]))
 
 
 def _rebuilt(clip: Clip, reduction: Reduction) -> Clip:
-    """A clip of whole patches with each patch replaced by what stands for it."""
+    """Replace each patch of a clip of whole patches by its representative."""
     reduction = reduction.to("cpu")
     (count, rows, columns), frames = reduction.grid, torch.from_numpy(clip.frames)
     tall, wide = frames.shape[1] // rows, frames.shape[2] // columns

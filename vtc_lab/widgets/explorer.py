@@ -19,7 +19,7 @@ import ipywidgets as widgets
 from vtc_lab.clips.reading import ROOT, read_clip
 from vtc_lab.figures.export import save_figure
 from vtc_lab.figures.filmstrip import describe, show, strip
-from vtc_lab.measures import divergence, fidelity
+from vtc_lab.measures import answer_fidelity, fidelity
 from vtc_lab.sweeps.run import STAGES
 from vtc_lab.tokens import Reduction, VTCError
 from vtc_lab.widgets.controls import OWN_FILE, OptionPanel, clip_menu, make_controls, sample_menu
@@ -273,7 +273,7 @@ def _answer_table(scene: Scene, answers: list, right: str | None) -> str:
         likely = ", ".join(f"{text or '(space)'} {probability:.2f}" for text, probability in best)
         flip = "" if answer.text == full.text else f" (flipped from {full.text!r})"
         cells = [name, f"{answer.entered} of {answer.total}", answer.text + flip, likely]
-        cells.append(f"{divergence(full.logits, answer.logits):.4f}")
+        cells.append(f"{answer_fidelity(full, answer)['kl']:.4f}")
         cells += [f"{1000 * answer.seconds[stage]:.1f}" for stage in STAGES]
         weight = "600" if flip else "400"
         row = "".join(f"<td style='padding-right:14px'>{html.escape(cell)}</td>" for cell in cells)
