@@ -1,1 +1,1 @@
-"""The generated world, its questions, and reading of Video-QA samples."""
+"""Questions about videos: samples, readers of benchmarks, scoring, and a language model as judge."""

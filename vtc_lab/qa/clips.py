@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
 from itertools import product
 from pathlib import Path
@@ -13,40 +14,34 @@ import pandas as pd
 from PIL import Image
 
 from vtc_lab.clips.reading import VIDEOS, lfs_pointer, read_clip
+from vtc_lab.qa.samples import Part, Sample
 from vtc_lab.tokens import Clip, VTCError
 
 SUFFIXES = (*VIDEOS, ".MP4")
 _PICTURES = (".jpg", ".jpeg", ".png")
 
 
-def clip_finder(root: Path) -> Callable[..., dict[str, object]]:
-    """A function that looks for clips under a folder, for each name once; a video's questions can stand far apart.
+def clip_finder(root: Path) -> Callable[..., Part]:
+    """Return a function that looks for clips under a folder, for each name once: a video's questions can stand apart.
 
-    Parameters
-    ----------
-    root : the folder.
+    It takes a tuple of the names that a clip may have, a tuple of the folders below `root` where it may lie, and the
+    suffixes it may have. `clip` is the first path that is there. If none is, that is the first that was looked for,
+    and `tried` has them all.
 
-    Returns
-    -------
-    Function of the names that a clip may have and the places below the folder where it may lie. It gives a dict with
-    `clip`, the first path that is there. If none is, that is the first that was looked for, and `tried` has them all.
-
-    Examples
-    --------
-    >>> clip_finder(Path("data"))(["bikes"], ["videos", "clips"])
+    >>> clip_finder(Path("data"))(("bikes",), ("videos", "clips"))
     {'clip': 'data/clips/bikes.mp4'}
     """
 
     @lru_cache(maxsize=4096)  # more videos than most benchmarks have, in a few megabytes
-    def look(names: tuple[str, ...], places: tuple[str, ...], suffixes: tuple[str, ...]) -> dict[str, object]:
+    def look(names: tuple[str, ...], places: tuple[str, ...], suffixes: tuple[str, ...] = SUFFIXES) -> Part:
         tried = list(dict.fromkeys(str(root / p / name) for p, name in product(places, _spellings(names, suffixes))))
-        there = next((path for path in tried if Path(path).exists()), None)
-        return {"clip": there} if there else {"clip": tried[0], "tried": tried}
+        there = _first_there(tried)
+        return {"clip": str(there)} if there else {"clip": tried[0], "tried": tried}
 
-    return lambda names, places, suffixes=SUFFIXES: look(tuple(names), tuple(places), tuple(suffixes))
+    return look
 
 
-def read_sample_clip(sample: Mapping[str, object], frames: int | None = None, fps: float | None = None) -> Clip:
+def read_sample_clip(sample: Sample, frames: int | None = None, fps: float | None = None) -> Clip:
     """Read the part of a video that a sample is about.
 
     Parameters
@@ -75,27 +70,25 @@ def read_sample_clip(sample: Mapping[str, object], frames: int | None = None, fp
     clip = sample["clip"]
     if isinstance(clip, Clip):
         return clip
-    tried = sample.get("tried", [clip])
-    path = next((path for path in tried if Path(path).exists()), None)
+    path = _first_there(tried := sample.get("tried", [clip]))
     if path is None and "tried" in sample:
         raise VTCError(f"there is no clip {clip}; put it there, or where else it was looked for: {_listing(tried)}")
     start, end = sample.get("start"), sample.get("end")
-    if path and Path(path).is_dir():
-        return _read_pictures(Path(path), sample.get("picture_rate"), frames, fps, start, end)
-    path = clip if path is None else path
+    if path and path.is_dir():
+        return _read_pictures(path, sample.get("picture_rate"), frames, fps, start, end)
     try:
-        return read_clip(path, frames, fps, start, end)
+        return read_clip(path or clip, frames, fps, start, end)
     except VTCError:
         if end is None:
             raise
-        whole = read_clip(path, frames, fps, start)
+        whole = read_clip(path or clip, frames, fps, start)
         if whole.times[-1] >= end:  # it was not the end that was wrong
             raise
         return whole
 
 
-def check_clips(samples: Iterable[Mapping[str, object]]) -> pd.DataFrame:
-    """Which clips of some samples are missing or not fetched yet, before a model is loaded.
+def check_clips(samples: Iterable[Sample]) -> pd.DataFrame:
+    """Return which clips of some samples are missing or not fetched yet, before a model is loaded.
 
     Parameters
     ----------
@@ -112,17 +105,20 @@ def check_clips(samples: Iterable[Mapping[str, object]]) -> pd.DataFrame:
     ['/no/such.mp4']
     """
     known: dict[str, str] = {}
-    missing: dict[str, dict[str, object]] = {}
+    questions: Counter[str] = Counter()
     for sample in samples:
         clip = sample["clip"]
         if isinstance(clip, Clip):
             continue
         if clip not in known:
             known[clip] = _missing(sample.get("tried", [clip]))
-        if known[clip]:
-            row = missing.setdefault(clip, {"clip": clip, "questions": 0, "looked": known[clip]})
-            row["questions"] += 1
-    return pd.DataFrame(missing.values(), columns=["clip", "questions", "looked"])
+        questions[clip] += bool(known[clip])
+    rows = [(clip, number, known[clip]) for clip, number in questions.items() if number]
+    return pd.DataFrame(rows, columns=["clip", "questions", "looked"])
+
+
+def _first_there(paths: Sequence[str]) -> Path | None:
+    return next((path for path in map(Path, paths) if path.exists()), None)
 
 
 def _spellings(names: Iterable[str], suffixes: tuple[str, ...]) -> Iterator[str]:
@@ -137,7 +133,7 @@ def _spellings(names: Iterable[str], suffixes: tuple[str, ...]) -> Iterator[str]
 
 def _missing(tried: Sequence[str]) -> str:
     """Where a clip was looked for if it is at none of these paths, why it cannot be read if it is at one, or ""."""
-    path = next((path for path in map(Path, tried) if path.exists()), None)
+    path = _first_there(tried)
     try:
         return _listing(tried) if path is None else lfs_pointer(path) if path.is_file() else ""
     except OSError as error:
@@ -168,10 +164,14 @@ def _listing(paths: Sequence[str]) -> str:
 def _read_pictures(
     folder: Path, rate: float | None, frames: int | None, fps: float | None, start: float | None, end: float | None
 ) -> Clip:
-    # The video readers' own choice of frames; importing it loads PyAV, which videos get in a process of their own.
+    # Imported here because it loads PyAV, which decodes videos in a process of its own.
     from vtc_lab.clips.decoder import Index, Refused, choose
 
-    pictures = sorted((int(path.stem), path) for path in folder.iterdir() if _is_picture(path))
+    pictures = sorted(
+        (int(path.stem), path)
+        for path in folder.iterdir()
+        if path.suffix.lower() in _PICTURES and path.stem.isdecimal()
+    )
     if not rate or not pictures:
         what = "has no pictures named by a number" if rate else "is a folder and not a video"
         raise VTCError(f"{folder} {what}; give a video, or pictures such as 00001.jpg and their picture_rate")
@@ -185,7 +185,3 @@ def _read_pictures(
     if len({image.shape for image in images}) > 1:
         raise VTCError(f"the pictures in {folder} are not of one size; give those of one video")
     return Clip(np.stack(images), times[wanted], str(folder), "pictures")
-
-
-def _is_picture(path: Path) -> bool:
-    return path.suffix.lower() in _PICTURES and path.stem.isdecimal()

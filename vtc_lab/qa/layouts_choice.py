@@ -1,7 +1,7 @@
 """The official layouts of benchmarks with options to choose from, and of NExT-OE, which shares NExT-QA's.
 
-Each is a function from (folder, folder of clips, split) to its samples. It looks for its files at once and reads them
-when the samples are asked for. `readers` says where each is from.
+Each function takes the folder, the folder of clips and the split, looks for its files at once, and reads them when the
+samples are asked for. `readers` says where each layout is from.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 from vtc_lab.qa.clips import SUFFIXES, clip_finder
-from vtc_lab.qa.layouts import Samples, choice, files, one_file, position, shards, table, without_letters
-from vtc_lab.qa.records import Record, records
+from vtc_lab.qa.layouts import Samples, files, shards, without_letters
+from vtc_lab.qa.records import Record, read_object, records
+from vtc_lab.qa.samples import Part, choice, open_question, position
 from vtc_lab.tokens import VTCError
 
 TASKS = {
@@ -55,122 +56,117 @@ _VIDEO_MME = ("output_test_template", "output_template", "videomme", "Video-MME"
 
 
 def nextqa(root: Path, clips: Path, split: str, *, options: bool) -> Samples:
-    """NExT-QA with options, or NExT-OE without, which may have a second right answer (`also`)."""
+    """Find NExT-QA with options, or NExT-OE without, which may have a second right answer (`also`)."""
     tables = shards("MC" if options else "OE", _HUB.get(split, split))
     found = files(root, *(f"{top}{split}.csv" for top in ("", "nextqa/", "dataset/nextqa/")), *tables)
     home, find = found[0].parent, clip_finder(clips)
 
     def read() -> Samples:
-        vidor = table(home / "map_vid_vidorID.json") or table(root / "map_vid_vidorID.json")
-        second = {} if options else table(home / f"add_reference_answer_{split}.json")
-        for record in chain.from_iterable(map(records, found)):
+        vidor = read_object(home / "map_vid_vidorID.json") or read_object(root / "map_vid_vidorID.json")
+        second = {} if options else read_object(home / f"add_reference_answer_{split}.json")
+        for record in records(*found):
             if ("a0" in record.fields) != options:
                 holds, other = ("no options", "nextqa-oe") if options else ("options", "nextqa-mc")
                 raise VTCError(f"{record.place} has {holds}; read it as {other!r}, or give the other task's file")
             video, number, kind = record.text("video"), record.text("qid"), record.text("type")
-            names = dict.fromkeys([video, str(vidor.get(video, video))])
-            sample = find(names, ["NExTVideo", "videos", "video", ""]) | {
-                "id": f"{video}_{number}",
-                "kind": "TN" if kind == "TP" else kind,  # as its own evaluation counts them
-            }
+            part = find((video, str(vidor.get(video, video))), ("NExTVideo", "videos", "video", ""))
+            name = f"{video}_{number}"
+            kind = "TN" if kind == "TP" else kind  # as its own evaluation counts them
             if options:
                 texts = [record.text(f"a{n}") for n in range(5)]
-                yield sample | choice(record, record.text("question"), texts, record.number("answer"))
-                continue
-            sample |= {"question": record.text("question"), "answer": record.text("answer")}
-            also = second.get(video, {}).get(number) or record.get("additional_ref_answer")
-            yield sample | {"candidates": None, "rule": "exact"} | ({"also": [also]} if also else {})
+                yield {**part, "id": name, "kind": kind, **choice(record, texts, record.number("answer"))}
+            else:
+                also = second.get(video, {}).get(number) or record.get("additional_ref_answer")
+                yield {**part, "id": name, "kind": kind, **open_question(record, also=also)}
 
     return read()
 
 
 def egoschema(root: Path, clips: Path, split: str) -> Samples:
-    """EgoSchema: the 500 questions with public answers, or all; in its own files, or in the hub's tables."""
+    """Find EgoSchema: the 500 questions with public answers, or all; in its own files, or in the hub's tables."""
     subset = shards("Subset", "test")
     tables = subset if split == "subset" else (*shards("MC", "test"), *shards("MC_PPL", "test"))
     found, find = files(root, "questions.json", *tables), clip_finder(clips)
     own = found[0].suffix == ".json"
     if own and split == "subset":
-        one_file(root, "subset_answers.json")
+        files(root, "subset_answers.json")
 
     def read() -> Samples:
-        known = table(root / "subset_answers.json")
+        known = read_object(root / "subset_answers.json")
         if split == "full" and not own:
             public = chain.from_iterable(root.glob(pattern) for pattern in subset)
-            known |= {row.text("video_idx"): row.get("answer") for file in public for row in records(file)}
-        for record in chain.from_iterable(map(records, found)):
+            known |= {row.text("video_idx"): row.get("answer") for row in records(*public)}
+        for record in records(*found):
             uid = record.text("q_uid", "video_idx")
             if own and split == "subset" and uid not in known:
                 continue
             texts = [record.text(f"option {n}") for n in range(5)] if own else without_letters(record.texts("option"))
             record.fields["answer"] = known.get(uid, record.get("answer"))
             right = None if record.get("answer") in (None, "") else record.number("answer")
-            sample = find([uid], ["videos", ""]) | {"id": uid, "kind": ""}
-            yield sample | choice(record, record.text("question"), texts, right)
+            yield {**find((uid,), ("videos", "")), "id": uid, "kind": "", **choice(record, texts, right)}
 
     return read()
 
 
 def mvbench(root: Path, clips: Path, split: str) -> Samples:
-    """MVBench: a file for each task. A range that a file of its own has, as in a later revision, is not cut again."""
-    found = {task: one_file(root, f"json/{task}.json", f"{task}.json") for task in ([split] if split else TASKS)}
+    """Find MVBench: a file for each task. A range that was cut out to a file of its own is not cut again."""
+    tasks = [split] if split else list(TASKS)
+    found = {task: files(root, f"json/{task}.json", f"{task}.json")[0] for task in tasks}
     find = clip_finder(clips)
 
-    def read(task: str, file: Path) -> Samples:
-        folder = TASKS[task]
-        places = [f"{top}{name}" for name in (folder, _CONVERTED.get(folder, folder)) for top in _TOPS]
-        for number, record in enumerate(records(file)):
-            ranged = folder in _CUT
-            part = _part(find, record, places, folder) if ranged else find([record.text("video")], places)
-            texts = record.texts("candidates")
-            right = position(record, texts, ["text"])
-            sample = part | {"id": f"{task}_{number}", "kind": task}
-            yield sample | choice(record, record.text("question"), texts, right)
+    def read() -> Samples:
+        for task, file in found.items():
+            for number, record in enumerate(records(file)):
+                texts = record.texts("candidates")
+                asked = choice(record, texts, position(record, texts, ["text"]))
+                yield {**_part(find, record, TASKS[task]), "id": f"{task}_{number}", "kind": task, **asked}
 
-    return chain.from_iterable(read(task, file) for task, file in found.items())
+    return read()
 
 
-def _part(find: Callable, record: Record, places: list[str], folder: str) -> dict[str, object]:
-    """The clip that a range was cut out to, or the whole one and its range."""
+def _part(find: Callable[..., Part], record: Record, folder: str) -> Part:
+    """The clip as it is, the one that a range was cut out to, or the whole one and its range."""
     video = record.text("video")
+    places = tuple(f"{top}{name}" for name in (folder, _CONVERTED.get(folder, folder)) for top in _TOPS)
+    if folder not in _CUT:
+        return find((video,), places)
     stem = video.removesuffix(Path(video).suffix) if Path(video).suffix in SUFFIXES else video
     pictures = folder.startswith("tvqa")
-    cut = [f"{top}{_CUT[folder]}" for top in _TOPS]
+    cut = tuple(f"{top}{_CUT[folder]}" for top in _TOPS)
     if re.search(r"_[\d.]+_[\d.]+$", stem) or (pictures and stem != video):  # the name of what was cut out
-        return find([video], [*cut, *places])
+        return find((video,), (*cut, *places))
     if record.get("start") is None:
-        return find([video], cut)
-    part = find([f"{stem}_{record.text('start')}_{record.text('end')}"], cut)
+        return find((video,), cut)
+    part = find((f"{stem}_{record.text('start')}_{record.text('end')}",), cut)
     if "tried" not in part:
         return part
-    part = find([video], places, *([[""]] if pictures else []))
-    part = part | {"start": record.number("start"), "end": record.number("end")}
-    return part | ({"picture_rate": _TVQA_RATE} if pictures else {})
+    suffixes = ("",) if pictures else SUFFIXES
+    whole: Part = {**find((video,), places, suffixes), "start": record.number("start"), "end": record.number("end")}
+    return {**whole, "picture_rate": _TVQA_RATE} if pictures else whole
 
 
 def video_mme(root: Path, clips: Path, split: str) -> Samples:
-    """Video-MME: one table, of which a split is the clips of one length; or its own JSON, with an entry a video."""
+    """Find Video-MME: one table, of which a split is the clips of one length; or its own JSON, an entry a video."""
     ends = (".jsonl", ".csv", ".json")
     names = [*shards("videomme", "test"), *(f"videomme/test{end}" for end in ends)]
     names += ["test-*.parquet", *(f"test{end}" for end in ends)]
     names += [f"{top}{name}.json" for top in ("", "evaluation/") for name in _VIDEO_MME]
-    found, find, subtitles = files(root, *names), clip_finder(clips), _beside(root, clips, "subtitle")
+    found, find = files(root, *names), clip_finder(clips)
 
     def read() -> Samples:
-        for record in _questions(chain.from_iterable(map(records, found))):
+        for record in _questions(records(*found)):
             length = record.text("duration", "duration_category")
             if split not in ("", length):
                 continue
             texts = without_letters(record.texts("options", "choices"))
             called = [record.get("videoID") or _youtube_id(str(record.get("url") or "")), record.get("video_id")]
-            called = list(dict.fromkeys(str(name) for name in called if name)) or [record.text("videoID", "url")]
+            names = tuple(str(name) for name in called if name) or (record.text("videoID", "url"),)
             yield {
-                **find(called, ["data", "videos", "video", ""]),
+                **find(names, ("data", "videos", "video", "")),
                 "id": record.text("question_id"),
                 "kind": record.text("task_type"),
                 "group": length,
-                "subtitles": str(subtitles / f"{called[0]}.srt"),
-                **choice(record, record.text("question"), texts, position(record, texts, ["letter"])),
+                **choice(record, texts, position(record, texts, ["letter"])),
             }
 
     return read()
@@ -179,48 +175,40 @@ def video_mme(root: Path, clips: Path, split: str) -> Samples:
 def _questions(entries: Iterator[Record]) -> Iterator[Record]:
     """Entries, those with a list of questions taken apart."""
     for entry in entries:
-        if not isinstance(entry.fields.get("questions"), list):
+        questions = entry.fields.get("questions")
+        if not isinstance(questions, list):
             yield entry
             continue
-        video = {name: value for name, value in entry.fields.items() if name != "questions"}
-        for number, question in enumerate(entry.fields["questions"], 1):
+        for number, question in enumerate(questions, 1):
             if not isinstance(question, dict):
                 raise VTCError(f"question {number} of {entry.place} is {question!r:.60}; it must be a JSON object")
-            yield Record(f"question {number} of {entry.place}", video | question)
+            yield Record(f"question {number} of {entry.place}", entry.fields | question)
 
 
 def _youtube_id(url: str) -> str:
-    """What a video is called on YouTube, of its address or as it is."""
     parts = urlsplit(url)
     return parse_qs(parts.query).get("v", [parts.path.rstrip("/").rpartition("/")[2]])[0]
 
 
-def _beside(root: Path, clips: Path, name: str) -> Path:
-    """A folder that lies with the annotations or with the clips."""
-    return root / name if (root / name).is_dir() else clips / name
-
-
 def longvideobench(root: Path, clips: Path, split: str) -> Samples:
-    """LongVideoBench: validation, or test without answers; `read_subtitles` reads the subtitles."""
+    """Find LongVideoBench: validation, or test without answers."""
     hub = _HUB.get(split, split)
     own = "lvb_val.json" if split == "val" else "lvb_test_wo_gt.json"
     found = files(root, own, f"{hub}-*.parquet", *shards("data", hub), *shards("default", hub))
-    find, subtitles = clip_finder(clips), _beside(root, clips, "subtitles")
+    find = clip_finder(clips)
 
     def read() -> Samples:
-        for record in chain.from_iterable(map(records, found)):
-            sample = find([record.text("video_path")], ["videos", ""]) | {
+        for record in records(*found):
+            columns = [record.get(f"option{n}") for n in range(5)]
+            texts = [str(text) for text in columns if text not in (None, "N/A")] or record.texts("candidates")
+            right = record.get("correct_choice")
+            yield {
+                **find((record.text("video_path"),), ("videos", "")),
                 "id": record.text("id"),
                 "kind": record.text("question_category"),
                 "group": record.text("duration_group"),
-                "subtitles": str(subtitles / record.text("subtitle_path")),
-                "subtitles_from": record.number("starting_timestamp_for_subtitles"),
-                "duration": record.number("duration"),
+                # A table of the test has -1 for the secret answer.
+                **choice(record, texts, None if split == "test" and right == -1 else right),
             }
-            columns = [record.fields.get(f"option{n}") for n in range(5)]
-            texts = [str(text) for text in columns if text not in (None, "N/A")] or record.texts("candidates")
-            right = record.get("correct_choice")
-            right = None if split == "test" and right == -1 else right  # how a table keeps it secret
-            yield sample | choice(record, record.text("question"), texts, right)
 
     return read()

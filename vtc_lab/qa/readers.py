@@ -13,6 +13,7 @@ import pandas as pd
 from vtc_lab.qa import layouts_choice, layouts_open
 from vtc_lab.qa.layouts import Samples, plain
 from vtc_lab.qa.layouts_open import Open
+from vtc_lab.qa.samples import Sample
 from vtc_lab.tokens import VTCError, suggest
 
 
@@ -45,7 +46,7 @@ def read_benchmark(
     split: str | None = None,
     limit: int | None = None,
     clips: str | Path | None = None,
-) -> Iterator[dict[str, object]]:
+) -> Iterator[Sample]:
     """Read the samples of a benchmark one by one, as `sweep`, `score` and `read_sample_clip` take them.
 
     Parameters
@@ -58,14 +59,8 @@ def read_benchmark(
 
     Returns
     -------
-    Iterator of dicts. The files are read as it goes, not loaded whole. Each dict has
-
-    - clip, an absolute path. Where no clip is there it is the path that it should have, and `tried` has every path that
-      was looked for. start and end in seconds, where the benchmark asks about a range;
-    - id; kind, the type of question by which the benchmark reports; group, the length of the video, where it has such;
-      what `read_subtitles` needs, where it has subtitles;
-    - question (what the model is asked), answer (None where the benchmark keeps it to itself), candidates and rule
-      ("exact" or "letter", see `score`).
+    Iterator of `Sample`. `clip` is an absolute path; where no clip is there it is the path that it should have, and
+    `tried` has every path that was looked for. JSON is loaded whole; JSON lines, CSV and Parquet are read as it goes.
 
     For multiple choice the question includes the lettered options, candidates and answer are letters, and `stem` and
     `options` are the question and the options as they are in the file. All benchmarks are asked in the form that
@@ -250,7 +245,7 @@ _BENCHMARKS = {
         "letter",
         "videomme/test-*.parquet",
         "test.jsonl|csv|json or output_test_template.json",
-        "data/, and subtitle/",
+        "data/",
         "Fu et al. 2024, arXiv 2405.21075",
         "BradyFU/Video-MME, evaluation/",
         "lmms-lab/Video-MME",
@@ -261,7 +256,7 @@ _BENCHMARKS = {
         "letter",
         "lvb_val.json, of the test lvb_test_wo_gt.json",
         "validation-*.parquet, of the test test-*.parquet",
-        "videos/, and subtitles/",
+        "videos/",
         "Wu et al. 2024, arXiv 2407.15754",
         "longvideobench/LongVideoBench",
         "longvideobench/LongVideoBench",

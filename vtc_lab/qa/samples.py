@@ -1,16 +1,52 @@
-"""Video-QA samples as dicts: clip, question, answer, kind, and candidates where the answers are a closed list."""
+"""Video-QA samples: what one is, and reading them from anybody's own files."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any, Required, TypedDict
 
 from vtc_lab.clips.reading import ROOT, resolve
-from vtc_lab.qa.layouts import read_plain
+from vtc_lab.qa.records import Record, records
+from vtc_lab.tokens import Clip, VTCError
 
 BUNDLED = ROOT / "data" / "shapes_qa" / "qa.jsonl"
+LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+_ASK = "Answer with the option's letter from the given choices directly."
+_TABLES = (".csv", ".tsv")
 
 
-def read_samples(path: str | Path | None = None) -> list[dict[str, object]]:
+class Part(TypedDict, total=False):
+    """The video, or the part of it, that a sample is about; see `read_sample_clip`."""
+
+    clip: Required[str | Clip]  # an absolute path, or frames that were read before
+    tried: list[str]  # every path that was looked for, where no clip is at any of them
+    start: float | None  # seconds; None for the start of the video
+    end: float | None  # seconds; None for its end
+    picture_rate: float  # pictures a second, where the clip is a folder of numbered pictures
+
+
+class Question(TypedDict, total=False):
+    """What a sample asks, and what is right."""
+
+    question: Required[str]  # what the model is asked; with options, they are in it
+    answer: Required[str | None]  # with options a letter; None where the benchmark keeps it to itself
+    candidates: Sequence[str] | None  # the closed list of answers, letters with options; None for open answers
+    rule: str  # how the answer is scored, see `score`; "exact" if there is none
+    also: list[str]  # other right answers
+    stem: str  # with options, the question alone
+    options: list[str]  # the texts of the options, in the order of their letters
+
+
+class Sample(Part, Question, total=False):
+    """One question about one video: a dict with at least `clip`, `question` and `answer`."""
+
+    id: str  # the benchmark's own name of the question
+    kind: str  # the type of question by which the benchmark reports
+    group: str  # the length of the video, where the benchmark reports by it
+
+
+def read_samples(path: str | Path | None = None) -> list[Sample]:
     """Read samples from a file with one JSON object a line, or from a CSV.
 
     Parameters
@@ -19,12 +55,12 @@ def read_samples(path: str | Path | None = None) -> list[dict[str, object]]:
 
     Returns
     -------
-    List of dicts with at least `clip` (now an absolute path), `question` and `answer`.
+    List of `Sample`, with every field that the file has; `clip` is an absolute path.
 
     Raises
     ------
     VTCError
-        If the file is missing, or a line is not such an object; it names the line.
+        If the file is missing, or a line is no sample; it names the line.
 
     Examples
     --------
@@ -32,3 +68,68 @@ def read_samples(path: str | Path | None = None) -> list[dict[str, object]]:
     ['answer', 'candidates', 'clip', 'kind', 'question']
     """
     return list(read_plain(resolve(BUNDLED if path is None else path)))
+
+
+def read_plain(file: Path, home: Path | None = None) -> Iterator[Sample]:
+    """Read samples of a .jsonl or .csv file, whose clips are relative to `home`, by default the file's own folder.
+
+    Each entry has clip, question and answer, and may have `start` and `end`, `candidates`, or `options` of which the
+    answer is the letter or the text; lists in a CSV are written as JSON, and its empty cells give nothing.
+
+    >>> next(read_plain(Path("tests/fixtures/plain/qa.csv")))["answer"]
+    'yes'
+    """
+    table = file.suffix.lower() in _TABLES
+    for record in records(file):
+        if table:
+            record = Record(record.place, {name: value for name, value in record.fields.items() if value})
+        missing = [name for name in ("clip", "question", "answer") if record.get(name) is None]
+        if missing or not isinstance(record.fields["clip"], str):
+            reason = f"without {', '.join(missing)}" if missing else f"with clip {record.fields['clip']!r:.60}"
+            raise VTCError(f"{record.place} is no sample, {reason}; it needs clip (a path), question and answer")
+        sample: Any = record.fields | {"clip": str((home or file.parent) / record.fields["clip"])}
+        sample |= {name: record.number(name) for name in ("start", "end") if record.get(name) is not None}
+        if record.get("candidates") is not None:
+            sample["candidates"] = record.texts("candidates")
+        if "options" in sample:
+            texts = record.texts("options")
+            sample |= choice(record, texts, position(record, texts))
+        yield sample
+
+
+def choice(record: Record, options: list[str], right: float | None) -> Question:
+    """Return a multiple-choice question; `right` is the position of the answer, None where that is kept secret."""
+    if not 2 <= len(options) <= len(LETTERS):
+        raise VTCError(f"{record.place} has the options {options!r:.80}; give 2 to {len(LETTERS)}")
+    if right is not None and right not in range(len(options)):
+        raise VTCError(
+            f"{record.place} has answer {right!r}; with {len(options)} options it is 0 to {len(options) - 1}"
+        )
+    letters, stem = list(LETTERS[: len(options)]), record.text("question")
+    lines = [stem, *(f"{letter}. {option}" for letter, option in zip(letters, options, strict=True)), _ASK]
+    return {
+        "question": "\n".join(lines),
+        "answer": None if right is None else letters[int(right)],
+        "candidates": letters,
+        "rule": "letter",
+        "stem": stem,
+        "options": options,
+    }
+
+
+def open_question(record: Record, answer: Record | None = None, also: str | None = None) -> Question:
+    """Return a question with an open answer, which may be in another record and have an alternative."""
+    right = (answer or record).text("answer")
+    asked: Question = {"question": record.text("question"), "answer": right, "candidates": None, "rule": "exact"}
+    return {**asked, "also": [also]} if also else asked
+
+
+def position(record: Record, options: list[str], given: Sequence[str] = ("letter", "text")) -> int:
+    """Return which option the answer is, given as its letter or as its text."""
+    answer, texts = record.text("answer").strip(), [option.strip() for option in options]
+    found = {texts.index(answer)} if "text" in given and texts.count(answer) == 1 else set()
+    if "letter" in given and len(answer) == 1 and answer in LETTERS[: len(options)]:
+        found.add(LETTERS.index(answer))
+    if len(found) != 1:
+        raise VTCError(f"{record.place} has answer {answer!r:.60}, which is not one of the options {texts!r:.120}")
+    return found.pop()

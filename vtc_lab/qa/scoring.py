@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from vtc_lab.qa.layouts import LETTERS
+from vtc_lab.qa.samples import LETTERS, Sample
 from vtc_lab.qa.wups import wups
 from vtc_lab.tokens import VTCError, suggest
 
@@ -36,10 +36,8 @@ _SUBJECT = re.compile(r"\s+(?!(?:or|and)\b)\w")  # what follows a capital that i
 _NEGATED = re.compile(r"\bnot\b|n['\u2019]t\b|\bneither\b", re.IGNORECASE)
 
 
-def score(
-    sample: Mapping[str, object], answer: Answer | str | Mapping[str, float] | None, rule: str | None = None
-) -> float:
-    """Whether an answer to a sample is right.
+def score(sample: Sample, answer: Answer | str | Mapping[str, float] | None, rule: str | None = None) -> float:
+    """Return 1 if an answer to a sample is right, else 0.
 
     Parameters
     ----------
@@ -101,11 +99,11 @@ def score(
 
 
 def accuracy(
-    samples: Iterable[Mapping[str, object]],
+    samples: Iterable[Sample],
     answers: Iterable[Answer | str | Mapping[str, float] | None],
     rule: str | None = None,
 ) -> pd.DataFrame:
-    """The share of right answers for each kind of question, and for all; by "wups" the mean.
+    """Return the share of right answers for each kind of question, and for all; by "wups" the mean.
 
     Parameters
     ----------
@@ -136,7 +134,7 @@ def accuracy(
 
 
 def paired(samples: Iterable, answers: Iterable) -> Iterator[tuple]:
-    """Samples with their answers.
+    """Pair samples with their answers.
 
     Raises
     ------
@@ -157,7 +155,7 @@ def paired(samples: Iterable, answers: Iterable) -> Iterator[tuple]:
 
 
 def normalise(text: str) -> str:
-    """A short answer without what does not matter: case, punctuation, articles, and whether numbers are words.
+    """Return a short answer without what does not matter: case, punctuation, articles, and whether numbers are words.
 
     After the evaluation of VQA (Antol et al. 2015), simplified: Unicode is brought to NFKC and case folded; apostrophes
     and the commas of thousands go; all else that is no letter, digit, accent or decimal point separates words; a, an
@@ -175,7 +173,7 @@ def normalise(text: str) -> str:
 
 
 def letter_of(text: str, options: Sequence[str]) -> str | None:
-    """The option that an answer in free text means, or None if it means none or it is not clear which.
+    """Return the letter of the option that an answer in free text means, or None if it is not clear which.
 
     After a lead such as "The correct answer is", the first of these that applies:
 
@@ -235,7 +233,7 @@ def _capitals(text: str, letters: str, options: Sequence[str]) -> set[str]:
 
 
 def likeliest(answer: Answer | Mapping[str, float], candidates: Sequence[str] | None) -> str | None:
-    """The candidate with the highest probability, None if it shares it."""
+    """Return the candidate with the highest probability, None if two share it."""
     scores = answer if isinstance(answer, Mapping) else getattr(answer, "scores", None)
     if not candidates or not isinstance(scores, Mapping) or not set(candidates) <= set(scores):
         raise VTCError(

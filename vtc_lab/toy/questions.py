@@ -6,6 +6,7 @@ import itertools
 
 import numpy as np
 
+from vtc_lab.qa.samples import Sample
 from vtc_lab.tokens import Clip, VTCError
 from vtc_lab.toy.world import COLOURS, DOT, FATES, FLASH, HEADINGS, RELATIONS, SHAPES, Scene, draw_scene
 
@@ -27,7 +28,7 @@ FRAMES_PER_SECOND = 4
 _OPPOSITE = {"left": "right", "right": "left", "above": "below", "below": "above"}
 
 
-def make_clip(seed: int, frames: int | None = None) -> tuple[Clip, list[dict[str, str]]]:
+def make_clip(seed: int, frames: int | None = None) -> tuple[Clip, list[Sample]]:
     """Make a clip of the generated world and one question of every kind that it can answer.
 
     Parameters
@@ -37,8 +38,8 @@ def make_clip(seed: int, frames: int | None = None) -> tuple[Clip, list[dict[str
 
     Returns
     -------
-    The clip, 64x64 pixels at 4 frames a second, and its samples: dicts with `clip` (a name made of
-    the seed), `question`, `answer`, `kind` and `candidates`, the answers that this kind can have.
+    The clip, 64x64 pixels at 4 frames a second, and its samples, with `clip` (a name made of the seed), `question`,
+    `answer`, `kind` and `candidates`, the answers that this kind can have.
 
     Raises
     ------
@@ -56,26 +57,24 @@ def make_clip(seed: int, frames: int | None = None) -> tuple[Clip, list[dict[str
     if frames is not None and not 8 <= frames <= 16:
         raise VTCError(f"a clip of {frames} frames was asked for; the generated world has 8 to 16")
     scene, rng = scene_of(seed, frames)
-    asked = questions(scene, rng)
-    samples = []
-    for kind, same in itertools.groupby(asked, key=lambda entry: entry[0]):
+    name, samples = f"seed-{seed:05d}", []
+    for kind, same in itertools.groupby(questions(scene, rng), key=lambda entry: entry[0]):
         choice = list(same)
         _, question, answer = choice[rng.integers(len(choice))]
-        sample = {"clip": f"seed-{seed:05d}", "question": question, "answer": answer, "kind": kind}
-        samples.append(sample | {"candidates": ANSWERS[kind]})
-    clip = Clip(scene.frames, np.arange(len(scene.frames)) / FRAMES_PER_SECOND, sample["clip"], "generated")
-    return clip, samples
+        sample: Sample = {"clip": name, "question": question, "answer": answer, "kind": kind}
+        samples.append({**sample, "candidates": ANSWERS[kind]})
+    return Clip(scene.frames, np.arange(len(scene.frames)) / FRAMES_PER_SECOND, name, "generated"), samples
 
 
 def scene_of(seed: int, frames: int | None = None) -> tuple[Scene, np.random.Generator]:
-    """The scene of a seed, and the generator to go on with; training also asks for fewer than 8 frames."""
+    """Return the scene of a seed, and the generator to go on with; training also asks for fewer than 8 frames."""
     rng = np.random.default_rng(seed)
     drawn = 8 if rng.random() < 0.5 else int(rng.integers(9, 17))
     return draw_scene(rng, frames or drawn), rng
 
 
 def questions(scene: Scene, rng: np.random.Generator) -> list[tuple[str, str, str]]:
-    """Every (kind, question, answer) that can be told from what is visible, grouped by kind."""
+    """Return every (kind, question, answer) that can be told from what is visible, grouped by kind."""
     count, number = len(scene.frames), len(scene.shape)
     clear = scene.visible >= 0.6
     colour, shape = [list(COLOURS)[i] for i in scene.colour], [SHAPES[i] for i in scene.shape]
@@ -87,17 +86,18 @@ def questions(scene: Scene, rng: np.random.Generator) -> list[tuple[str, str, st
     asked += [("shape", f"what shape is the {colour[i]} object ?", shape[i]) for i in range(number)]
     asked.append(("count", "how many objects appear ?", NUMBERS[number - 1]))
     for i in range(number):
-        if scene.heading[i] and can_tell_heading(scene, i):
-            asked.append(("direction", f"which way does {name(i)} move ?", scene.heading[i]))
+        heading = scene.heading[i]
+        if heading and can_tell_heading(scene, i):
+            asked.append(("direction", f"which way does {name(i)} move ?", heading))
     gap = 2 if count >= 8 else 1
     for i, j in itertools.permutations(range(number), 2):
         known = all(clear[k, scene.start[k]] and clear[k, scene.middle] for k in (i, j)) or count < 4
         if abs(scene.start[i] - scene.start[j]) >= gap and known:
             answer = "before" if scene.start[i] < scene.start[j] else "after"
             asked.append(("order", f"does {name(i)} appear before or after {name(j)} ?", answer))
-    if (scene.owner == FLASH).any():
+    if scene.flash is not None and (scene.owner == FLASH).any():
         asked.append(("event", "what colour is the flash ?", list(COLOURS)[scene.flash]))
-    if (scene.owner == DOT).any():
+    if scene.dot is not None and (scene.owner == DOT).any():
         asked.append(("detail", "what colour is the dot ?", list(COLOURS)[scene.dot]))
     if scene.relation and clear[:2, -1].all():
         asked.append(("spatial", f"where is {name(0)} from {name(1)} at the end ?", scene.relation))
@@ -109,7 +109,7 @@ def questions(scene: Scene, rng: np.random.Generator) -> list[tuple[str, str, st
 
 
 def can_tell_heading(scene: Scene, i: int) -> bool:
-    """Whether object i is seen long enough to tell where it goes: 8 pixels of movement, or half of the frames."""
+    """Say if object i is seen long enough to tell where it goes: 8 pixels of movement, or half of the frames."""
     times = np.flatnonzero(scene.visible[i] >= 0.6)
     if len(times) < 2:
         return False

@@ -1,8 +1,8 @@
 """A small generated world: coloured shapes that appear, move, stop, cross, hide, change and leave.
 
-A scene is drawn from one seed, so any clip can be made again. What the middle frame shows is drawn
-before, and independently of, what the questions about time ask for: where an object moves, what
-becomes of it, which of two came first and where they end up cannot be read from one frame.
+A scene is drawn from one seed, so any clip can be made again. The middle frame is drawn independently of the answers to
+questions about time: where an object moves, what becomes of it, which of two came first and where they end up cannot be
+read from one frame.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ _NOISE = np.random.default_rng(20250131).standard_normal((64, SIDE, SIDE, 3), dt
 
 @dataclass(frozen=True)
 class Scene:
-    """What really happens in a clip.
+    """The ground truth of a clip.
 
     Parameters
     ----------
-    frames : (T, 64, 64, 3) uint8, the picture without compression.
+    frames : (T, 64, 64, 3) uint8, before video compression.
     owner : (T, 64, 64) uint8, the object, or PILLAR, DOT, FLASH, BACKGROUND, that each pixel shows.
     shape, colour : indices into SHAPES and COLOURS, one per object; no two objects share either.
     position : (n, T, 2) float, the centre (y, x) in the picture, also where the object is not present.
@@ -70,12 +70,12 @@ class Scene:
 
     @property
     def middle(self) -> int:
-        """The index of the middle frame."""
+        """Return the index of the middle frame."""
         return middle_frame(len(self.frames))
 
 
 def middle_frame(count: int) -> int:
-    """The frame that must not tell what the questions about time ask for (clips under 4 frames have none)."""
+    """Return the frame that must not give away the answers about time; clips under 4 frames have none."""
     return count // 2 if count >= 4 else 0
 
 
@@ -173,13 +173,13 @@ def _motion(
             else:
                 position[i] = np.stack([np.interp(np.arange(count), knots, points[:, axis]) for axis in (0, 1)], -1)
     for i in range(2 if trading else 0, number):
-        heading[i] = list(HEADINGS)[rng.integers(len(HEADINGS))]
+        heading[i], direction = list(HEADINGS.items())[rng.integers(len(HEADINGS))]
         place = rng.uniform(_REACH, SIDE - _REACH, 2)
-        before = rng.integers(min(2, middle), middle + 1)
-        after = rng.integers(min(2, count - 1 - middle), count - middle)
+        before = int(rng.integers(min(2, middle), middle + 1))
+        after = int(rng.integers(min(2, count - 1 - middle), count - middle))
         speed = _REACH / max(before, after, 1) * rng.uniform(0.8, 1.0)
         progress = np.clip(np.arange(count) - middle, -before, after) * speed
-        position[i] = place + progress[:, None] * HEADINGS[heading[i]]
+        position[i] = place + progress[:, None] * np.array(direction)
     return position, heading, relation
 
 
