@@ -57,7 +57,8 @@ def make_clip(seed: int, frames: int | None = None) -> tuple[Clip, list[Sample]]
     if frames is not None and not 8 <= frames <= 16:
         raise VTCError(f"a clip of {frames} frames was asked for; the generated world has 8 to 16")
     scene, rng = scene_of(seed, frames)
-    name, samples = f"seed-{seed:05d}", []
+    name = f"seed-{seed:05d}"
+    samples: list[Sample] = []
     for kind, same in itertools.groupby(questions(scene, rng), key=lambda entry: entry[0]):
         choice = list(same)
         _, question, answer = choice[rng.integers(len(choice))]
