@@ -14,7 +14,7 @@ import pandas as pd
 from PIL import Image
 
 from vtc_lab.clips.reading import VIDEOS, lfs_pointer, read_clip
-from vtc_lab.qa.samples import Part, Sample
+from vtc_lab.qa.samples import Part
 from vtc_lab.tokens import Clip, VTCError
 
 SUFFIXES = (*VIDEOS, ".MP4")
@@ -41,7 +41,7 @@ def clip_finder(root: Path) -> Callable[..., Part]:
     return look
 
 
-def read_sample_clip(sample: Sample, frames: int | None = None, fps: float | None = None) -> Clip:
+def read_sample_clip(sample: Part, frames: int | None = None, fps: float | None = None) -> Clip:
     """Read the part of a video that a sample is about.
 
     Parameters
@@ -87,7 +87,7 @@ def read_sample_clip(sample: Sample, frames: int | None = None, fps: float | Non
         return whole
 
 
-def check_clips(samples: Iterable[Sample]) -> pd.DataFrame:
+def check_clips(samples: Iterable[Part]) -> pd.DataFrame:
     """Return which clips of some samples are missing or not fetched yet, before a model is loaded.
 
     Parameters
