@@ -27,6 +27,7 @@ from tqdm import tqdm
 
 from vtc_lab.clips.reading import read_clip
 from vtc_lab.models.answers import Answer
+from vtc_lab.models.compression import demand_asking
 from vtc_lab.models.loading import load_model
 from vtc_lab.reducers.registry import get_method, needs_saliency, reduce
 from vtc_lab.sweeps.plan import variants
@@ -84,8 +85,7 @@ class VTC(lmms):
     ) -> None:
         super().__init__()
         self.reduction = _checked(method, ratio, options)
-        if positions not in ("preserve", "compact"):
-            raise VTCError(f"positions is {positions!r}; choose 'preserve' or 'compact'")
+        demand_asking(positions)
         self.positions = positions
         self.frames = None if frames is None else _count("frames", frames)
         self.batch_size = _count("batch_size", batch_size)

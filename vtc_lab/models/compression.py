@@ -9,6 +9,7 @@ import copy
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from numbers import Integral
 from typing import Any, Literal
 
 import torch
@@ -69,8 +70,8 @@ def demand_asking(positions: object, max_new_tokens: object = 1) -> None:
     """
     if positions not in ("preserve", "compact"):
         raise VTCError(f"positions is {positions!r:.60}; choose 'preserve' or 'compact'")
-    if type(max_new_tokens) is not int or max_new_tokens < 1:
-        raise VTCError(f"max_new_tokens is {max_new_tokens!r:.60}; it must be a whole number, at least 1")
+    if isinstance(max_new_tokens, bool) or not isinstance(max_new_tokens, Integral) or max_new_tokens < 1:
+        raise VTCError(f"max_new_tokens is {max_new_tokens!r:.60}; give a whole number of at least 1")
 
 
 def compress(

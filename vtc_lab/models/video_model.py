@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from vtc_lab.models.answers import Answer, Continuation, Entering, codes_of, say, scores_of, weigh
+from vtc_lab.models.compression import demand_asking
 from vtc_lab.models.families import family_of
 from vtc_lab.models.prompt_clips import EncodedPrompt, encode_prompt, places_of
 from vtc_lab.models.prompts import Rows, ask_processor, can_share, end_of, tail_of
@@ -227,9 +228,8 @@ class VideoModel:
         VTCError
             As `ask`.
         """
-        _check(questions, positions)
-        if type(max_new_tokens) is not int or max_new_tokens < 1:
-            raise VTCError(f"max_new_tokens is {max_new_tokens!r}; it must be a whole number, at least 1")
+        demand_asking(positions, max_new_tokens)
+        _demand_questions(questions)
         tokenizer = self.processor.tokenizer
         codes = [[] if given is None else codes_of(tokenizer, given) for given in candidates]
         tokens, prompt = self._encoded(clip)
@@ -292,7 +292,8 @@ class VideoModel:
         >>> model.likelihood(samples[0]["question"], ["red", "a red circle"], clip)[1].greedy
         False
         """
-        _check([question], positions)
+        demand_asking(positions)
+        _demand_questions([question])
         codes = codes_of(self.processor.tokenizer, answers)
         tokens, prompt = self._encoded(clip)
         entering = self._entering(prompt, [_chosen(reduction, tokens)], positions)
@@ -320,11 +321,9 @@ class VideoModel:
         return inputs["input_ids"].split(inputs["input_ids"].shape[1] - tail["input_ids"].shape[1], 1)[0], tail
 
 
-def _check(questions: Sequence[str], positions: str) -> None:
+def _demand_questions(questions: Sequence[str]) -> None:
     if not questions or not all(isinstance(q, str) and q.strip() for q in questions):
         raise VTCError(f"{questions!r} is no question; give text, or a list of texts")
-    if positions not in ("preserve", "compact"):
-        raise VTCError(f"positions is {positions!r}; choose 'preserve' or 'compact'")
 
 
 def _chosen(reduction: Reduction | None, tokens: VideoTokens) -> Reduction:

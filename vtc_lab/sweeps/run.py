@@ -215,16 +215,15 @@ def _check(model: object, samples: object, results: object, executor: object, pr
 
 
 def _check_asking(frames: object, fps: object, positions: object, max_new_tokens: object) -> None:
-    """Say which of what reading and asking need is wrong."""
+    from vtc_lab.models.compression import demand_asking  # transformers, which whoever has a model has imported
+
     if frames is not None and fps is not None:
         raise VTCError(f"frames={frames!r} and fps={fps!r} were both given; give one of them")
     if fps is not None and not (isinstance(fps, Real) and 0 < fps < math.inf):
         raise VTCError(f"fps is {fps!r:.60}; give a number above 0, or None")
-    for name, value in (("frames", 1 if frames is None else frames), ("max_new_tokens", max_new_tokens)):
-        if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
-            raise VTCError(f"{name} is {value!r:.60}; give a whole number of at least 1")
-    if positions not in ("preserve", "compact"):
-        raise VTCError(f"positions is {positions!r:.60}; choose 'preserve' or 'compact'")
+    if frames is not None and (isinstance(frames, bool) or not isinstance(frames, Integral) or frames < 1):
+        raise VTCError(f"frames is {frames!r:.60}; give a whole number of at least 1")
+    demand_asking(positions, max_new_tokens)
 
 
 def _duration(seconds: float) -> str:
