@@ -151,7 +151,7 @@ def read_clip(
     [4.0, 4.2, 4.4, 4.6, 4.8, 5.0]
     """
     begun = time.perf_counter()
-    _check(frames, fps, start, end)
+    check_reading(frames, fps, start, end)
     found = resolve(path)
     what = {"frames": frames and int(frames), "fps": fps and float(fps)}
     what |= {"start": start and float(start), "end": end if end is None else float(end)}
@@ -191,7 +191,9 @@ def one_each(clip: Clip, count: int) -> Clip:
     return part
 
 
-def _check(frames: object, fps: object, start: object, end: object) -> None:
+def check_reading(frames: object, fps: object, start: object = None, end: object = None) -> None:
+    """Raise a VTCError if a clip cannot be read with these arguments of `read_clip`."""
+
     def number(value: object) -> bool:
         return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
 

@@ -10,12 +10,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import closing, nullcontext
 from dataclasses import dataclass
-from numbers import Integral, Real
 from threading import Event
 from typing import TYPE_CHECKING, Literal
 
 import pandas as pd
 
+from vtc_lab.clips.reading import check_reading
 from vtc_lab.sweeps.jobs import Asking, Finished, Job, work
 from vtc_lab.sweeps.keys import portable
 from vtc_lab.sweeps.plan import make_plan, settings_of
@@ -123,8 +123,11 @@ def sweep(
     >>> len(table) == 2 * len(asked), table.kept.unique().tolist(), set(table.status)
     (True, [896, 448], {'ok'})
     """
+    from vtc_lab.models.compression import demand_asking  # transformers, which whoever has a model has imported
+
     _check(model, samples, results, executor, progress, stop)
-    _check_asking(frames, fps, positions, max_new_tokens)
+    check_reading(frames, fps)
+    demand_asking(positions, max_new_tokens)
     asking = Asking(*map(portable, (frames, fps, positions, max_new_tokens)))
     # What a model remembers of prompts and clips may be of a processor or weights that were changed since.
     model = type(model)(model.network, model.processor, model.name, model.spec)
@@ -212,18 +215,6 @@ def _check(model: object, samples: object, results: object, executor: object, pr
     ):
         if not fits:
             raise VTCError(f"{name} is {value!r:.60}; give {right}")
-
-
-def _check_asking(frames: object, fps: object, positions: object, max_new_tokens: object) -> None:
-    from vtc_lab.models.compression import demand_asking  # transformers, which whoever has a model has imported
-
-    if frames is not None and fps is not None:
-        raise VTCError(f"frames={frames!r} and fps={fps!r} were both given; give one of them")
-    if fps is not None and not (isinstance(fps, Real) and 0 < fps < math.inf):
-        raise VTCError(f"fps is {fps!r:.60}; give a number above 0, or None")
-    if frames is not None and (isinstance(frames, bool) or not isinstance(frames, Integral) or frames < 1):
-        raise VTCError(f"frames is {frames!r:.60}; give a whole number of at least 1")
-    demand_asking(positions, max_new_tokens)
 
 
 def _duration(seconds: float) -> str:
