@@ -1,4 +1,4 @@
-"""Load a model: on what and in which precision, whether its files are at hand, and whether memory will do."""
+"""Load a model: choose device and precision, find its files, and refuse what memory will not hold."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import math
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 import psutil
 import torch
@@ -15,7 +16,7 @@ from huggingface_hub.errors import GatedRepoError, HFValidationError, Repository
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
 from vtc_lab.clips.reading import ROOT, lfs_pointer
-from vtc_lab.models.families import FAMILIES, how_to_add
+from vtc_lab.models.families import FAMILIES, Model, how_to_add
 from vtc_lab.models.video_model import VideoModel
 from vtc_lab.tokens import VTCError, suggest
 
@@ -41,9 +42,9 @@ def load_model(
         `register_family` adds, or None for the bundled toy model.
     device : "cpu", "cuda", "mps"; by default the best there is.
     dtype : "float32", "bfloat16" or "float16"; by default float32 on a CPU, elsewhere bfloat16, or float16 where the
-        device does not compute in that.
-    trust_remote_code, safetensors_only : code from a checkpoint is not run and pickled weights are not read, unless
-        you say otherwise.
+        device does not compute in bfloat16.
+    trust_remote_code, safetensors_only : change them to run code from a checkpoint or to read pickled weights, which
+        can run code too.
 
     Returns
     -------
@@ -61,25 +62,18 @@ def load_model(
     'llava_onevision'
     """
     source = _source(name)
-    device = choose_device(device)
-    dtype = choose_dtype(dtype, device)
-    offline, weights = ask_hub(source)
-    given = {"trust_remote_code": trust_remote_code, "local_files_only": offline}
+    device = _device(device)
+    dtype = _dtype(dtype, device)
+    offline, weights = _ask_hub(source)
+    given: dict[str, Any] = {"trust_remote_code": trust_remote_code, "local_files_only": offline}
     try:
         config = AutoConfig.from_pretrained(source, **given)
         if not any(name.startswith("vision") for name in config.to_dict()):
             raise VTCError(f"{source} is a {config.model_type} model, which has no vision tower; give one that has")
         if config.model_type not in FAMILIES:
             raise VTCError(f"{source} is a {config.model_type} model, and {how_to_add(config.model_type)}")
-        demand_memory(source, config, weights, dtype, device)
-        network, told = AutoModelForImageTextToText.from_pretrained(
-            source, dtype=dtype, use_safetensors=safetensors_only or None, output_loading_info=True, **given
-        )
-        if lacking := sorted(told["missing_keys"]):
-            raise VTCError(
-                f"{source} lacks {len(lacking)} of its model's weights, {', '.join(lacking[:3])} among them; "
-                "give a checkpoint that is whole"
-            )
+        _demand_memory(source, config, weights, dtype, device)
+        network = _network(source, dtype=dtype, use_safetensors=safetensors_only or None, **given)
         processor = AutoProcessor.from_pretrained(source, **given)
     except VTCError:
         raise
@@ -90,6 +84,17 @@ def load_model(
     spec = {"name": place, "device": device, "dtype": dtype}
     spec |= {"trust_remote_code": trust_remote_code, "safetensors_only": safetensors_only}
     return VideoModel(network.to(device).eval(), processor, label, spec)
+
+
+def _network(source: str, **given: Any) -> Model:  # noqa: ANN401
+    loaded: Any = AutoModelForImageTextToText.from_pretrained(source, output_loading_info=True, **given)
+    network, told = loaded
+    if lacking := sorted(told["missing_keys"]):
+        raise VTCError(
+            f"{source} lacks {len(lacking)} of its model's weights, {', '.join(lacking[:3])} among them; "
+            "give a checkpoint that is whole"
+        )
+    return network
 
 
 def _source(name: str | os.PathLike | None) -> str:
@@ -121,53 +126,31 @@ def _reason(source: str, offline: bool, error: Exception) -> str:
     return line if isinstance(error, OSError | ValueError) else f"{type(error).__name__}: {line}"
 
 
-def choose_device(device: str | torch.device | None) -> str:
-    """The device asked for, or the best that is there.
-
-    Raises
-    ------
-    VTCError
-        If this machine does not have it.
-
-    Examples
-    --------
-    >>> choose_device("cpu")
-    'cpu'
-    """
-    here = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    here = [kind for kind, there in here.items() if there]
-    device = here[0] if device is None else str(device)
+def _device(asked: str | torch.device | None) -> str:
+    """The device asked for, or the best that is there."""
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    here = [kind for kind, is_there in there.items() if is_there]
+    device = here[0] if asked is None else str(asked)
     kind, _, number = device.partition(":")
     count = torch.cuda.device_count() if kind == "cuda" else 1
     if kind not in here or (number and not (number.isdecimal() and int(number) < count)):
-        there = [name if name != "cuda" else f"cuda (0 to {torch.cuda.device_count() - 1})" for name in here]
-        raise VTCError(f"device is {device!r}; this machine has {', '.join(there)}")
+        names = [name if name != "cuda" else f"cuda (0 to {torch.cuda.device_count() - 1})" for name in here]
+        raise VTCError(f"device is {device!r}; this machine has {', '.join(names)}")
     return device
 
 
-def choose_dtype(dtype: str | torch.dtype | None, device: str) -> torch.dtype:
-    """The precision asked for; else float32 on a CPU, bfloat16 on what computes in it, and float16 elsewhere.
-
-    Raises
-    ------
-    VTCError
-        If it is none of the three.
-
-    Examples
-    --------
-    >>> choose_dtype(None, "cpu"), choose_dtype("float16", "cpu")
-    (torch.float32, torch.float16)
-    """
-    if dtype is None and device.split(":")[0] == "cpu":
+def _dtype(asked: str | torch.dtype | None, device: str) -> torch.dtype:
+    """The precision asked for; else float32 on a CPU, bfloat16 on what computes in it, and float16 elsewhere."""
+    if asked is not None:
+        found = DTYPES.get(str(asked).removeprefix("torch."))
+        if found is None:
+            raise VTCError(f"dtype is {asked!r}; {suggest(str(asked), DTYPES)}")
+        return found
+    kind = device.split(":")[0]
+    if kind == "cpu":
         return torch.float32
-    if dtype is None:
-        kind = device.split(":")[0]
-        good = torch.cuda.is_bf16_supported(including_emulation=False) if kind == "cuda" else _mps_has_bfloat16()
-        return torch.bfloat16 if good else torch.float16
-    found = DTYPES.get(str(dtype).removeprefix("torch."))
-    if found is None:
-        raise VTCError(f"dtype is {dtype!r}; {suggest(str(dtype), DTYPES)}")
-    return found
+    good = torch.cuda.is_bf16_supported(including_emulation=False) if kind == "cuda" else _mps_has_bfloat16()
+    return torch.bfloat16 if good else torch.float16
 
 
 def _mps_has_bfloat16() -> bool:
@@ -178,10 +161,10 @@ def _mps_has_bfloat16() -> bool:
     return True
 
 
-def ask_hub(source: str) -> tuple[bool, int]:
-    """Whether files must come from the cache alone, and how many weights the hub says a model has (0 if it does not).
+def _ask_hub(source: str) -> tuple[bool, int]:
+    """True if files must come from the cache alone, and how many weights the hub says a model has (0 if it does not).
 
-    Without a network transformers tries for long; this waits 5 seconds for an answer.
+    Without a network transformers would try for much longer than `_WAIT`.
     """
     if Path(source).exists():
         return True, 0
@@ -194,18 +177,8 @@ def ask_hub(source: str) -> tuple[bool, int]:
     return False, about.total if about else 0
 
 
-def demand_memory(source: str, config: object, weights: int, dtype: torch.dtype, device: str) -> None:
-    """Raise a VTCError if a model's weights will not fit, with a margin of a fifth for what is computed with them.
-
-    Parameters
-    ----------
-    source : a folder, or the id of a model; what is on disk of it is measured by its index or headers of safetensors.
-    config : its configuration. Quantised weights count one byte each.
-    weights : how many weights it has, where that is known otherwise; else 0.
-    dtype, device : in and on which it is to be loaded.
-
-    Source: our definition of how much room is enough.
-    """
+def _demand_memory(source: str, config: Any, weights: int, dtype: torch.dtype, device: str) -> None:  # noqa: ANN401
+    """Raise a VTCError if a model's weights will not fit with a margin; quantised ones count one byte each."""
     if not weights:
         kept = None if Path(source).exists() else try_to_load_from_cache(source, "config.json")
         weights = count_weights(Path(kept).parent if isinstance(kept, str) else Path(source))
@@ -215,19 +188,19 @@ def demand_memory(source: str, config: object, weights: int, dtype: torch.dtype,
     for place in dict.fromkeys(["cpu", device]):
         if need > (free := free_memory(place)):
             half = need / dtype.itemsize * 2
-            help_ = ["a smaller checkpoint"]
+            ways = ["a smaller checkpoint"]
             if dtype.itemsize > 2 and not quantised and half <= free:
-                help_.insert(0, f"dtype='bfloat16' (needs {half / 1e9:.1f} GB)")
+                ways.insert(0, f"dtype='bfloat16' (needs {half / 1e9:.1f} GB)")
             if place != "cpu" and need <= free_memory("cpu"):
-                help_.insert(0, "device='cpu'")
+                ways.insert(0, "device='cpu'")
             raise VTCError(
                 f"{source} needs about {need / 1e9:.1f} GB in {str(dtype).removeprefix('torch.')} and {place} has "
-                f"{free / 1e9:.1f} GB free; take {' or '.join(help_)}"
+                f"{free / 1e9:.1f} GB free; take {' or '.join(ways)}"
             )
 
 
 def free_memory(device: str) -> float:
-    """Bytes that are free on a device; of the machine, where it shares its memory or nothing better is known.
+    """Return the free bytes of a GPU, or of the machine.
 
     >>> 0 < free_memory("cpu") < 1e15
     True
@@ -238,7 +211,7 @@ def free_memory(device: str) -> float:
 
 
 def count_weights(folder: Path) -> int:
-    """How many weights a folder's safetensors hold, by their headers; by the index for files that are not there.
+    """Return the number of weights in a folder's safetensors, by their headers or, if some are missing, their index.
 
     >>> count_weights(BUNDLED)
     2150912

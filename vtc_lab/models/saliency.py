@@ -1,8 +1,8 @@
-"""How much attention each visual token gets in its vision tower, for the methods that rank tokens by it.
+"""Measure how much attention each visual token gets in its vision tower, for the methods that rank tokens by it.
 
-The attention layer's input is caught by an ordinary hook while the tower runs as always, and its weights are computed
-again from that. So features do not change, and no attention implementation has to be switched: the fast ones return
-no weights, and towers of packed patches (Qwen, VideoLLaMA3) and timm's return none under any.
+An ordinary hook catches the input of the attention layer while the tower runs, and the weights are computed again from
+that. Features do not change, and no attention implementation has to be switched: the fast ones return no weights, and
+towers of packed patches (Qwen, VideoLLaMA3) and timm's return none at all.
 """
 
 from __future__ import annotations
@@ -13,17 +13,19 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from operator import attrgetter
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers.vision_utils import get_vision_window_index
 
+from vtc_lab.models.families import Model
 from vtc_lab.tokens import VTCError
 
 
-def _merged(tower: nn.Module, scores: Tensor, given: dict) -> Tensor:
-    """(M,) mean of each merge group, whose patches lie together, in raster order of each frame of each clip."""
+def _merged(tower: Model, scores: Tensor, given: dict[str, Any]) -> Tensor:
+    """(M,) means of the merge groups, whose patches lie together, in raster order of each frame of each clip."""
     config, grids = tower.config, given["grid_thw"]
     sides = given["merge_sizes"].tolist() if "merge_sizes" in given else [config.spatial_merge_size] * len(grids)
     clips = zip(scores.split(grids.prod(1).tolist()), sides, strict=True)
@@ -36,8 +38,8 @@ def _merged(tower: nn.Module, scores: Tensor, given: dict) -> Tensor:
     return groups
 
 
-def _pooled(tower: nn.Module, scores: Tensor, given: dict) -> Tensor:
-    """(M,) mean of each square of patches that Gemma 4 pools, frame by frame, laid out by its own pooler."""
+def _pooled(tower: Model, scores: Tensor, given: dict[str, Any]) -> Tensor:
+    """(M,) means of the squares of patches that Gemma 4 pools, laid out by its own pooler."""
     places, count = given["pixel_position_ids"], scores.shape[1] // tower.config.pooling_kernel_size**2
     pooled, there = tower.pooler(scores[..., None], places, (places == -1).all(-1), count)
     return pooled[there][:, 0] / tower.pooler.root_hidden_size
@@ -45,12 +47,15 @@ def _pooled(tower: nn.Module, scores: Tensor, given: dict) -> Tensor:
 
 @dataclass(frozen=True)
 class _Tower:
-    """Where the vision towers of a family have their attention, and what else is needed to compute its weights again.
+    """Where a family's vision towers have their attention, and what else it takes to compute its weights again.
 
-    `layers` leads to the layers and `attention` from one of them to its attention; `cls` says that the first token can
-    be [CLS], `over` what attention received is the mean of. Of the channels of a head, which a rotary embedding turns,
-    `turned` tells (parts turned by themselves, the 2 parts of a number, numbers); `normed` whether a norm of queries
-    and keys is of each head or of "all" together. `grouped` puts together what the tower puts out as one token.
+    layers, attention : names that lead to the layers, and from one of them to its attention.
+    cls : True if the first token can be [CLS].
+    over : what attention received is the mean over, in words.
+    turned : shape of a head's channels for its rotary embedding: parts with angles of their own, the two parts of a
+        complex number, numbers.
+    normed : "each" or "all", the heads over which queries and keys are normed.
+    grouped : given (tower, scores, what the tower was given), the scores of the tokens that it puts out.
     """
 
     name: str
@@ -60,11 +65,14 @@ class _Tower:
     over: str = "heads and queries"
     turned: tuple[int, int, int] = (1, 2, -1)
     normed: str = "each"
-    grouped: Callable[[nn.Module, Tensor, dict], Tensor] | None = None
+    grouped: Callable[[Model, Tensor, dict[str, Any]], Tensor] | None = None
 
 
-_MERGED = {"over": "heads, the queries that see it and the patches of each merge group", "grouped": _merged}
-_QWEN = {"layers": "blocks", "attention": "attn", **_MERGED}
+_MERGED: dict[str, Any] = {
+    "over": "heads, the queries that see it and the patches of each merge group",
+    "grouped": _merged,
+}
+_QWEN = _MERGED | {"layers": "blocks", "attention": "attn"}
 _UNPADDED = "the queries that are no padding"
 _TOWERS = {
     "siglip_vision_model": _Tower("SigLIP"),
@@ -89,37 +97,35 @@ _TOWERS = {
 _WEIGHTS = 2**24  # attention weights held at a time (64 MiB): one frame of 729 patches with 16 heads fits
 
 
-def tower_saliency(
-    tower: nn.Module, pixel_values: Tensor, *, feature_layer: int | Sequence[int] = -1, **given: Tensor
-) -> tuple[Tensor, str]:
-    """The attention that each token of a vision tower gets in the last layer that its features pass through.
+@contextmanager
+def watch_saliency(
+    tower: Model, *, feature_layer: int | Sequence[int] = -1
+) -> Iterator[Callable[[], tuple[Tensor, str]]]:
+    """Watch a vision tower run, to measure the attention that each token gets in the last layer before its features.
 
-    Where a tower has a [CLS] token (CLIP, InternVL, some of PerceptionLM's): the attention that it pays to each patch,
-    mean over heads. Elsewhere attention *received*: the mean over heads and over the queries that see the patch (those
-    of its frame, or of its window if Qwen2.5-VL's last layer is windowed). It is never the norm of a feature.
+    Where a tower has a [CLS] token (CLIP, InternVL, some of PerceptionLM's), saliency is the attention that [CLS] pays
+    to each patch, mean over heads. Elsewhere it is attention *received*: the mean over heads and over the queries that
+    see the patch (those of its frame, or of its window if Qwen2.5-VL's last layer is windowed).
 
     Parameters
     ----------
     tower : a vision tower of transformers: SigLIP, CLIP, Qwen2-VL, Qwen2.5-VL, Qwen3-VL, Qwen3.5, GLM-4V, InternVL,
         SmolVLM, Idefics3, VideoLLaMA3, PerceptionLM's Perception Encoder of timm, or Gemma 4.
-    pixel_values : what its processor made: (T, 3, H, W), or (patches, values of a patch) where patches are packed, or
-        (T, patches, values of a patch) for Gemma 4.
     feature_layer : the hidden state, or states, that a model takes from the tower, as its config's
         `vision_feature_layer` counts them: 1 is the output of the first layer, -1 that of the last.
-    given : what else the tower takes: Qwen `grid_thw` (clips, 3), GLM-4V that of each frame, VideoLLaMA3 that of clips
-        and `merge_sizes` (clips,), Gemma 4 `pixel_position_ids` (T, patches, 2), SmolVLM and Idefics3, if frames are
-        padded, `patch_attention_mask` (T, rows, columns).
 
     Returns
     -------
-    float32, at least 0, of each token that the tower puts out, in that order: (T, N) one row per frame and one column
-        per patch in raster order; flat (M,) for Qwen, GLM-4V, VideoLLaMA3 and Gemma 4, whose frames may differ in
-        size, one number per group of patches, their mean. Padding gets 0. And, in words, what the numbers are.
+    A context in which this thread runs the tower; the last run counts. It gives a function without arguments, to be
+        called after the run, that returns the saliency and, in words, what the numbers are. The saliency is float32,
+        at least 0, of each token that the tower puts out: (T, N) with patches in raster order, or flat (M,) where
+        frames may differ in size (Qwen, GLM-4V, VideoLLaMA3, Gemma 4), the mean of each group of patches that becomes
+        one token. Padding gets 0.
 
     Raises
     ------
     VTCError
-        If the tower is of another family, no attention comes before the features, or `given` is not what it takes.
+        If the tower is of another family, or no attention comes before the features.
 
     Source: our definition of what stands in for [CLS] where there is none.
 
@@ -127,62 +133,26 @@ def tower_saliency(
     --------
     >>> import vtc_lab as vtc
     >>> tower = vtc.load_model().network.model.vision_tower
-    >>> scores, source = tower_saliency(tower, torch.zeros(2, 3, 64, 64))
-    >>> scores.shape, source
-    (torch.Size([2, 256]), 'attention received in the last layer, mean over heads and queries (SigLIP has no [CLS])')
-    """
-    with torch.no_grad(), watch_saliency(tower, feature_layer=feature_layer) as measure:
-        try:
-            inspect.signature(tower.forward).bind(pixel_values, **given)
-        except TypeError as error:
-            raise VTCError(f"a {type(tower).__name__} cannot be run on what was given: {error}") from error
-        tower(pixel_values, **given)
-    return measure()
-
-
-@contextmanager
-def watch_saliency(
-    tower: nn.Module, *, feature_layer: int | Sequence[int] = -1
-) -> Iterator[Callable[[], tuple[Tensor, str]]]:
-    """Watch a tower run once, to tell its saliency without running it again.
-
-    Parameters
-    ----------
-    tower, feature_layer : as for `tower_saliency`.
-
-    Returns
-    -------
-    A context in which the tower is to be run, by this thread, as often as one likes: the last run counts. It gives a
-        function without arguments that returns what `tower_saliency` does; call it after the run.
-
-    Raises
-    ------
-    VTCError
-        As for `tower_saliency`.
-
-    Examples
-    --------
-    >>> import vtc_lab as vtc
-    >>> tower = vtc.load_model().network.model.vision_tower
     >>> with torch.no_grad(), watch_saliency(tower) as measure:
     ...     features = tower(torch.zeros(2, 3, 64, 64)).last_hidden_state
-    >>> measure()[0].shape == features.shape[:2]
-    True
+    >>> measure()[0].shape == features.shape[:2], measure()[1]
+    (True, 'attention received in the last layer, mean over heads and queries (SigLIP has no [CLS])')
     """
     kind = _kind(tower)
     layers = attrgetter(kind.layers)(getattr(tower, "vision_model", tower))
     number = _last_layer(feature_layer, len(layers))
     attention = getattr(layers[number - 1], kind.attention)
     words = "the last layer" if number == len(layers) else f"layer {number} of {len(layers)}, the last that is used"
-    given, seen, here = {}, {}, threading.get_ident()
+    given: dict[str, Any] = {}
+    seen: dict[str, Any] = {}
+    here = threading.get_ident()  # the explorer may encode with the same tower on another thread
 
-    # The explorer encodes on a thread of its own, maybe with the same tower at the same time.
-    def note_call(_: nn.Module, args: tuple, named: dict) -> None:
+    def note_call(_: Model, args: tuple, named: dict) -> None:
         if threading.get_ident() == here:
             given.clear()
             given.update(inspect.signature(tower.forward).bind(*args, **named).arguments)
 
-    def note_layer(_: nn.Module, args: tuple, named: dict) -> None:
+    def note_layer(_: Model, args: tuple, named: dict) -> None:
         if threading.get_ident() == here:
             seen.clear()
             seen.update(named, hidden_states=args[0] if args else named["hidden_states"])
@@ -192,13 +162,13 @@ def watch_saliency(
         attention.register_forward_pre_hook(note_layer, with_kwargs=True),
     ]
     try:
-        yield lambda: _measure(tower, kind, attention, given, seen, words)
+        yield lambda: _measured(tower, kind, attention, given, seen, words)
     finally:
         for handle in handles:
             handle.remove()
 
 
-def _kind(tower: nn.Module) -> _Tower:
+def _kind(tower: Model) -> _Tower:
     kind = getattr(getattr(tower, "config", None), "model_type", type(tower).__name__)
     if kind not in _TOWERS:
         raise VTCError(f"no saliency is known for a {kind} tower; supported are {', '.join(_TOWERS)}")
@@ -225,17 +195,18 @@ def _last_layer(feature_layer: int | Sequence[int], count: int) -> int:
     return number
 
 
-def _measure(
-    tower: nn.Module, kind: _Tower, attention: nn.Module, given: dict, seen: dict, words: str
+def _measured(
+    tower: Model, kind: _Tower, attention: Model, given: dict[str, Any], seen: dict[str, Any], words: str
 ) -> tuple[Tensor, str]:
-    """What `tower_saliency` returns, from what the tower and its attention layer were given."""
-    cls, real, rows = getattr(attention, "num_prefix_tokens", int(kind.cls)), _unpadded(given), []
+    """The saliency and its source, from what the tower and its attention layer were given."""
+    cls, real = getattr(attention, "num_prefix_tokens", int(kind.cls)), _unpadded(given)
+    rows: list[Tensor] = []
     scale = getattr(attention, "scaling", attention.head_dim**-0.5)
     with torch.no_grad():
         for number, (hidden, *turn) in enumerate(_sequences(attention, seen)):
             query, key = _heads(attention, hidden, kind.normed)
             if turn:
-                query, key = (_rotated(x, *turn, kind.turned) for x in (query, key))
+                query, key = (_rotated(x, turn, kind.turned) for x in (query, key))
             if real is None:
                 row = _received(query[:1] if cls else query, key, scale)[cls:]
             else:
@@ -251,8 +222,8 @@ def _measure(
     return scores, f"attention received in {words}, mean over {kind.over} ({kind.name} has no [CLS])"
 
 
-def _unpadded(given: dict) -> Tensor | None:
-    """(T, N) which patches are none of padding, if the tower was told."""
+def _unpadded(given: dict[str, Any]) -> Tensor | None:
+    """(T, N) bool, the patches that are no padding, if the tower was told."""
     if (mask := given.get("patch_attention_mask")) is not None:
         return mask.flatten(1)
     if (places := given.get("pixel_position_ids")) is not None:
@@ -260,8 +231,8 @@ def _unpadded(given: dict) -> Tensor | None:
     return None
 
 
-def _sequences(attention: nn.Module, seen: dict) -> Iterator[tuple[Tensor, ...]]:
-    """Hidden states (N, D) of each frame or window and, if it has a rotary embedding, its cosines and sines (N, d)."""
+def _sequences(attention: Model, seen: dict[str, Any]) -> Iterator[tuple[Tensor, ...]]:
+    """Hidden states (N, D) of each frame or window, with cosines and sines (N, d) of a rotary embedding."""
     hidden, turn = seen["hidden_states"], seen.get("position_embeddings") or ()
     if seen.get("rope") is not None:  # of timm: the same for each frame, and [CLS] is not turned
         before = (0, 0, attention.num_prefix_tokens, 0)
@@ -273,7 +244,7 @@ def _sequences(attention: nn.Module, seen: dict) -> Iterator[tuple[Tensor, ...]]
     return zip(hidden, *turn, strict=True)
 
 
-def _heads(attention: nn.Module, hidden: Tensor, normed: str) -> Iterator[Tensor]:
+def _heads(attention: Model, hidden: Tensor, normed: str) -> Iterator[Tensor]:
     """Queries and keys (N, heads, d) of hidden states (N, D), normed where the layer does so."""
     fused = getattr(attention, "qkv", None)
     both = (attention.q_proj(hidden), attention.k_proj(hidden)) if fused is None else fused(hidden).chunk(3, -1)[:2]
@@ -282,9 +253,9 @@ def _heads(attention: nn.Module, hidden: Tensor, normed: str) -> Iterator[Tensor
         yield norm(x).unflatten(-1, heads) if normed == "all" else norm(x.unflatten(-1, heads))
 
 
-def _rotated(x: Tensor, cos: Tensor, sin: Tensor, turned: tuple[int, int, int]) -> Tensor:
-    """Rotary embedding (N, d) of queries or keys (N, heads, d), whose numbers of two parts lie as `turned` tells."""
-    x, cos, sin = x.float(), cos[:, None].float(), sin[:, None].float()
+def _rotated(x: Tensor, turn: Sequence[Tensor], turned: tuple[int, int, int]) -> Tensor:
+    """Queries or keys (N, heads, d), turned by the cosines and sines (N, d) of a rotary embedding."""
+    x, (cos, sin) = x.float(), (part[:, None].float() for part in turn)
     first, second = x.unflatten(-1, turned).unbind(-2)
     return x * cos + torch.stack([-second, first], -2).flatten(-3) * sin
 
@@ -292,7 +263,7 @@ def _rotated(x: Tensor, cos: Tensor, sin: Tensor, turned: tuple[int, int, int]) 
 def _received(query: Tensor, key: Tensor, scale: float) -> Tensor:
     """(N,) attention that keys (N, heads, d) get from queries (Q, heads, d), mean over heads and queries."""
     key = key.repeat_interleave(query.shape[1] // key.shape[1], 1).float().permute(1, 2, 0) * scale
-    total, rows = 0, max(1, _WEIGHTS // (len(key) * key.shape[2]))
+    total, rows = torch.zeros((), device=key.device), max(1, _WEIGHTS // (len(key) * key.shape[2]))
     for some in query.float().transpose(0, 1).split(rows, 1):
         total = total + (some @ key).softmax(-1).sum((0, 1))
     return total / (len(query) * len(key))
