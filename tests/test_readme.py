@@ -1,23 +1,30 @@
-"""What the README says is so: its examples run and print what their comments claim, its numbers are recomputed."""
+"""What the README and the pages in docs/ say is so: examples run and print what they claim, numbers are recomputed."""
 
 import re
 from pathlib import Path
 
 import pytest
+import torch
 
 import vtc_lab as vtc
 from vtc_lab.reducers.registry import METHODS
 
 ROOT = Path(__file__).resolve().parent.parent
-README = (ROOT / "README.md").read_text()
-BLOCKS = re.findall(r"```python\n(.*?)```", README, flags=re.S)
+PAGES = {path.relative_to(ROOT).as_posix(): path.read_text() for path in [ROOT / "README.md", *ROOT.glob("docs/*.md")]}
+PAGES["CONTRIBUTING.md"] = (ROOT / "CONTRIBUTING.md").read_text()
+BLOCKS = [
+    pytest.param(block, id=f"{page}: {block.strip().splitlines()[-1][:40]}")
+    for page, text in PAGES.items()
+    for block in re.findall(r"```python\n(.*?)```", text, flags=re.S)
+]
 
 
-def test_no_example_is_overlooked():
-    assert len(BLOCKS) == README.count("```python") >= 3
+def test_the_readme_is_read_in_one_sitting_and_no_example_is_overlooked():
+    assert len(PAGES["README.md"].splitlines()) <= 130
+    assert len(BLOCKS) == sum(text.count("```python") for text in PAGES.values()) >= 7
 
 
-@pytest.mark.parametrize("block", BLOCKS, ids=lambda block: block.strip().splitlines()[-1][:40])
+@pytest.mark.parametrize("block", BLOCKS)
 def test_examples_run_and_print_what_they_claim(block, tmp_path, capsys):
     registered = dict(METHODS)
     exec(re.sub(r"(save_figure\(.*)\)( *#.*)?$", rf"\1, folder={str(tmp_path)!r})", block, flags=re.M), {})
@@ -27,15 +34,12 @@ def test_examples_run_and_print_what_they_claim(block, tmp_path, capsys):
     for name in set(METHODS) - set(registered):
         tokens = vtc.load_encoder("pixels").encode(vtc.read_clip("data/clips/dog.mp4", frames=4))
         assert len(vtc.reduce(tokens, name, ratio=4)) == 196
-        del METHODS[name]
 
 
 def test_shapes_in_comments_are_right():
-    import torch
-
     reduced = vtc.reduce(vtc.VideoTokens(torch.randn(16, 14, 14, 896)), "lftr", ratio=8)
     for name in ("tokens", "anchor", "assign"):
-        claim = re.search(rf"reduced\.{name} +# \(([\d, ]+)\)", README)[1]
+        claim = re.search(rf"reduced\.{name} +# \(([\d, ]+)\)", PAGES["README.md"])[1]
         assert tuple(getattr(reduced, name).shape) == tuple(int(n) for n in claim.split(",") if n.strip())
 
 
@@ -43,13 +47,25 @@ def test_coverage_in_the_text_is_that_of_the_picture():
     clip = vtc.read_clip("data/clips/sintel.mp4", frames=8)
     tokens = vtc.load_encoder("efficientnet-lite0").encode(clip)
     said = re.search(
-        r"`random`\s+covers more \((.*?)\) than LFTR \((.*?)\), which covers more than `uniform` \((.*?)\)", README
+        r"`random`\s+covers more \((.*?)\) than LFTR \((.*?)\), which covers more than `uniform` \((.*?)\)",
+        PAGES["docs/model.md"],
     )
     for method, number in zip(("random", "lftr", "uniform"), said.groups(), strict=True):
         coverage = vtc.fidelity(tokens, vtc.reduce(tokens, method, ratio=4))["coverage"]
         assert f"{coverage:.2f}" == number
 
 
-def test_links_and_make_targets_exist():
-    for target in re.findall(r"\]\(([^)#]+)\)", README):
-        assert target.startswith("http") or (ROOT / target).exists(), target
+def test_the_page_of_methods_has_them_all():
+    rows = re.findall(r"^\| `([\w-]+)` \|.*\| (\w+) \| (.*) \|$", PAGES["docs/methods.md"], re.M)
+    table = vtc.methods()
+    for name, needs, least in rows:
+        if needs != "positions":
+            assert needs == table.needs[name]
+        assert least == (table.minimum[name] if table.minimum[name] != "none" else "one token")
+    assert [name for name, *_ in rows] == list(table.index)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_exist(page):
+    for target in re.findall(r"\]\(([^)#]+)[^)]*\)", PAGES[page]):
+        assert target.startswith("http") or (ROOT / page).parent.joinpath(target).exists(), target
