@@ -275,9 +275,9 @@ def test_a_key_that_cannot_be_sent_is_not_shown(monkeypatch, value):
 @pytest.mark.parametrize(
     "arguments, words",
     [
-        ({"url": "localhost:8000"}, "give one such as 'http://localhost:8000/v1'"),
-        ({"url": "file:///etc/passwd"}, "give one such as"),
-        ({"url": "http://[::1"}, "give one such as"),
+        ({"url": "localhost:8000"}, "give one like 'http://localhost:8000/v1'"),
+        ({"url": "file:///etc/passwd"}, "give one like"),
+        ({"url": "http://[::1"}, "give one like"),
         ({"url": f"https://me:{KEY}@example.org/v1"}, "without a user, password or query"),
         ({"url": f"https://example.org/v1?key={KEY}"}, "without a user, password or query"),
         ({"key_env": KEY}, "key_env is no name such as"),

@@ -60,10 +60,11 @@ class Judge:
     temperature: float | None = 0.0
 
     def __post_init__(self) -> None:
-        url = re.fullmatch(r"(https?://([\w.-]+|\[[\da-fA-F:]+\])(:\d+)?[\w./~%-]*?)(/chat/completions)?/*", self.url)
+        host = r"([\w.-]+|\[[\da-fA-F:]+\])(:\d+)?"
+        url = re.fullmatch(rf"(https?://{host}[\w./~%-]*?)(/chat/completions)?/*", str(self.url))
         if not url:  # neither message shows what was given: it may be the key
             raise VTCError(
-                "url is no API; give one such as 'http://localhost:8000/v1', without a user, password or query"
+                "url is no API's; give one like 'http://localhost:8000/v1', without a user, password or query"
             )
         if self.key_env is not None and not re.fullmatch("[A-Z][A-Z0-9_]*", self.key_env):
             raise VTCError("key_env is no name such as 'OPENAI_API_KEY'; put the key into a variable of that name")
@@ -178,7 +179,7 @@ def _judge(client: openai.OpenAI, key: str, by: Judge, *texts: str) -> Verdict:
             cache.execute(f"CREATE TABLE IF NOT EXISTS verdicts ({_COLUMNS})")
             query = "SELECT correct, score, problem, reply FROM verdicts WHERE key = ? AND correct IS NOT NULL"
             if row := cache.execute(query, [place]).fetchone():
-                return Verdict(bool(row[0]), *row[1:], True)
+                return Verdict(bool(row[0]), row[1], row[2], row[3], cached=True)
             verdict = _ask(client, key, by, *texts)
             if verdict.reply is not None:
                 row = (place, by.model, *texts, *verdict[:4])
@@ -196,7 +197,7 @@ def _judge(client: openai.OpenAI, key: str, by: Judge, *texts: str) -> Verdict:
 def _ask(client: openai.OpenAI, key: str, by: Judge, question: str, answer: str, prediction: str) -> Verdict:
     """Ask the judge, and once more if its reply cannot be read."""
     given = {"question": question, "reference answer": answer, "student's answer": prediction}
-    messages = [
+    messages: list[Any] = [
         {"role": "system", "content": PROMPT},
         {"role": "user", "content": json.dumps(given, ensure_ascii=False)},
     ]
