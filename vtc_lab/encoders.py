@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -111,7 +111,7 @@ class EfficientNetLite0:
 ENCODERS = {"pixels": Pixels, "efficientnet-lite0": EfficientNetLite0}
 
 
-def load_encoder(name: str = "pixels", **options: Any) -> Pixels | EfficientNetLite0:
+def load_encoder(name: str = "pixels", **options: int | None) -> Pixels | EfficientNetLite0:
     """Return an encoder that needs no language model.
 
     Parameters

@@ -1,8 +1,8 @@
-"""The child process of `vtc_lab.clips.reading`: decodes one file and writes the chosen frames to its standard output.
+"""The child process of `vtc_lab.clips.reading`: decode one file and write the chosen frames to standard output.
 
 Native decoders can crash, or loop for ever while holding the interpreter lock, on a broken file; here they take only
 this process with them. It is run by path and imports neither torch nor the package, so it starts fast. It ends itself
-after some seconds without progress: silence is bounded, an honest long read is not.
+after some seconds without progress, however long an honest read takes.
 
 It writes JSON lines: {"shape", "times"}, then {"frame": n} followed by the bytes of that frame for each n (again from 0
 when a second reader has to start over), then {"reader"}; or at any point {"error"}.
@@ -22,14 +22,15 @@ from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from types import ModuleType
+from typing import Any, BinaryIO
 
 import av
 import numpy as np
 
 PATIENCE = 2.5, 1.8  # seconds for a child with decord and for the one without after it: both give up within 5
-PIXELS = 40e6  # what decord may decode between two signs of life, well under a second of work
-BYTES = 5e8  # in a dense read decord decodes ahead without bound, so larger ones go to PyAV
+PIXELS = 40e6  # decord may decode so many between two signs of life, well under a second of work
+BYTES = 5e8  # in a dense read decord decodes ahead without bound, so larger reads go to PyAV
 
 
 class Refused(Exception):
@@ -65,7 +66,7 @@ watch = Watch()
 
 
 def open_video(path: str, threads: bool = False) -> tuple[av.container.InputContainer, av.VideoStream]:
-    """The file and its main video stream, or Refused with what the file is instead."""
+    """Open a file and its main video stream; Refused says what the file is instead."""
     name = Path(path).name
     try:
         container = av.open(path, metadata_errors="replace")  # a title in Latin-1 is no damage
@@ -77,7 +78,8 @@ def open_video(path: str, threads: bool = False) -> tuple[av.container.InputCont
     stream, kind = container.streams.best("video"), container.format.name
     if kind.endswith("_pipe") or kind in ("image2", "tty"):
         raise Refused(f"{name} is a picture or a text ({kind}), not a video; give a file with moving pictures")
-    if not stream or not stream.codec_context or stream.disposition & av.stream.Disposition.attached_pic:
+    cover = av.stream.Disposition.attached_pic
+    if not isinstance(stream, av.VideoStream) or not stream.codec_context or stream.disposition & cover:
         kinds = " and ".join(sorted({other.type for other in container.streams} - {"video"})) or "nothing"
         raise Refused(f"{name} holds {kinds} but no video that can be decoded; give a file with moving pictures")
     stream.thread_type = "AUTO" if threads else "NONE"  # with threads, an error takes sound frames near it along
@@ -85,7 +87,7 @@ def open_video(path: str, threads: bool = False) -> tuple[av.container.InputCont
 
 
 def pictures(container: av.container.InputContainer, stream: av.VideoStream) -> Iterator[av.VideoFrame]:
-    """Every frame from here on in the order in which it is shown; what cannot be decoded is skipped."""
+    """Yield every frame from here on in the order in which it is shown; skip what cannot be decoded."""
     for packet in container.demux(stream):
         watch.alive()
         with contextlib.suppress(av.FFmpegError):
@@ -107,20 +109,24 @@ def scan(path: str) -> Index:
         packets.pop()
     if not packets:
         raise Refused(f"{Path(path).name} breaks off before its first frame; fetch it again or give another file")
+
     first = next((n for n, (_, key, _) in enumerate(packets) if key), 0)
-    decoded = [pts for pts, _, _ in packets[first:]]
+    decoded = [pts for pts, _, _ in packets[first:] if pts is not None]
     keys = sorted(pts for pts, key, _ in packets if key and pts is not None)
     exact = not torn and first == 0 and not any(discard for _, _, discard in packets)
-    if container.format.name == "avi" or None in decoded:
-        shown, keys = [frame.pts for frame in pictures(*open_video(path))], []
-        shown = [] if None in shown else sorted(shown)[: -1 if torn else None]
+    if container.format.name == "avi" or len(decoded) < len(packets) - first:
+        stamps = [frame.pts for frame in pictures(*open_video(path))]
+        shown, keys = [] if None in stamps else sorted(pts for pts in stamps if pts is not None), []
+        shown = shown[: -1 if torn else None]
     else:
-        shown = sorted({pts for pts, _, discard in packets[first:] if not discard and pts >= decoded[0]})
+        kept = {pts for pts, _, discard in packets[first:] if pts is not None and not discard}
+        shown = sorted(pts for pts in kept if pts >= decoded[0])
         # Open groups of pictures and streams that do not start at 0 make decord return other frames than asked for.
         exact &= len(shown) == len(decoded) and shown[0] == 0
         exact = exact and all(shown[n] == pts for n, (pts, key, _) in enumerate(packets) if key)
-    if not shown:
+    if not shown or not stream.time_base:
         raise Refused(f"{Path(path).name} has no frames with timestamps; convert it to mp4 or mkv")
+
     start, stated = (container.start_time or 0) / av.time_base, (container.duration or 0) / av.time_base
     if container.format.name == "avi" and stream.average_rate:
         stated = float(stream.frames / stream.average_rate)  # its duration is guessed from the size of what is there
@@ -133,14 +139,14 @@ def scan(path: str) -> Index:
 
 
 def seconds(value: float) -> float:
-    """Rounded down, so that a proposed end lies within the file."""
+    """Round down to milliseconds, so that a proposed end lies within the file."""
     return math.floor(value * 1000 + 1e-6) / 1000
 
 
 def choose(
     name: str, index: Index, frames: int | None, fps: float | None, start: float | None, end: float | None
 ) -> list[int]:
-    """The positions of the frames that were asked for."""
+    """Return the positions of the frames that were asked for."""
     last = seconds(index.times[-1])
     for word, value in (("start", start), ("end", end)):
         if value is not None and value > index.end + 1e-3:
@@ -168,7 +174,7 @@ def choose(
     return inside[np.unique(np.searchsorted((times[1:] + times[:-1]) / 2, ticks))].tolist()
 
 
-def by_decord(decord: object, path: str, index: Index, wanted: list[int]) -> Iterator[np.ndarray]:
+def by_decord(decord: ModuleType, path: str, index: Index, wanted: list[int]) -> Iterator[np.ndarray]:
     """Read with get_batch, in steps so short that a hang cannot pass for work."""
     video = decord.VideoReader(path)
     known = video.get_frame_timestamp(wanted)[:, 0]
@@ -191,25 +197,26 @@ def by_pyav(path: str, index: Index, wanted: list[int], seek: bool) -> Iterator[
     """Read the frames by their timestamps, from the key frame before each or, without seek, from the first of all."""
     container, stream = open_video(path, threads=seek)
 
-    def stamped() -> Iterator[tuple[int, av.VideoFrame]]:
+    def stamped() -> Iterator[tuple[Any, av.VideoFrame | None]]:
         frames = pictures(container, stream)
-        return ((frame.pts, frame) for frame in frames) if index.keys else zip(index.pts, frames, strict=False)
+        yield from ((frame.pts, frame) for frame in frames) if index.keys else zip(index.pts, frames, strict=False)
+        yield math.inf, None
 
-    stamps, here, frame, size = stamped(), -math.inf, None, {}
+    stamps, here, frame = stamped(), -math.inf, None
+    size: dict[str, Any] = {}
     for target in (index.pts[n] for n in wanted):
-        key = index.keys[bisect_right(index.keys, target) - 1] if seek else here
-        if key > here:
+        if seek and (key := index.keys[bisect_right(index.keys, target) - 1]) > here:
             container.seek(key, stream=stream)
             stamps = stamped()
         while here < target:
-            here, frame = next(stamps, (math.inf, None))
-        if here != target or frame.is_corrupt:
+            here, frame = next(stamps)
+        if frame is None or here != target or frame.is_corrupt:
             raise ValueError("this frame cannot be decoded")
         size = size or {"width": frame.width, "height": frame.height}
         yield np.ascontiguousarray(np.rot90(frame.to_ndarray(format="rgb24", **size), round(frame.rotation / 90)))
 
 
-def serve(out: BinaryIO, path: str, decord: bool, **what: float | None) -> None:
+def serve(out: BinaryIO, path: str, decord: bool, what: dict[str, Any]) -> None:
     """Answer one request: by decord where it is exact, else or where it fails by PyAV, seeking and then without."""
 
     def tell(**message: object) -> None:

@@ -1,4 +1,4 @@
-"""Reading and sampling clips.
+"""Find and read clips.
 
 decord reads where it is exact, PyAV everywhere else, both in a child process (`decoder.py`), so that no file can hang
 or crash a notebook.
@@ -15,37 +15,30 @@ import sys
 import tempfile
 import time
 from dataclasses import replace
+from io import BufferedReader
 from numbers import Integral, Real
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any
 
 import numpy as np
 
 from vtc_lab.tokens import Clip, VTCError
 
-ROOT = Path(__file__).resolve().parents[2]
-"""The repository: relative paths are looked for here when the current folder does not have them."""
-
-
+ROOT = Path(__file__).resolve().parents[2]  # the repository, where relative paths are looked for as well
 VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".gif")
 _POINTER = b"version https://git-lfs.github.com/spec/"
 
 
 def find_clips(folder: str | os.PathLike | None = None) -> list[Path]:
-    """The video files in a folder, or those that come with the repository, by name.
+    """Return the video files in a folder, or those that come with the repository, by name.
 
     Parameters
     ----------
-    folder : looked for in the current folder and then in the repository; None for the clips that come along.
+    folder : looked for in the current folder and then in the repository; None for the clips of the repository.
 
     Returns
     -------
     list of Path; without a folder it is empty where the package was installed without its repository.
-
-    Raises
-    ------
-    VTCError
-        If there is no such folder, or no video in it.
 
     Examples
     --------
@@ -63,43 +56,33 @@ def find_clips(folder: str | os.PathLike | None = None) -> list[Path]:
 
 
 def resolve(path: str | os.PathLike) -> Path:
-    """The absolute path of a readable file, looked for in the current folder and then in the repository.
+    """Return the absolute path of a readable file, looked for in the current folder and then in the repository.
 
-    Raises
-    ------
-    VTCError
-        If there is no such file, or it is a folder or a device, empty, git-LFS's pointer to the real one, or closed to
-        this user.
-
-    Examples
-    --------
     >>> resolve("data/clips/bikes.mp4").name
     'bikes.mp4'
     """
     try:
         asked = Path(path).expanduser()
         found = next((place for place in (Path.cwd() / asked, ROOT / asked) if place.exists()), None)
-        kind = None if found is None else found.stat()
-        # Opening a pipe would wait for ever.
-        pointer = lfs_pointer(found) if kind and stat.S_ISREG(kind.st_mode) else ""
+        if found is None:
+            places = " or in ".join(dict.fromkeys([str(Path.cwd()), str(ROOT)]))
+            raise VTCError(f"there is no file {path}; give a whole path, or one that starts in {places}")
+        kind = found.stat()
+        if not stat.S_ISREG(kind.st_mode):  # opening a pipe would wait for ever
+            raise VTCError(f"{found} is a {'folder' if stat.S_ISDIR(kind.st_mode) else 'device'}; give a video file")
+        if not kind.st_size:
+            raise VTCError(f"{path} is empty, it has 0 bytes; fetch it again or give another file")
+        if pointer := lfs_pointer(found):
+            raise VTCError(pointer)
+        return found
     except OSError as error:
         raise VTCError(f"{path} cannot be read ({error.strerror}); give a file that you may read") from error
-    except (TypeError, ValueError, RuntimeError) as error:
+    except (TypeError, RuntimeError) as error:
         raise VTCError(f"{path!r} cannot be a path ({error}); give a str or a Path") from error
-    if kind is None:
-        places = " or in ".join(dict.fromkeys([str(Path.cwd()), str(ROOT)]))
-        raise VTCError(f"there is no file {path}; give a whole path, or one that starts in {places}")
-    if not stat.S_ISREG(kind.st_mode):
-        raise VTCError(f"{found} is a {'folder' if stat.S_ISDIR(kind.st_mode) else 'device'}; give a video file")
-    if not kind.st_size:
-        raise VTCError(f"{path} is empty, it has 0 bytes; fetch it again or give another file")
-    if pointer:
-        raise VTCError(pointer)
-    return found
 
 
 def lfs_pointer(path: Path) -> str:
-    """What to say of a file that git has left in place of a large one that git-LFS did not fetch, "" if it is none.
+    """Return the error for a file that git-LFS has not fetched, of which only the pointer is there; else "".
 
     >>> lfs_pointer(Path("data/clips/bikes.mp4"))
     ''
@@ -151,19 +134,16 @@ def read_clip(
     [4.0, 4.2, 4.4, 4.6, 4.8, 5.0]
     """
     begun = time.perf_counter()
-    check_reading(frames, fps, start, end)
+    what = check_reading(frames, fps, start, end)
     found = resolve(path)
-    what = {"frames": frames and int(frames), "fps": fps and float(fps)}
-    what |= {"start": start and float(start), "end": end if end is None else float(end)}
     for decord in (True, False):
-        result = _decode({"path": str(found), "decord": decord, **what})
-        if result:
+        if result := _decode({"path": str(found), "decord": decord, "what": what}):
             return Clip(result[0], result[1], str(path), result[2], time.perf_counter() - begun)
     raise VTCError(f"{found.name} makes the readers hang or crash, it is damaged; fetch it again or give another file")
 
 
 def one_each(clip: Clip, count: int) -> Clip:
-    """The frames to show beside tokens of which each is of several frames: the first of each group.
+    """Return the frames to show beside tokens that are of several frames each: the first of each group.
 
     Parameters
     ----------
@@ -173,11 +153,6 @@ def one_each(clip: Clip, count: int) -> Clip:
     Returns
     -------
     Clip of T frames, the same one if it has as many.
-
-    Raises
-    ------
-    VTCError
-        If no whole number of frames goes into each.
 
     Examples
     --------
@@ -191,42 +166,44 @@ def one_each(clip: Clip, count: int) -> Clip:
     return part
 
 
-def check_reading(frames: object, fps: object, start: object = None, end: object = None) -> None:
-    """Raise a VTCError if a clip cannot be read with these arguments of `read_clip`."""
-
-    def number(value: object) -> bool:
-        return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
-
+def check_reading(
+    frames: int | None, fps: float | None, start: float | None = None, end: float | None = None
+) -> dict[str, float | None]:
+    """Return these arguments of `read_clip` as plain numbers; a VTCError names the one that cannot be met."""
     if frames is not None and fps is not None:
         raise VTCError(f"frames={frames} and fps={fps} were both given; give one of them")
-    if frames is not None and not (isinstance(frames, Integral) and number(frames) and frames >= 1):
-        raise VTCError(f"frames={frames!r} is not a number of frames; give a whole number of at least 1")
-    if fps is not None and not (number(fps) and fps > 0):
-        raise VTCError(f"fps={fps!r} is not a frame rate; give a number above 0")
-    for word, value in (("start", start), ("end", end)):
-        if value is not None and not (number(value) and value >= 0):
-            raise VTCError(f"{word}={value!r} is not a time in the clip; give seconds, 0 or more")
-    if end is not None and end < (start or 0):
-        raise VTCError(f"start={start} is after end={end}; give an end that is not before the start")
+    given = {"frames": frames, "fps": fps, "start": start, "end": end}
+    for word, value, kind, least, right in (
+        ("frames", frames, Integral, 1, "a whole number of at least 1"),
+        ("fps", fps, Real, sys.float_info.min, "a number above 0"),
+        ("start", start, Real, 0, "seconds, 0 or more"),
+        ("end", end, Real, 0, "seconds, 0 or more"),
+    ):
+        if value is None:
+            continue
+        if not isinstance(value, kind) or not math.isfinite(value) or value < least:
+            raise VTCError(f"{word}={value!r:.60} cannot be met; give {right}")
+        given[word] = int(value) if word == "frames" else float(value)
+    return given
 
 
-def _decode(request: dict) -> tuple[np.ndarray, np.ndarray, str] | None:
-    """Frames, times and reader from a child process, or None if it died before it had finished."""
+def _decode(request: dict[str, Any]) -> tuple[np.ndarray, np.ndarray, str] | None:
+    """Return frames, times and reader from a child process, or None if it died before it had finished."""
     # -P keeps our own modules beside the script out of the child's imports; a session of its own keeps Ctrl-C here.
     command = [sys.executable, "-P", str(Path(__file__).with_name("decoder.py")), json.dumps(request)]
     with tempfile.TemporaryFile() as errors:
-        quiet = {"stdin": subprocess.DEVNULL, "stderr": errors, "start_new_session": True}
-        child = subprocess.Popen(command, stdout=subprocess.PIPE, **quiet)
-        try:
-            return _receive(child.stdout)
-        finally:
-            child.kill()
-            child.stdout.close()
-            child.wait()
+        quiet: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stderr": errors, "start_new_session": True}
+        with subprocess.Popen(command, stdout=subprocess.PIPE, **quiet) as child:
+            try:
+                assert isinstance(child.stdout, BufferedReader)
+                return _receive(child.stdout)
+            finally:
+                child.kill()
+                child.wait()
 
 
-def _receive(stream: BinaryIO) -> tuple[np.ndarray, np.ndarray, str] | None:
-    frames = times = None
+def _receive(stream: BufferedReader) -> tuple[np.ndarray, np.ndarray, str] | None:
+    frames, times = np.empty((0, 0)), np.empty(0)
     while (line := stream.readline()).endswith(b"\n"):
         message = json.loads(line)
         if "error" in message:
