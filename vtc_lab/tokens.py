@@ -1,16 +1,17 @@
-"""The contract: what a clip, its tokens and their reduction are.
+"""The contract of the whole package: a clip, its tokens and their reduction.
 
-Everything else in the package hangs on these three dataclasses, and they know nobody.
-A reduction describes where every token of the *source grid* went. It never needs the
-source values, so it can also describe tokens that were never computed.
+A reduction says where every token of the *source grid* went. It never needs the source values, so it can also
+describe tokens that were never computed.
 """
 
 from __future__ import annotations
 
 import difflib
 import hashlib
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,15 +20,15 @@ from torch import Tensor
 
 
 class VTCError(ValueError):
-    """Something a user can mend, said in one sentence: what was wrong and what would be right."""
+    """An error that the user can fix; its one sentence says what was wrong and what would be right."""
 
 
 class MinimumBudgetError(VTCError):
-    """A method cannot go down to this budget; the message states the least it can keep."""
+    """The budget is below the method's minimum, which the message states."""
 
 
 def suggest(wrong: object, names: Iterable[str]) -> str:
-    """The end of an error about an unknown name: the nearest known ones, or all of them.
+    """Return the end of an error about an unknown name: the nearest known names, or all of them.
 
     >>> suggest("lfrt", ["lftr", "pool"]), suggest("x", ["lftr", "pool"])
     ("did you mean 'lftr'?", "there are 'lftr', 'pool'")
@@ -47,14 +48,9 @@ class Clip:
     ----------
     frames : (T, H, W, 3) uint8 array, RGB.
     times : (T,) float array, the presentation time of each frame in seconds.
-    path : where the frames came from, or "" for frames made in memory.
+    path : the file they were read from, "" for frames made in memory.
     reader : the library that decoded them, with its version ("decord 0.6.0").
-    seconds : how long reading took.
-
-    Raises
-    ------
-    VTCError
-        If the frames are not (T, H, W, 3) uint8 or the times do not match them.
+    seconds : time that reading took.
 
     Examples
     --------
@@ -70,8 +66,7 @@ class Clip:
     seconds: float = 0.0
 
     def __post_init__(self) -> None:
-        frames = np.asarray(self.frames)
-        times = np.asarray(self.times, dtype=float)
+        frames, times = np.asarray(self.frames), np.asarray(self.times, dtype=float)
         if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8 or not frames.size:
             raise VTCError(
                 f"clip frames are {frames.dtype} of shape {frames.shape}; "
@@ -91,26 +86,21 @@ class Clip:
 
     @property
     def sha256(self) -> str:
-        """Hash of the decoded frames, so that a figure can say which pixels it shows."""
-        return hashlib.sha256(np.ascontiguousarray(self.frames)).hexdigest()
+        """Hash of the decoded frames."""
+        return hashlib.sha256(np.ascontiguousarray(self.frames).data).hexdigest()
 
 
 @dataclass(frozen=True, eq=False)
 class VideoTokens:
-    """The visual tokens of one clip on their grid.
+    """Visual tokens of one clip on their grid.
 
     Parameters
     ----------
     values : (T, h, w, D) floating tensor, after the projector and the model's own pooling.
-    saliency : (T, h, w) floating tensor of encoder attention, or None if there is none.
-    saliency_source : in words, where the saliency is from; every result that used it carries this as a note.
-    encoder : the name of what made them; it is copied into every result.
-    seconds : how long encoding took.
-
-    Raises
-    ------
-    VTCError
-        If a shape or dtype is not as above, or a saliency is negative or not finite.
+    saliency : (T, h, w) floating tensor of encoder attention, finite and at least 0, or None.
+    encoder : name of the encoder, copied into every result.
+    seconds : time that encoding took.
+    saliency_source : where the saliency comes from, in words; a note in every result that used it.
 
     Examples
     --------
@@ -149,37 +139,37 @@ class VideoTokens:
     @property
     def grid(self) -> tuple[int, int, int]:
         """(T, h, w): frames, patch rows, patch columns."""
-        return tuple(self.values.shape[:3])
+        frames, height, width, _ = self.values.shape
+        return frames, height, width
 
     @property
     def total(self) -> int:
         """M = T * h * w."""
-        frames, height, width = self.grid
-        return frames * height * width
+        return math.prod(self.grid)
 
     def to(self, device: str | torch.device) -> VideoTokens:
-        """The same tokens on another device."""
+        """Return the same tokens on another device."""
         saliency = None if self.saliency is None else self.saliency.to(device)
         return replace(self, values=self.values.to(device), saliency=saliency)
 
 
 @dataclass(frozen=True, eq=False)
 class Reduction:
-    """What stayed of a clip's tokens, and where each source token went.
+    """The tokens that are left of a clip, and where each source token went.
 
     Parameters
     ----------
-    tokens : (K, D) the output tokens, in the dtype of the source.
-    anchor : (K,) long, raster index (t, y, x) of each output token, strictly increasing;
-        a merged token takes its anchor's position.
-    assign : (M,) long, the output each source token went into, or -1 if it was dropped.
-    weight : (M,) float32, the share of each source token in its output: a merged token is the
-        weighted sum of its members. 0 where dropped.
+    tokens : (K, D) output tokens, in the dtype of the source.
+    anchor : (K,) long, raster index (t, y, x) of each output token, strictly increasing; a merged token
+        has the position of its anchor.
+    assign : (M,) long, the output that each source token went into, -1 if it was dropped.
+    weight : (M,) float32, the weight of each source token in its output, which is the weighted sum of its members; 0 if
+        it was dropped.
     grid : (T, h, w) of the source; M = T * h * w.
     method, options : the registered name and every option in force, defaults included.
-    notes : what a reader must know beside the numbers (a fallback, an automatic choice).
-    encoder : the name of what made the source tokens.
-    seconds : how long reducing took.
+    notes : remarks that belong to the numbers (a fallback, an automatic choice).
+    encoder : name of the encoder of the source tokens.
+    seconds : time that reducing took.
 
     Examples
     --------
@@ -197,7 +187,7 @@ class Reduction:
     weight: Tensor
     grid: tuple[int, int, int]
     method: str = ""
-    options: dict = field(default_factory=dict)
+    options: dict[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     encoder: str = ""
     seconds: float = 0.0
@@ -222,7 +212,7 @@ class Reduction:
 
     @property
     def ledger(self) -> str:
-        """The result in words, by what was really kept and not by the nominal ratio."""
+        """The number of tokens and frames that were kept, in words."""
         frames = int((self.kept.flatten(1).any(1)).sum())
         factor = f"{self.total / len(self):.1f}x" if len(self) else "nothing left"
         return f"kept {len(self)} of {self.total} tokens, {factor}, {frames} of {self.grid[0]} frames"
@@ -231,14 +221,8 @@ class Reduction:
     def representative(self) -> Tensor:
         """(M,) long, the output token that stands for each source token.
 
-        A token that went into an output is represented by it. A dropped one is represented by the output
-        of the nearest token that was not dropped: nearest in time first, then in the patch grid. That needs
-        positions alone; what a dropped token *looks* most like is a matter of fidelity (`vtc.fidelity`).
-
-        Raises
-        ------
-        VTCError
-            If nothing was kept (an empty slice of a reduction).
+        That is the output it went into. For a dropped token it is the output of the nearest token that was not
+        dropped, in time first and then in the patch grid. Positions alone count; `vtc.fidelity` compares values.
         """
         frames, height, width = self.grid
         if not len(self):
@@ -246,7 +230,7 @@ class Reduction:
         dropped = (self.assign < 0).view(self.grid).cpu().numpy()
         if not dropped.any():
             return self.assign
-        # One frame apart weighs more than any distance within a frame, hence "time first".
+        # One frame apart is farther than any distance within a frame.
         index = ndimage.distance_transform_edt(
             dropped, sampling=(height + width, 1, 1), return_distances=False, return_indices=True
         )
@@ -254,11 +238,11 @@ class Reduction:
         return self.assign[torch.from_numpy(flat).to(self.assign.device)]
 
     def reconstruct(self) -> Tensor:
-        """The (T, h, w, D) grid in which each source token is replaced by its representative."""
+        """Return the (T, h, w, D) grid with each source token replaced by its representative."""
         return self.tokens[self.representative].view(*self.grid, -1)
 
     def __getitem__(self, frames: slice) -> Reduction:
-        """The part anchored in some frames; source tokens that went into other frames count as dropped there."""
+        """Return the part anchored in these frames; source tokens that went to other frames count as dropped."""
         part = _frame_slice(frames, self.grid[0])
         patches = self.grid[1] * self.grid[2]
         low, high = part.start * patches, part.stop * patches
@@ -276,43 +260,31 @@ class Reduction:
         )
 
     def to(self, device: str | torch.device) -> Reduction:
-        """The same reduction on another device."""
+        """Return the same reduction on another device."""
         moved = {name: getattr(self, name).to(device) for name in ("tokens", "anchor", "assign", "weight")}
         return replace(self, **moved)
 
     def check(self) -> Reduction:
-        """Return self if the contract holds.
-
-        Raises
-        ------
-        VTCError
-            Naming the first rule that is broken; a method that returns such a reduction is at fault.
-        """
-        count, total = len(self), int(np.prod(self.grid))
-        rules = {
-            "tokens must be (K, D) with K at least 1": self.tokens.ndim == 2 and count >= 1,
-            "anchor must be (K,) long": self.anchor.shape == (count,) and self.anchor.dtype == torch.long,
-            "assign must be (M,) long": self.assign.shape == (total,) and self.assign.dtype == torch.long,
-            "weight must be (M,) float32": self.weight.shape == (total,) and self.weight.dtype == torch.float32,
-        }
-        _demand(rules, self.method)
-        inside = (
-            self.anchor.min() >= 0
-            and self.anchor.max() < total
-            and self.assign.min() >= -1
-            and self.assign.max() < count
-        )
-        _demand({"anchor and assign must point inside the grid": bool(inside)}, self.method)
-        ordered = bool((self.anchor.diff() > 0).all())
-        own = bool((self.assign[self.anchor] == torch.arange(count, device=self.anchor.device)).all())
-        shares = bool(((self.weight >= 0) & ((self.assign >= 0) | (self.weight == 0))).all())
-        rules = {
-            "anchors must be strictly increasing": ordered,
-            "each anchor must be a member of its own output": own,
-            "weights must be at least 0, and 0 where dropped": shares,
-        }
-        _demand(rules, self.method)
+        """Return self if the contract holds; else raise a VTCError that names the method and the broken rule."""
+        for rule, holds in self._rules():
+            if not holds:
+                raise VTCError(f"method {self.method!r} broke the contract: {rule}")
         return self
+
+    def _rules(self) -> Iterator[tuple[str, bool]]:
+        """Each rule and whether it holds; a rule is evaluated only once all before it hold."""
+        count, total, anchor, assign, weight = len(self), math.prod(self.grid), self.anchor, self.assign, self.weight
+        yield "tokens must be (K, D) with K at least 1", self.tokens.ndim == 2 and count >= 1
+        yield "anchor must be (K,) long", anchor.shape == (count,) and anchor.dtype == torch.long
+        yield "assign must be (M,) long", assign.shape == (total,) and assign.dtype == torch.long
+        yield "weight must be (M,) float32", weight.shape == (total,) and weight.dtype == torch.float32
+        inside = anchor.min() >= 0 and anchor.max() < total and assign.min() >= -1 and assign.max() < count
+        yield "anchor and assign must point inside the grid", bool(inside)
+        yield "anchors must be strictly increasing", bool((anchor.diff() > 0).all())
+        own = torch.arange(count, device=anchor.device)
+        yield "each anchor must be a member of its own output", torch.equal(assign[anchor], own)
+        shares = (weight >= 0) & ((assign >= 0) | (weight == 0))
+        yield "weights must be at least 0, and 0 where dropped", bool(shares.all())
 
 
 def _what(value: object) -> str:
@@ -327,14 +299,8 @@ def demand_clip(clip: object) -> None:
         raise VTCError(f"{clip!r:.60} is no Clip; read one with vtc.read_clip(path)")
 
 
-def _demand(rules: dict[str, bool], method: str) -> None:
-    for rule, holds in rules.items():
-        if not holds:
-            raise VTCError(f"method {method!r} broke the contract: {rule}")
-
-
 def _frame_slice(frames: slice, count: int) -> slice:
-    """A contiguous, non-empty range of frames with its bounds filled in."""
+    """The slice with its bounds filled in; an error if it is empty or strided."""
     if not isinstance(frames, slice):
         raise VTCError(f"frames are chosen by a slice such as [2:5], not by {frames!r}")
     start, stop, step = frames.indices(count)

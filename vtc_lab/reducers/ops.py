@@ -1,7 +1,7 @@
 """Tensor operations that the methods share: cosines, exact shares, pruning, merging, coverage.
 
-Everything walks the clip a few frames at a time in float32, so that memory beyond the input stays
-near what is kept, whatever the dtype and the length of the clip.
+All of them go through the clip a few frames at a time in float32, so that memory beyond the input stays near the size
+of the output for any dtype and length.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _BLOCK = 1 << 20  # elements of one working block: 4 MB in float32, which stays 
 
 
 def blocks(values: Tensor) -> Iterator[slice]:
-    """Slices over the first axis, each of about 4 MB in float32."""
+    """Yield slices over the first axis, each of about 4 MB in float32."""
     step = max(1, _BLOCK // max(1, values[:1].numel()))
     for start in range(0, len(values), step):
         yield slice(start, min(start + step, len(values)))
@@ -28,8 +28,7 @@ def blocks(values: Tensor) -> Iterator[slice]:
 def few_threads(elements: int) -> Iterator[None]:
     """Let torch use one thread for work on small tensors.
 
-    Many small operations gain nothing from a second thread, and on a busy machine each of them waits for it: ten times
-    as long was measured.
+    Small operations gain nothing from a second thread; on a busy machine waiting for it took ten times as long.
     """
     before = torch.get_num_threads()
     if elements > 1 << 21 or before == 1:
@@ -43,51 +42,49 @@ def few_threads(elements: int) -> Iterator[None]:
 
 
 def cosine(a: Tensor, b: Tensor) -> Tensor:
-    """Cosine over the last axis; two zero vectors are alike (1), a zero and a non-zero one are not (0).
+    """Return the cosine over the last axis: 1 for two zero vectors, 0 for a zero and a non-zero one.
 
-    Without this rule a black, static frame would count as changing all the time.
+    Otherwise a black, static frame would count as changing all the time.
     """
     dot, left, right = (a * b).sum(-1), (a * a).sum(-1), (b * b).sum(-1)
     tiny = torch.finfo(dot.dtype).tiny
-    # One root after the other: the product of the squares would overflow at norms of 1e10.
+    # Two roots, because the product of the squares would overflow at norms of 1e10.
     alike = dot * left.clamp(min=tiny).rsqrt() * right.clamp(min=tiny).rsqrt()
     return torch.where((left == 0) & (right == 0), 1.0, alike).clamp(-1, 1)
 
 
 def even(numbers: Tensor) -> Tensor:
-    """Rounded to 2^-20, so that numbers that are equal but for the order of some sum are equal."""
+    """Round to 2^-20, so that numbers that differ only by the order of a summation become equal."""
     return (numbers * (1 << 20)).round() / (1 << 20)
 
 
-def pair_cosine(frames: Tensor, left: Tensor, right: Tensor) -> Tensor:
-    """(n, N) float32 cosines of n pairs of frames, position by position; frames is (T, N, D), left and right (n,)."""
-    step = max(1, _BLOCK // frames[:1].numel())
-    pairs = zip(left.split(step), right.split(step), strict=True)
-    parts = [even(cosine(frames[now].float(), frames[before].float())) for now, before in pairs]
-    return torch.cat([frames.new_zeros(0, frames.shape[1], dtype=torch.float32), *parts])
+def attention(tokens: VideoTokens) -> Tensor:
+    """Return the (T, N) saliency of the tokens, which must carry it."""
+    if tokens.saliency is None:
+        raise VTCError("the tokens carry no saliency; encode with saliency=True")
+    return tokens.saliency.flatten(1)
 
 
 def unit(vectors: Tensor) -> Tensor:
-    """Unit vectors whose inner products follow `cosine`: zero vectors share an added channel as their direction."""
+    """Return unit vectors whose inner products follow `cosine`; zero vectors all point along an added channel."""
     zero = (~vectors.any(-1, keepdim=True)).to(vectors.dtype)
     return torch.cat([torch.nn.functional.normalize(vectors, dim=-1, eps=torch.finfo(vectors.dtype).tiny), zero], -1)
 
 
 def shares(budget: int, parts: int) -> Tensor:
-    """Split a budget into integer parts that differ by at most one, the larger ones spread evenly.
+    """Split a budget into whole numbers that differ by at most one, the larger ones spread evenly.
 
     >>> shares(10, 4).tolist()
     [2, 3, 2, 3]
     """
-    steps = torch.arange(parts + 1) * budget // parts
-    return steps.diff()
+    return (torch.arange(parts + 1) * budget // parts).diff()
 
 
 def apportion(quota: Tensor, budget: int, most: Tensor | int, least: int = 0) -> Tensor:
-    """(n,) whole numbers that sum to the budget, in proportion to the quotas as far as least..most allow.
+    """Return (n,) whole numbers that sum to the budget, in proportion to the quotas within least..most.
 
-    A quota of nothing takes a share only when all others are full. Fractions go to the largest remainders, ties to
-    the earlier.
+    A quota of 0 takes a share only when all others are full. Fractions go to the largest remainders, ties to the
+    earlier.
 
     >>> apportion(torch.tensor([1.0, 1.0, 2.0]), 10, 4).tolist()
     [3, 3, 4]
@@ -103,19 +100,19 @@ def apportion(quota: Tensor, budget: int, most: Tensor | int, least: int = 0) ->
     for _ in range(100):
         middle = (low + high) / 2
         low, high = (middle, high) if float(share(middle).sum()) < budget else (low, middle)
-    count = (share(high) + 1e-6).floor()  # a whole number may come out a hair too small
+    count = (share(high) + 1e-6).floor()  # a whole number may come out slightly too small
     remainder = torch.where(count < most, even(share(high) - count), -torch.inf)
     count[top(remainder, budget - int(count.sum()))] += 1
     return count.long()
 
 
 def top(scores: Tensor, count: int) -> Tensor:
-    """Indices of the `count` highest scores along the last axis; ties go to the lower index, on every device."""
+    """Return the indices of the `count` highest scores along the last axis; ties go to the lower index."""
     return scores.argsort(dim=-1, descending=True, stable=True)[..., :count]
 
 
 def ranks(scores: Tensor) -> Tensor:
-    """0 for the highest score of each row; ties in order of position."""
+    """Return the rank of each score in its row, 0 for the highest; ties in order of position."""
     return scores.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
 
 
@@ -126,16 +123,11 @@ def prune(tokens: VideoTokens, anchor: Tensor, notes: tuple[str, ...] = ()) -> R
     ----------
     tokens : the source.
     anchor : (K,) distinct raster indices, a tensor or a list, in any order.
-    notes : what a reader of the result must know.
+    notes : remarks for a reader of the result.
 
     Returns
     -------
     Reduction that prunes.
-
-    Raises
-    ------
-    VTCError
-        If an index is outside the grid, given twice, or none is given.
 
     Examples
     --------
@@ -143,13 +135,11 @@ def prune(tokens: VideoTokens, anchor: Tensor, notes: tuple[str, ...] = ()) -> R
     [0, 5]
     """
     anchor = torch.as_tensor(anchor)
-    whole = anchor.ndim == 1 and not anchor.is_floating_point() and not anchor.is_complex() and anchor.numel()
-    if not whole or anchor.dtype == torch.bool or anchor.min() < 0 or anchor.max() >= tokens.total:
+    indices = anchor.ndim == 1 and len(anchor) > 0 and not anchor.is_floating_point() and anchor.dtype != torch.bool
+    if not indices or anchor.min() < 0 or anchor.max() >= tokens.total or len(anchor.unique()) < len(anchor):
         raise VTCError(
-            f"anchors are {anchor.tolist()!r:.60}; give a list of raster indices from 0 to {tokens.total - 1}"
+            f"anchors are {anchor.tolist()!r:.60}; give distinct raster indices from 0 to {tokens.total - 1}"
         )
-    if len(anchor.unique()) < len(anchor):
-        raise VTCError(f"{len(anchor) - len(anchor.unique())} anchors are given twice; each token can be kept once")
     anchor = anchor.long().to(tokens.values.device).sort().values
     assign = torch.full((tokens.total,), -1, dtype=torch.long, device=anchor.device)
     assign[anchor] = torch.arange(len(anchor), device=anchor.device)
@@ -164,18 +154,13 @@ def merge(tokens: VideoTokens, group: Tensor, weight: Tensor, anchor: Tensor, no
     ----------
     tokens : the source.
     group : (M,) long, the group of each source token, 0 to K-1, or -1 to drop it.
-    weight : (M,) float, at least 0; normalised to sum to 1 in each group (all equal where the sum is 0).
+    weight : (M,) float, at least 0; scaled to sum to 1 in each group (equal shares where the sum is 0).
     anchor : (K,) long, the raster index of each group's anchor, a member of that group.
-    notes : what a reader of the result must know.
+    notes : remarks for a reader of the result.
 
     Returns
     -------
     Reduction that merges; `vtc.reduce` checks it against the contract.
-
-    Raises
-    ------
-    VTCError
-        If group and weight are not one number for each source token, a group is out of range, or no anchor is given.
 
     Examples
     --------
@@ -196,7 +181,7 @@ def merge(tokens: VideoTokens, group: Tensor, weight: Tensor, anchor: Tensor, no
 
 
 def add(tokens: VideoTokens, group: Tensor, weight: Tensor, anchor: Tensor, notes: tuple[str, ...] = ()) -> Reduction:
-    """As `merge`, but with the weights as they are: for methods whose weights do not sum to 1 in a group."""
+    """Merge like `merge`, but with the weights as they are, which need not sum to 1 in a group."""
     order = anchor.argsort()
     place = torch.empty_like(order)
     place[order] = torch.arange(len(order), device=order.device)
@@ -209,7 +194,7 @@ def add(tokens: VideoTokens, group: Tensor, weight: Tensor, anchor: Tensor, note
 def gather(tokens: VideoTokens, home: Tensor, weight: Tensor | None = None) -> Reduction:
     """Merge every token into the one that it names: home is (M,) long, the raster index of an anchor, or -1 to drop.
 
-    An anchor names itself. Weights are normalised in each group; without any, tokens merge into plain means.
+    An anchor names itself. Weights are scaled as in `merge`; without any, tokens merge into plain means.
     """
     anchor = (home == torch.arange(len(home), device=home.device)).nonzero().flatten()
     group = torch.searchsorted(anchor, home.clamp(min=0)).clamp(max=len(anchor) - 1)
@@ -218,7 +203,7 @@ def gather(tokens: VideoTokens, home: Tensor, weight: Tensor | None = None) -> R
 
 
 def normalise(weight: Tensor, group: Tensor, count: int) -> Tensor:
-    """(M,) float32 weights that sum to 1 in each of `count` groups; -1 is no group and gets 0."""
+    """Return (M,) float32 weights that sum to 1 in each of `count` groups; group -1 gets 0."""
     member = group >= 0
     home = group.clamp(min=0)
     weight = torch.where(member, weight.double(), 0)
@@ -228,29 +213,33 @@ def normalise(weight: Tensor, group: Tensor, count: int) -> Tensor:
 
 
 def weighted_sums(values: Tensor, group: Tensor, weight: Tensor, count: int) -> Tensor:
-    """(count, D) sums of weight * value over the members of each group, in at least float32, in the input's dtype.
+    """Return (count, D) sums of weight * value over each group, computed in at least float32, in the input's dtype.
 
-    values is (T, h, w, D) or (T, N, D); group and weight are (M,), -1 is no group. Every group has a member. Each
+    values is (T, h, w, D) or (T, N, D); group and weight are (M,), group -1 is left out. Every group has a member. Each
     sum runs over its members in order of position, so the bits are the same from run to run.
     """
     rows = values.flatten(0, -2)
     order = group.argsort(stable=True)[int((group < 0).sum()) :]
     start = torch.searchsorted(group[order], torch.arange(count, device=group.device))
     wide = rows.dtype if rows.dtype == torch.float64 else torch.float32
-    bags = {"offsets": start, "mode": "sum", "per_sample_weights": weight[order].to(wide)}
+    share = weight[order].to(wide)
+
+    def sums(part: Tensor) -> Tensor:
+        return torch.nn.functional.embedding_bag(order, part, start, mode="sum", per_sample_weights=share)
+
     if rows.dtype == wide:
-        return torch.nn.functional.embedding_bag(order, rows, **bags)
+        return sums(rows)
     # Half precision is widened a few channels at a time, so that no full float32 copy is ever held; never fewer than
     # fill a cache line, and written into place, because small pieces kept between large ones fragment the heap.
     merged = rows.new_empty(count, rows.shape[1])
     step = max(32, _BLOCK // len(rows))
     for part, place in zip(rows.split(step, dim=1), merged.split(step, dim=1), strict=True):
-        place.copy_(torch.nn.functional.embedding_bag(order, part.float().contiguous(), **bags))
+        place.copy_(sums(part.float().contiguous()))
     return merged
 
 
 def nearest(frames: Tensor, kept: Tensor) -> Tensor:
-    """(T, N) long: the raster index of the kept patch of the same frame that is nearest by cosine.
+    """Return (T, N) long: the raster index of the kept patch of the same frame that is nearest by cosine.
 
     frames is (T, N, D), kept (T, N) bool. A kept patch is its own nearest; -1 where the frame keeps none.
     """
@@ -266,22 +255,16 @@ def nearest(frames: Tensor, kept: Tensor) -> Tensor:
 
 
 def _sums(weight: Tensor, home: Tensor, count: int) -> Tensor:
-    """(count,) sums of weights, with the same bits from run to run (index_add_ has not on CUDA)."""
+    """(count,) sums of weights, with the same bits from run to run (unlike index_add_ on CUDA)."""
     return torch.zeros(count, dtype=weight.dtype, device=weight.device).index_put_((home,), weight, accumulate=True)
 
 
 def coverage(values: Tensor, reduction: Reduction, sample: int | None = None) -> Tensor:
-    """(T, N) cosine of each source token to what stands for it in the reduction.
+    """Return the (T, N) cosine of each token of the source (T, h, w, D) to the output that stands for it.
 
-    A token that went into an output is stood for by that output. A dropped one is stood for by the most similar
-    of the outputs that its frame still has; a frame that has none looks to the nearest frame that has some, the
-    earlier on ties. The cost is T * N * (outputs in a frame) * D.
-
-    Parameters
-    ----------
-    values : (T, h, w, D) the source.
-    reduction : of that source.
-    sample : look at this many evenly spaced positions of a frame at most.
+    That is the output it went into; for a dropped token the most similar output that its frame still has, or else the
+    nearest frame that has any (the earlier on ties). With `sample`, only that many evenly spaced positions of a frame
+    are compared. The cost is T * N * (outputs in a frame) * D.
     """
     frames = values.flatten(1, 2)
     assign = reduction.assign.view(frames.shape[:2])
@@ -303,7 +286,7 @@ def coverage(values: Tensor, reduction: Reduction, sample: int | None = None) ->
 
 
 def _present(assign: Tensor) -> Tensor:
-    """(T, k) the distinct outputs in each row of (T, N), in ascending order, padded with -1."""
+    """(T, k) distinct outputs in each row of (T, N), ascending, padded with -1."""
     ordered = assign.sort(dim=1).values
     new = (ordered >= 0) & torch.cat([torch.ones_like(ordered[:, :1]), ordered.diff(dim=1)], 1).ne(0)
     column = new.cumsum(1) - 1
@@ -314,7 +297,7 @@ def _present(assign: Tensor) -> Tensor:
 
 
 def _nearest_row(full: Tensor) -> Tensor:
-    """(T,) for each row the nearest one that is True, the earlier on ties."""
+    """(T,) the nearest True row of each row, the earlier on ties."""
     rows, place = full.nonzero().flatten(), torch.arange(len(full), device=full.device)
     after = torch.searchsorted(rows, place).clamp(max=len(rows) - 1)
     before = (after - 1).clamp(min=0)
