@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import vtc_lab as vtc
-from vtc_lab.reducers.clusters import closest, density_peaks, most_diverse, scenes
+from vtc_lab.reducers.clusters import closest, density_peaks, most_diverse, shots
 from vtc_lab.reducers.ops import apportion, shares
 from vtc_lab.reducers.registry import get_method
 
@@ -514,14 +514,14 @@ def test_the_most_diverse_rows_are_those_of_the_plain_greedy_choice(pool, repeat
             assert most_diverse(rows, count, pool).tolist() == reference.most_diverse(rows.double().numpy(), count)
 
 
-def test_scenes_by_hand() -> None:
+def test_shots_by_hand() -> None:
     tokens = given_shape([on_circle(angle, angle) for angle in (0, 10, 60, 65, 155)])
-    assert scenes(tokens.values, 0.9, 1).tolist() == [0, 0, 1, 1, 2]
-    assert scenes(tokens.values, -1, 1).tolist() == [0] * 5
-    assert scenes(tokens.values, -1, 2).tolist() == [0, 0, 0, 0, 1]  # the lowest in any case
-    assert scenes(tokens.values, 0.9, 4).tolist() == [0, 1, 2, 2, 3]
-    assert scenes(tokens.values, 0.9, 8).tolist() == [0, 1, 2, 3, 4]
-    assert scenes(tokens.values[:1], 0.9, 8).tolist() == [0]
+    assert shots(tokens.values, 0.9, 1).tolist() == [0, 0, 1, 1, 2]
+    assert shots(tokens.values, -1, 1).tolist() == [0] * 5
+    assert shots(tokens.values, -1, 2).tolist() == [0, 0, 0, 0, 1]  # the lowest in any case
+    assert shots(tokens.values, 0.9, 4).tolist() == [0, 1, 2, 2, 3]
+    assert shots(tokens.values, 0.9, 8).tolist() == [0, 1, 2, 3, 4]
+    assert shots(tokens.values[:1], 0.9, 8).tolist() == [0]
 
 
 @pytest.mark.parametrize(

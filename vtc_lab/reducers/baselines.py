@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -15,19 +16,10 @@ from vtc_lab.tokens import Reduction, VideoTokens
 
 @method
 def uniform(tokens: VideoTokens, budget: int) -> Reduction:
-    """Keep evenly spaced frames (linspace, first and last included); the last fraction of a frame is shared out.
+    """Keep evenly spaced frames (linspace, first and last included).
 
-    With a budget that is not a whole number of frames, ceil(K / N) frames are kept and each gives up an
-    equal share of evenly spaced patches, so that the budget is exact.
-
-    Parameters
-    ----------
-    tokens : (T, h, w, D) source.
-    budget : K, 1 to M.
-
-    Returns
-    -------
-    Reduction that prunes.
+    With a budget that is not a whole number of frames, ceil(K / N) frames are kept and each gives up an equal share of
+    evenly spaced patches, so that the budget is exact.
 
     Examples
     --------
@@ -43,17 +35,7 @@ def uniform(tokens: VideoTokens, budget: int) -> Reduction:
 
 @method
 def random(tokens: VideoTokens, budget: int, *, seed: int = 0) -> Reduction:
-    """Keep K tokens of the clip at random, the same for the same seed on every device.
-
-    Parameters
-    ----------
-    tokens : (T, h, w, D) source.
-    budget : K, 1 to M.
-    seed : any integer.
-
-    Returns
-    -------
-    Reduction that prunes.
+    """Keep K tokens of the clip at random, the same for the same seed (any integer) on every device.
 
     Examples
     --------
@@ -65,17 +47,7 @@ def random(tokens: VideoTokens, budget: int, *, seed: int = 0) -> Reduction:
 
 @method
 def random_per_frame(tokens: VideoTokens, budget: int, *, seed: int = 0) -> Reduction:
-    """Keep the same number of random patches of every frame; which frames give one more is spread evenly.
-
-    Parameters
-    ----------
-    tokens : (T, h, w, D) source.
-    budget : K, 1 to M.
-    seed : any integer.
-
-    Returns
-    -------
-    Reduction that prunes.
+    """Keep the same number of random patches of every frame; the frames that give one more are spread evenly.
 
     Examples
     --------
@@ -95,20 +67,10 @@ def random_per_frame(tokens: VideoTokens, budget: int, *, seed: int = 0) -> Redu
 def pool(tokens: VideoTokens, budget: int, *, over: Literal["space", "time"] = "space") -> Reduction:
     """Average neighbouring tokens: adaptive average pooling over space or over time, without overlapping bins.
 
-    Over space, every frame is cut into its share of cells in near-square bands; over time, every position is
-    cut into its share of runs. Below one token per frame (or per position) the other axis is pooled as well,
-    so that no budget is out of reach. Bins do not overlap, so that every source token has one home; where the
-    grid divides, the result is torch's adaptive_avg_pool.
-
-    Parameters
-    ----------
-    tokens : (T, h, w, D) source.
-    budget : K, 1 to M.
-    over : "space" or "time".
-
-    Returns
-    -------
-    Reduction that merges; the anchor of a cell is its member nearest to its middle, the first on ties.
+    Over space, every frame is cut into its share of cells in near-square bands; over time, every position is cut into
+    its share of runs. Below one token per frame (or per position) the other axis is pooled as well. Where the grid
+    divides, the result is that of torch's adaptive_avg_pool. The anchor of a cell is its member nearest to its middle,
+    the first on ties.
 
     Examples
     --------
@@ -120,18 +82,16 @@ def pool(tokens: VideoTokens, budget: int, *, over: Literal["space", "time"] = "
         runs, layout = _runs(frames, min(budget, frames)), _cells(height, width)
     else:
         runs, layout = _cells(height, width)(min(budget, height * width)), lambda count: _runs(frames, count)
-    outer = runs.amax() + 1
-    inner = [layout(int(share)) for share in shares(budget, int(outer))]
-    offset = torch.tensor([0, *shares(budget, int(outer)).cumsum(0)[:-1].tolist()])
-    label = torch.stack(inner)[runs] + offset[runs][:, None]  # (frames, patches) or (patches, frames)
+    outer = int(runs.amax()) + 1
+    share = shares(budget, outer)
+    offset = share.cumsum(0) - share
+    label = torch.stack([layout(int(count)) for count in share])[runs] + offset[runs][:, None]  # (T, N) or (N, T)
     group = (label if over == "space" else label.T).flatten()
-    anchor = _middles(group, tokens.grid, budget)
-    device = tokens.values.device
-    return merge(tokens, group.to(device), torch.ones(tokens.total, device=device), anchor.to(device))
+    return merge(tokens, group, torch.ones(tokens.total), _middles(group, tokens.grid, budget))
 
 
 def _generator(seed: int) -> torch.Generator:
-    # On the CPU whatever the tokens' device: same picture everywhere. torch takes seeds below 2^63.
+    # On the CPU for every device, so that results agree; torch takes seeds below 2^63.
     return torch.Generator().manual_seed(int(seed) % (1 << 63))
 
 
@@ -141,18 +101,18 @@ def _spaced(total: int, count: int) -> Tensor:
 
 
 def _runs(total: int, count: int) -> Tensor:
-    """(total,) the run, 0 to count-1, of each index."""
+    """(total,) the run, 0 to count - 1, of each index."""
     return torch.arange(total) * count // total
 
 
-def _cells(height: int, width: int):
-    """A function: number of cells -> (h*w,) the cell of each patch, bands of rows cut into columns."""
+def _cells(height: int, width: int) -> Callable[[int], Tensor]:
+    """Function from a number of cells to the (h * w,) cell of each patch: bands of rows, cut into columns."""
 
     def layout(count: int) -> Tensor:
         squarest = round(math.sqrt(count * height / width))
         bands = min(height, count, max(math.ceil(count / width), squarest, 1))
         columns = shares(count, bands)
-        first = torch.cat([torch.zeros(1, dtype=torch.long), columns.cumsum(0)[:-1]])
+        first = columns.cumsum(0) - columns
         band = _runs(height, bands)
         return torch.cat([first[b] + _runs(width, int(columns[b])) for b in band])
 
@@ -168,5 +128,4 @@ def _middles(group: Tensor, grid: tuple[int, int, int], count: int) -> Tensor:
     distance = (place - centre[group]).square().sum(1)
     order = torch.argsort(distance, stable=True)
     order = order[torch.argsort(group[order], stable=True)]
-    starts = torch.cat([torch.zeros(1, dtype=torch.long), size.flatten().cumsum(0)[:-1]])
-    return order[starts]
+    return order[(size.cumsum(0) - size).flatten()]

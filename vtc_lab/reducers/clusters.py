@@ -1,6 +1,8 @@
-"""What the published methods share: density peaks, the most diverse subset, cuts between scenes."""
+"""Clustering that the published methods share: density peaks, the most diverse subset, cuts between shots."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -11,10 +13,10 @@ _ELEMENTS = 1 << 24  # of a block of distances or cosines: 64 MB
 _SAME = 1e-5  # squared distances below this share of the squared norms are rounding
 
 
-def scenes(values: Tensor, below: float, at_least: int) -> Tensor:
-    """(T,) long label of each frame's segment, 0 upwards.
+def shots(values: Tensor, below: float, at_least: int = 8) -> Tensor:
+    """Return the (T,) long label of each frame's shot, 0 upwards.
 
-    A cut goes where the cosine between the means of two adjacent frames is below the threshold, and at the
+    A shot ends where the cosine between the means of two adjacent frames is below the threshold, and at the
     at_least - 1 lowest cosines in any case (ties to the earlier).
     """
     mean = torch.cat([values[part].float().mean((1, 2)) for part in blocks(values)])
@@ -25,18 +27,12 @@ def scenes(values: Tensor, below: float, at_least: int) -> Tensor:
 
 
 def density_peaks(rows: Tensor, count: int, neighbours: int) -> Tensor:
-    """(count,) long, ascending: the rows that are cluster centres by density and distance (DPC-KNN).
+    """Return (count,) long, ascending: the rows (n, D) that are cluster centres by density and distance (DPC-KNN).
 
-    Those of highest density * delta: density = exp(-mean squared distance to the nearest neighbours), delta = distance
-    to the nearest denser row (for the densest: to the farthest). Distances are divided by the root of the channels, as
-    in DPC-KNN's use for tokens (TCFormer), and scores are taken as logarithms, which do not underflow. Ties go to the
-    lower index, in density too. Time n^2 * D; memory n times a block.
-
-    Parameters
-    ----------
-    rows : (n, D) float32.
-    count : 1 to n.
-    neighbours : k, of which no more than n - 1 are used.
+    Those of highest density * delta: density = exp(-mean squared distance to the k nearest neighbours), delta =
+    distance to the nearest denser row (for the densest: to the farthest). Distances are divided by the root of the
+    channels, as in DPC-KNN's use for tokens (TCFormer), and scores are taken as logarithms, which do not underflow.
+    Ties go to the lower index, in density too. Time n^2 * D; memory n times a block.
     """
     number, k = len(rows), min(neighbours, len(rows) - 1)
     if count == number:
@@ -53,21 +49,26 @@ def density_peaks(rows: Tensor, count: int, neighbours: int) -> Tensor:
 
 
 def closest(rows: Tensor, centre: Tensor) -> Tensor:
-    """(n,) long: the centre (an index of a row) at the least distance from each row, a centre naming itself."""
+    """Return (n,) long: the centre (an index of a row) nearest to each row, a centre naming itself."""
     home = torch.cat([far.argmin(1) for _, far in _distances(rows, centre)])
     home[centre] = torch.arange(len(centre), device=rows.device)
     return centre[home]
 
 
+def peak_of_each(rows: Tensor, count: int, neighbours: int) -> Tensor:
+    """Return (n,) long: for each row the nearest of `count` density peaks."""
+    return closest(rows, density_peaks(rows, count, neighbours))
+
+
 def most_alike(rows: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
-    """(n,) the highest cosine of each row to any of the others, and which one it is."""
+    """Return the highest cosine of each row to any of the others, and the index of that one, (n,) each."""
     others = unit(others)
     best = [(unit(part) @ others.T).max(1) for part in rows.split(max(1, _ELEMENTS // len(others)))]
     return torch.cat([b.values for b in best]), torch.cat([b.indices for b in best])
 
 
-def _distances(rows: Tensor, columns: Tensor | None = None, apart: bool = False):
-    """Blocks of rows, each with its distances to all or some rows over sqrt(D); `apart`: a row is inf from itself."""
+def _distances(rows: Tensor, columns: Tensor | None = None, apart: bool = False) -> Iterator[tuple[Tensor, Tensor]]:
+    """Blocks of rows with their distances to all or some rows over sqrt(D); `apart`: a row is inf from itself."""
     rows = rows - rows.mean(0)  # distances do not see a common offset, but their float32 products would
     square = rows.square().sum(1)
     others, size = (rows, square) if columns is None else (rows[columns], square[columns])
@@ -80,16 +81,11 @@ def _distances(rows: Tensor, columns: Tensor | None = None, apart: bool = False)
 
 
 def most_diverse(rows: Tensor, count: int, pool: int = 256) -> Tensor:
-    """(count,) long: greedy max-min subset by cosine distance, in the order of picking.
+    """Return (count,) long: the greedy max-min subset of the rows (n, D) by cosine distance, in the order of picking.
 
-    First the row farthest from its nearest neighbour, then always the row farthest from what is picked already; ties
-    go to the lower index. Distances only shrink, so the next picks are among the rows that are farthest now: a pool
-    of them is compared in one product and picked from for as long as none outside can be farther.
-
-    Parameters
-    ----------
-    rows : (n, D) float32.
-    count : 1 to n.
+    First the row farthest from its nearest neighbour, then always the row farthest from all picked ones; ties go to the
+    lower index. Distances only shrink, so the next picks are among the rows that are farthest now: a pool of them is
+    compared in one product and picked from for as long as none outside can be farther.
     """
     rows = unit(rows)
     number = len(rows)
@@ -110,7 +106,7 @@ def most_diverse(rows: Tensor, count: int, pool: int = 256) -> Tensor:
         order = top(nearest, pool + 1)
         members, beyond = order[:pool].sort().values, float(nearest[order[-1]]) if number > pool else -torch.inf
         among, left = distance(rows[members], rows[members]), nearest[members].clone()
-        fresh = []
+        fresh: list[int] = []
         while len(picked) + len(fresh) < count:
             best = int(left.argmax())
             if fresh and float(left[best]) <= beyond:

@@ -6,7 +6,8 @@ of the output for any dtype and length.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -22,6 +23,11 @@ def blocks(values: Tensor) -> Iterator[slice]:
     step = max(1, _BLOCK // max(1, values[:1].numel()))
     for start in range(0, len(values), step):
         yield slice(start, min(start + step, len(values)))
+
+
+def add_up(parts: Iterable[Tensor]) -> Tensor:
+    """Return the sum of the tensors, added in their order."""
+    return functools.reduce(torch.add, parts)
 
 
 @contextmanager
@@ -236,6 +242,12 @@ def weighted_sums(values: Tensor, group: Tensor, weight: Tensor, count: int) -> 
     for part, place in zip(rows.split(step, dim=1), merged.split(step, dim=1), strict=True):
         place.copy_(sums(part.float().contiguous()))
     return merged
+
+
+def group_means(rows: Tensor, group: Tensor, count: int) -> Tensor:
+    """Return the (count, D) float32 means of the rows (n, D) of each group; group is (n,), and no group is empty."""
+    size = torch.bincount(group)[group].float()
+    return weighted_sums(rows[:, None], group, 1 / size, count).float()
 
 
 def nearest(frames: Tensor, kept: Tensor) -> Tensor:

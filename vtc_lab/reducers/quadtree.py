@@ -13,7 +13,7 @@ _FRAMES = 8  # looked at together
 
 
 def similarities(values: Tensor) -> tuple[Tensor, Tensor]:
-    """Cosines, spread over the patches that they are about.
+    """Return the cosines within and across frames, spread over the patches of each node.
 
     (L, T, N): the least of the children of the patch's node at level 1..L to that node; (L+1, L+1, T-1, N): of its node
     at one level to its node at another in the next frame.
@@ -60,30 +60,28 @@ def _grown(grid: Tensor, levels: int, shape: torch.Size) -> Tensor:
 
 
 def overlaps(grid: tuple[int, int, int], within: Tensor, across: Tensor, tau: float) -> tuple[Tensor, ...]:
-    """(T, N) the first patch of each patch's node; the nodes that overlap in time, in two lists; their cosine."""
+    """Return (T, N) the first patch of each patch's node, the nodes that overlap in time (two lists), their cosines."""
     frames, height, width = grid
-    index = torch.arange(1, len(within) + 1, device=within.device)[:, None, None]
-    level = torch.cat([torch.zeros_like(within[:1]), (within >= tau) * index]).amax(0).long() if len(within) else None
     place = torch.arange(height * width, device=across.device).expand(frames, -1)
-    level = torch.zeros_like(place) if level is None else level
+    level = torch.zeros_like(place)
+    for number, alike in enumerate(within, 1):
+        level[alike >= tau] = number
     corner = (place // width >> level << level) * width + (place % width >> level << level)
     node = corner + torch.arange(frames, device=place.device)[:, None] * height * width
     pair = (node[:-1] * node.numel() + node[1:]).flatten()
     t, n = torch.arange(frames - 1, device=place.device)[:, None], place[1:]
-    alike = across[level[:-1], level[1:], t, n].flatten()
-    pair, which = np.unique(pair.cpu().numpy(), return_index=True)
-    pair = torch.from_numpy(pair).to(node.device)
-    return node, pair // node.numel(), pair % node.numel(), alike[torch.from_numpy(which).to(node.device)]
+    pair, which = (torch.from_numpy(x).to(node.device) for x in np.unique(pair.cpu().numpy(), return_index=True))
+    return node, pair // node.numel(), pair % node.numel(), across[level[:-1], level[1:], t, n].flatten()[which]
 
 
 def count_joins(total: int, start: Tensor, stop: Tensor) -> int:
-    """How many nodes fewer there are when these pairs are joined."""
+    """Return the number of nodes that joining these pairs takes away."""
     graph = sparse.coo_array((np.ones(len(start)), (start.cpu(), stop.cpu())), shape=(total, total))
     return total - sparse.csgraph.connected_components(graph, directed=False)[0]
 
 
 def join_cheapest(total: int, start: Tensor, stop: Tensor, cost: Tensor, joins: int) -> Tensor:
-    """(total,) the earliest member of what each node ends up in, after the cheapest `joins` that join anything new."""
+    """Return (total,) the earliest member of each node's group after the cheapest `joins` that join anything new."""
     graph = sparse.coo_array(((cost + 1).double().cpu(), (start.cpu(), stop.cpu())), shape=(total, total))
     tree = sparse.csgraph.minimum_spanning_tree(graph.tocsr()).tocoo()
     cheap = np.argsort(tree.data, kind="stable")[:joins]

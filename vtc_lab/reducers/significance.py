@@ -19,7 +19,9 @@ def changes(now: Tensor, before: Tensor) -> Tensor:
 def difference(values: Tensor) -> Tensor:
     """Return (T, N) float32: 1 - cosine of each patch to the same place one frame before, inf in the first frame."""
     frames = values.flatten(1, 2)
-    return torch.cat([torch.full_like(frames[:1, :, 0], torch.inf, dtype=torch.float32), changes(frames[1:], frames[:-1])])
+    return torch.cat(
+        [torch.full_like(frames[:1, :, 0], torch.inf, dtype=torch.float32), changes(frames[1:], frames[:-1])]
+    )
 
 
 def patch_significance(values: Tensor, kind: str) -> Tensor:

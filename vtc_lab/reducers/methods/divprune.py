@@ -1,4 +1,4 @@
-"""DivPrune: the subset of tokens whose two most similar members are as different as can be."""
+"""DivPrune: the subset of tokens whose two most similar members are as different as possible."""
 
 from __future__ import annotations
 
@@ -15,15 +15,6 @@ def divprune(tokens: VideoTokens, budget: int) -> Reduction:
     First the token farthest from its nearest neighbour, then always the one farthest from all that are kept; ties go
     to the lower index, distances being rounded to 2^-20. The whole clip is one set, as the original treats the visual
     tokens of one prompt. Cost: M^2 * D for the first pick and K * M * D for the others; memory one float32 copy.
-
-    Parameters
-    ----------
-    tokens : (T, h, w, D) source.
-    budget : K, 1 to M.
-
-    Returns
-    -------
-    Reduction that prunes.
 
     Examples
     --------

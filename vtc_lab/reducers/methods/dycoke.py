@@ -6,8 +6,9 @@ from typing import Annotated
 
 import torch
 
-from vtc_lab.reducers.ops import pair_cosine, prune, ranks, shares
+from vtc_lab.reducers.ops import prune, ranks, shares
 from vtc_lab.reducers.registry import method
+from vtc_lab.reducers.significance import changes
 from vtc_lab.tokens import Reduction, VideoTokens
 
 _GROUP = 4
@@ -16,10 +17,7 @@ _GROUP = 4
 @method(
     paper="arXiv 2411.15024",
     year=2024,
-    minimum=(
-        "every fourth frame whole",
-        lambda frames, patches, options: -(-frames // _GROUP) * patches,
-    ),
+    minimum=("every fourth frame whole", lambda frames, patches, options: -(-frames // _GROUP) * patches),
     instead="k",
 )
 def dycoke(tokens: VideoTokens, budget: int | None = None, *, k: Annotated[float | None, 0, 1] = None) -> Reduction:
@@ -28,23 +26,11 @@ def dycoke(tokens: VideoTokens, budget: int | None = None, *, k: Annotated[float
     In a group f0 f1 f2 f3, f1 is compared with f0, f3 with f2, and f2 with f0, patch by patch; each keeps its patches
     of lowest cosine. A budget is shared equally among these frames (shares differ by at most one); a last group of
     fewer frames is treated alike. The official code drops an odd last frame, leaves the last f2 unpruned and puts
-    tokens out of order; none of that is done here. Not here: the second stage, which prunes the KV cache while
-    decoding.
+    tokens out of order, and its second stage prunes the KV cache while decoding; none of that is done here.
 
     Parameters
     ----------
-    tokens : (T, h, w, D) source.
-    budget : K, from ceil(T / 4) whole frames to M.
-    k : instead of a budget, the share of patches that those frames lose, 0 to 1 (the paper's mode; it uses 0.7).
-
-    Returns
-    -------
-    Reduction that prunes.
-
-    Raises
-    ------
-    VTCError
-        From `reduce`, if a ratio and k are both given, or neither is.
+    k : instead of a budget, the share of patches that those frames lose, 0 to 1 (as in the paper, which uses 0.7).
 
     Examples
     --------
@@ -53,14 +39,15 @@ def dycoke(tokens: VideoTokens, budget: int | None = None, *, k: Annotated[float
     """
     frames = tokens.values.flatten(1, 2)
     count, patches = frames.shape[:2]
-    time = torch.arange(count, device=frames.device)
-    thinned = time[time % _GROUP > 0]
-    other = torch.where(thinned % _GROUP == 2, thinned - 2, thinned - 1)
-    if budget is None:
-        share = torch.full_like(thinned, round((1 - k) * patches))
-    else:
-        rest = budget - (count - len(thinned)) * patches
-        share = shares(rest, len(thinned)).to(frames.device) if len(thinned) else thinned
-    kept = torch.ones(count, patches, dtype=torch.bool, device=frames.device)
-    kept[thinned] = ranks(-pair_cosine(frames, thinned, other)) < share[:, None]
-    return prune(tokens, kept.flatten().nonzero().flatten())
+    thinned = torch.arange(count) % _GROUP > 0
+    share, number = torch.full((count,), patches), int(thinned.sum())
+    if k is not None:
+        share[thinned] = round((1 - k) * patches)
+    elif number:
+        assert budget is not None  # `reduce` sees to it
+        share[thinned] = shares(budget - (count - number) * patches, number)
+    change = torch.zeros(count, patches, device=frames.device)
+    for place, other in ((1, 0), (2, 0), (3, 2)):
+        later = frames[place::_GROUP]
+        change[place::_GROUP] = changes(later, frames[other::_GROUP][: len(later)])
+    return prune(tokens, (ranks(change) < share.to(change.device)[:, None]).flatten().nonzero().flatten())

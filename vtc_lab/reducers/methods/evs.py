@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import torch
-
 from vtc_lab.reducers.ops import prune, top
 from vtc_lab.reducers.registry import method
 from vtc_lab.reducers.significance import difference
@@ -19,29 +17,13 @@ def evs(tokens: VideoTokens, budget: int) -> Reduction:
     """Keep the first frame and, of all later patches of the clip, those that differ most from the frame before.
 
     The dissimilarity is 1 - cos(X[t,n], X[t-1,n]); ties go to the earlier frame and the lower patch. The paper compares
-    the pixels of patches (L1) and cuts at a percentile; the implementation in vLLM compares token features, as is done
-    here, because nothing but tokens is at hand. The cost is one pass over the tokens.
-
-    Parameters
-    ----------
-    tokens : (T, h, w, D) source.
-    budget : K, from one frame, h * w, to M.
-
-    Returns
-    -------
-    Reduction that prunes.
-
-    Raises
-    ------
-    VTCError
-        From `reduce`, for a budget below one frame.
+    the pixels of patches (L1) and cuts at a percentile; this compares token features, as the implementation in vLLM
+    does, because only tokens are at hand. The cost is one pass over the tokens.
 
     Examples
     --------
-    >>> tokens = VideoTokens(torch.randn(4, 2, 2, 8))
-    >>> evs(tokens, 6).kept.flatten(1).sum(1)[0]
+    >>> import torch
+    >>> evs(VideoTokens(torch.randn(4, 2, 2, 8)), 6).kept.flatten(1).sum(1)[0]
     tensor(4)
     """
-    change = difference(tokens.values)
-    change[0] = torch.inf
-    return prune(tokens, top(change.flatten(), budget))
+    return prune(tokens, top(difference(tokens.values).flatten(), budget))

@@ -7,12 +7,12 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
-from vtc_lab.reducers.clusters import closest, density_peaks, scenes
-from vtc_lab.reducers.ops import blocks, gather, shares, top, unit, weighted_sums
+from vtc_lab.reducers.clusters import peak_of_each, shots
+from vtc_lab.reducers.ops import attention, blocks, gather, group_means, shares, top, unit
 from vtc_lab.reducers.registry import method
 from vtc_lab.tokens import Reduction, VideoTokens
 
-_SCENES, _NEIGHBOURS = 8, 7
+_NEIGHBOURS = 7
 
 
 @method(paper="arXiv 2602.08024", year=2026, needs="attention", kind="merges")
@@ -30,30 +30,18 @@ def flashvid(
     equal share of the budget, `alone` goes to patches picked by greedy max-min: cosine distance to the nearest one
     picked (at first: to the nearest of the frame) * saliency * event relevance, the mean over the scene's frames of (1
     + cos to the frame's mean) / 2. Each patch left links to the best one left in the frame before, in the same scene,
-    if their cosine reaches `link`; trees become their means. If a scene has more trees than its budget they are
-    clustered by density peaks (k = 7, our choice), if it has fewer the weakest links are cut; a scene without such a
-    budget drops what is left.
+    if their cosine reaches `link`; trees become their means, anchored at their earliest patch. If a scene has more
+    trees than its budget they are clustered by density peaks (k = 7, our choice), if it has fewer the weakest links are
+    cut; a scene without such a budget drops what is left.
 
-    Differences: the paper lets 1.25 K tokens enter and prunes on inside the language model; here K enter, for a
-    comparison at equal budgets. How relevance is scaled to be positive is our reading. Cost: T * N^2 * D, and
-    (trees of a scene)^2 * D.
+    The paper lets 1.25 K tokens enter and prunes on inside the language model; here K enter, for a comparison at equal
+    budgets. How relevance is scaled to be positive is our reading. Cost: T * N^2 * D, and (trees of a scene)^2 * D.
 
     Parameters
     ----------
-    tokens : (T, h, w, D) source with saliency.
-    budget : K, 1 to M.
     tau : cosine of adjacent frame means below which a scene ends, -1 to 1.
     link : least cosine of a link, -1 to 1.
     alone : share of the budget that goes to patches kept as they are, 0 to 1.
-
-    Returns
-    -------
-    Reduction that merges; a tree is anchored at its earliest patch, a cluster at its centre's.
-
-    Raises
-    ------
-    VTCError
-        From `reduce`, if the tokens carry no saliency.
 
     Examples
     --------
@@ -62,10 +50,10 @@ def flashvid(
     20
     """
     frames = tokens.values.flatten(1, 2)
-    scene = scenes(tokens.values, tau, _SCENES)
+    scene = shots(tokens.values, tau)
     share = shares(budget, len(frames)).to(frames.device)
     single = (alone * share).round().long()
-    kept, strength, parent = _pick_and_link(frames, tokens.saliency.flatten(1).float(), scene, single)
+    kept, strength, parent = _pick_and_link(frames, attention(tokens).float(), scene, single)
     place = torch.arange(tokens.total, device=frames.device)
     home = torch.where(kept.flatten(), place, -1)
     rows = tokens.values.flatten(0, 2)
@@ -84,9 +72,8 @@ def flashvid(
         root = rest[cut]
         if len(root) > count:
             group = torch.searchsorted(root, home[rest])
-            size = torch.bincount(group)[group].float()
-            trees = weighted_sums(rows[rest][:, None], group, 1 / size, len(root)).float()
-            home[rest] = root[closest(trees, density_peaks(trees, count, _NEIGHBOURS))][group]
+            trees = group_means(rows[rest], group, len(root))
+            home[rest] = root[peak_of_each(trees, count, _NEIGHBOURS)][group]
     return gather(tokens, home)
 
 
@@ -97,15 +84,14 @@ def _pick_and_link(frames: Tensor, saliency: Tensor, scene: Tensor, single: Tens
     kept = torch.zeros(count, patches, dtype=torch.bool, device=frames.device)
     strength = torch.full((count, patches), -torch.inf, device=frames.device)
     parent = torch.full_like(kept, -1, dtype=torch.long)
-    before = None
+    rows = before = unit(frames[0].float())
     for t in range(count):
-        rows = unit(frames[t].float())
+        before, rows = rows, unit(frames[t].float())
         relevance = ((1 + (rows @ mean[scene == scene[t]].T).clamp(-1, 1)) / 2).mean(1)
         kept[t] = _diverse(1 - rows @ rows.T, saliency[t] * relevance, int(single[t]))
         if t and scene[t] == scene[t - 1] and not bool(kept[t - 1].all()):
             alike = (rows @ before.T).masked_fill(kept[t - 1], -torch.inf).max(1)
             strength[t], parent[t] = alike.values, alike.indices + (t - 1) * patches
-        before = rows
     return kept, strength, parent
 
 

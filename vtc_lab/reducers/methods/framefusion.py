@@ -22,27 +22,16 @@ from vtc_lab.tokens import Reduction, VideoTokens
 def framefusion(
     tokens: VideoTokens, budget: int | None = None, *, threshold: Annotated[float | None, -1, 1] = None
 ) -> Reduction:
-    """Merge each position's runs of similar consecutive frames into plain means.
+    """Merge each position's runs of similar consecutive frames into plain means, anchored at their first token.
 
     Every token is joined to the one at the same position one frame before by an edge of weight cos; the strongest
-    M - K edges are contracted, ties to the earlier frame and the lower patch. Not here: the original merges inside the
-    language model's first layers, on hidden states, and prunes by attention further in; this is its merge stage on the
-    tokens that enter. The cost is two passes over the tokens.
+    M - K edges are contracted, ties to the earlier frame and the lower patch. The original merges inside the language
+    model's first layers, on hidden states, and prunes by attention further in; this is its merge stage on the tokens
+    that enter. The cost is two passes over the tokens.
 
     Parameters
     ----------
-    tokens : (T, h, w, D) source.
-    budget : K, from one token of every position, h * w, to M.
-    threshold : instead of a budget, contract the edges above this cosine, -1 to 1 (the paper's mode; it uses 0.6).
-
-    Returns
-    -------
-    Reduction that merges; the anchor is the first token of a run.
-
-    Raises
-    ------
-    VTCError
-        From `reduce`, if a ratio and threshold are both given, or neither is.
+    threshold : instead of a budget, contract the edges above this cosine, -1 to 1 (as in the paper, which uses 0.6).
 
     Examples
     --------
@@ -51,9 +40,10 @@ def framefusion(
     ([0, 1, 2, 3], 4)
     """
     alike = 1 - difference(tokens.values)[1:]
-    if budget is None:
+    if threshold is not None:
         joined = alike > threshold
     else:
+        assert budget is not None  # `reduce` sees to it
         joined = torch.zeros_like(alike, dtype=torch.bool)
         joined.view(-1)[top(alike.flatten(), tokens.total - budget)] = True
     # A token's home is the latest token of its position that was not joined to the one before.

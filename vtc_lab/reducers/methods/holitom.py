@@ -7,8 +7,8 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
-from vtc_lab.reducers.clusters import closest, density_peaks
-from vtc_lab.reducers.ops import apportion, blocks, gather, ranks
+from vtc_lab.reducers.clusters import peak_of_each
+from vtc_lab.reducers.ops import add_up, apportion, attention, blocks, gather, ranks
 from vtc_lab.reducers.registry import method
 from vtc_lab.reducers.significance import difference
 from vtc_lab.tokens import Reduction, VideoTokens
@@ -22,26 +22,15 @@ def holitom(tokens: VideoTokens, budget: int, *, tau: Annotated[float | None, -1
 
     A position is static in a window if the cosine of all its consecutive frames there is above `tau`. A dynamic
     programme picks the windows that maximise the sum of static positions * (length - 1), the shortest last window on
-    ties. A static position becomes its mean over the window. The budget is shared in proportion to what there is:
-    static positions of each window are clustered by density peaks (k = 7) into means, of the dynamic patches of each
-    frame those of highest saliency stay. Where merging leaves fewer tokens than the budget, static positions are taken
-    apart again, those of lowest mean cosine first; the original does not reach such budgets. Not here: the inner stage,
-    which merges inside the language model. Cost: T * N * D + T^2, and N^2 * D a window.
+    ties. A static position becomes its mean over the window, in its first frame. The budget is shared in proportion to
+    what there is: static positions of each window are clustered by density peaks (k = 7) into means, of the dynamic
+    patches of each frame those of highest saliency stay. Where merging leaves fewer tokens than the budget, static
+    positions are taken apart again, those of lowest mean cosine first; the original does not reach such budgets. Its
+    inner stage, which merges inside the language model, is left out. Cost: T * N * D + T^2, and N^2 * D a window.
 
     Parameters
     ----------
-    tokens : (T, h, w, D) source with saliency.
-    budget : K, 1 to M.
     tau : -1 to 1; by default 0.8, and 0.65 from 10x on, as in the paper.
-
-    Returns
-    -------
-    Reduction that merges; the anchor of a static cluster lies in the first frame of its window.
-
-    Raises
-    ------
-    VTCError
-        From `reduce`, if the tokens carry no saliency.
 
     Examples
     --------
@@ -52,27 +41,24 @@ def holitom(tokens: VideoTokens, budget: int, *, tau: Annotated[float | None, -1
     if tau is None:
         tau = 0.65 if tokens.total >= 10 * budget else 0.8
     alike = 1 - difference(tokens.values)
-    alike[0] = -torch.inf
     window, static = _windows(alike, tau)
     length = torch.bincount(window)
-    first = length.cumsum(0) - length
     static = _take_apart(static, alike, window, length, budget)
     still = static[window]  # (T, N)
     size = torch.cat([static.sum(1), (~still).sum(1)])
     count = apportion(size, budget, size)
     patches = still.shape[1]
     place = torch.arange(tokens.total, device=still.device).view_as(still)
-    kept = ranks(tokens.saliency.flatten(1).masked_fill(still, -torch.inf)) < count[len(static) :, None]
+    kept = ranks(attention(tokens).masked_fill(still, -torch.inf)) < count[len(static) :, None]
     home = torch.where(kept, place, -1)
     frames = tokens.values.flatten(1, 2)
     for number in count[: len(static)].nonzero().flatten().tolist():
-        start, stop = int(first[number]), int(first[number] + length[number])
+        stop = int(length[: number + 1].sum())
+        start = stop - int(length[number])
         where = static[number].nonzero().flatten()
-        rows = sum(frames[start:stop][part][:, where].float().sum(0) for part in blocks(frames[start:stop]))
-        rows = rows / (stop - start)
-        home[start:stop, where] = (start * patches + where)[
-            closest(rows, density_peaks(rows, int(count[number]), _NEIGHBOURS))
-        ]
+        inside = frames[start:stop]
+        rows = add_up(inside[part][:, where].float().sum(0) for part in blocks(inside)) / len(inside)
+        home[start:stop, where] = start * patches + where[peak_of_each(rows, int(count[number]), _NEIGHBOURS)]
     return gather(tokens, home.flatten())
 
 
@@ -82,9 +68,9 @@ def _windows(alike: Tensor, tau: float) -> tuple[Tensor, Tensor]:
     time = torch.arange(frames, device=alike.device)
     # How many links above tau end at each token; a position is static in i..j if at least j - i do at j.
     run = time[:, None] - torch.where(alike > tau, 0, time[:, None]).cummax(0).values
-    count = torch.zeros(frames, frames + 1, device=alike.device, dtype=torch.long)
-    count.scatter_add_(1, run, torch.ones_like(run))
-    count = count.flip(1).cumsum(1).flip(1).tolist()  # at [j][l] positions whose run is at least l
+    exactly = torch.zeros(frames, frames + 1, device=alike.device, dtype=torch.long)
+    exactly.scatter_add_(1, run, torch.ones_like(run))
+    count = exactly.flip(1).cumsum(1).flip(1).tolist()  # at [j][l] positions whose run is at least l
     best, start = [0], [0]
     for j in range(frames):
         gains = [best[i] + count[j][j - i] * (j - i) for i in range(j, -1, -1)]  # the latest start first
@@ -101,7 +87,7 @@ def _windows(alike: Tensor, tau: float) -> tuple[Tensor, Tensor]:
 
 
 def _take_apart(static: Tensor, alike: Tensor, window: Tensor, length: Tensor, budget: int) -> Tensor:
-    """Static positions without the fewest of lowest mean cosine that must go for `budget` tokens to be there."""
+    """The static positions without the fewest of lowest mean cosine that must go to leave `budget` tokens."""
     missing = budget - int((static + (~static) * length[:, None]).sum())
     if missing <= 0:
         return static

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from vtc_lab.reducers.ops import gather, ranks, shares, top, unit
+from vtc_lab.reducers.ops import attention, gather, ranks, shares, top, unit
 from vtc_lab.reducers.registry import method
 from vtc_lab.tokens import Reduction, VideoTokens
 
@@ -17,33 +17,22 @@ _STRIDED = 3  # "+" takes three strided tokens for each salient one
 def prumerge(tokens: VideoTokens, budget: int | None = None, *, adaptive: bool = False) -> Reduction:
     """Keep each frame's most salient patches and three times as many strided ones; merge the rest into them.
 
-    Of a frame's share, one token is set apart for what is left over; of the others a quarter (at least one) are the
-    patches of highest saliency and the rest evenly strided among the remaining ones. A kept token becomes the mean,
+    Of a frame's equal share, one token is set apart for what is left over; of the others a quarter (at least one) are
+    the patches of highest saliency and the rest evenly strided among the remaining ones. A kept token becomes the mean,
     weighted by saliency, of itself and of those of its 32 nearest dropped patches by cosine that are nearest to it
     among all that list them. What no kept token lists, and in any case the patch least like all kept ones, merges into
     the extra token, anchored at that patch. A share of one token has no extra one: it is the most salient patch, and
     what it does not list is dropped; a frame without a share is dropped.
 
-    Differences: the paper lets a patch enter several sums, and all dropped ones the extra token; here it enters one,
-    because a record of where each token went names one place. The paper's sums of saliency * token depend on the scale
-    of a tower's attention; weights are normalised, so that ratio 1 is the identity. It is a method for images, applied
-    to each frame. Similarity is that of features, not of attention keys. Cost: T * N^2 * D.
+    The paper lets a patch enter several sums, and all dropped ones the extra token; here it enters one, because a
+    reduction names one place for each token. The paper's sums of saliency * token depend on the scale of a tower's
+    attention; weights are normalised here, so that ratio 1 is the identity. It is a method for images, applied to each
+    frame, and compares features, not attention keys. Cost: T * N^2 * D.
 
     Parameters
     ----------
-    tokens : (T, h, w, D) source with saliency.
-    budget : K, 1 to M, in equal shares a frame, larger by one evenly spread.
-    adaptive : instead of a budget, the paper's mode: a frame's salient patches are the outliers of its saliency (above
+    adaptive : instead of a budget, as in the paper: a frame's salient patches are the outliers of its saliency (above
         the third quartile by 1.5 times the interquartile range; at least one).
-
-    Returns
-    -------
-    Reduction that merges.
-
-    Raises
-    ------
-    VTCError
-        From `reduce`, if a ratio and adaptive are both given, or neither is, or the tokens carry no saliency.
 
     Examples
     --------
@@ -51,19 +40,19 @@ def prumerge(tokens: VideoTokens, budget: int | None = None, *, adaptive: bool =
     >>> prumerge(tokens, 10).kept.flatten(1).sum(1).tolist()
     [5, 5]
     """
-    frames, saliency = tokens.values.flatten(1, 2), tokens.saliency.flatten(1).float()
+    frames, saliency = tokens.values.flatten(1, 2), attention(tokens).float()
     patches = frames.shape[1]
     if adaptive:
         low, high = saliency.quantile(torch.tensor([0.25, 0.75], device=saliency.device), dim=1)
         salient = (saliency > (high + 1.5 * (high - low))[:, None]).sum(1).clamp(min=1)
         share = (salient * (1 + _STRIDED) + 1).clamp(max=patches)
     else:
+        assert budget is not None  # `reduce` sees to it
         share = shares(budget, len(frames)).to(frames.device)
         salient = ((share - 1) / (1 + _STRIDED)).round().long().clamp(min=1)
     rank = ranks(saliency)
-    home = [_frame(frames[t].float(), rank[t], int(salient[t]), int(share[t])) for t in range(len(frames))]
-    start = torch.arange(len(frames), device=rank.device)[:, None] * patches
-    home = torch.stack(home)
+    each = [_frame(frames[t].float(), rank[t], int(salient[t]), int(share[t])) for t in range(len(frames))]
+    home, start = torch.stack(each), torch.arange(len(frames), device=rank.device)[:, None] * patches
     return gather(tokens, torch.where(home >= 0, home + start, -1).flatten(), saliency.flatten())
 
 
@@ -84,10 +73,9 @@ def _frame(rows: Tensor, rank: Tensor, salient: int, share: int) -> Tensor:
     listed = torch.zeros_like(alike, dtype=torch.bool)
     listed.scatter_(0, top(alike.T, _NEIGHBOURS).T, True)
     best = alike.masked_fill(~listed, -torch.inf).max(1)
-    if share == 1:
-        own[loose] = torch.where(best.values.isinf(), -1, centre[best.indices])
-        return own
     extra = loose[alike.amax(1).argmin()]
-    own[loose] = torch.where(best.values.isinf(), extra, centre[best.indices])
-    own[extra] = extra
+    unlisted = extra if share > 1 else torch.full_like(extra, -1)
+    own[loose] = torch.where(best.values.isinf(), unlisted, centre[best.indices])
+    if share > 1:
+        own[extra] = extra
     return own

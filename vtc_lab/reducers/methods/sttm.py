@@ -7,7 +7,7 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
-from vtc_lab.reducers.ops import cosine, gather, merge
+from vtc_lab.reducers.ops import cosine, gather, group_means
 from vtc_lab.reducers.quadtree import count_joins, join_cheapest, overlaps, similarities
 from vtc_lab.reducers.registry import method
 from vtc_lab.tokens import Reduction, VideoTokens
@@ -34,19 +34,8 @@ def sttm(
 
     Parameters
     ----------
-    tokens : (T, h, w, D) source.
-    budget : K, 1 to M.
-    tau_s : instead of a budget, the spatial threshold, -1 to 1 (the paper's mode; it uses 0.80 to 0.95).
+    tau_s : instead of a budget, the spatial threshold, -1 to 1 (as in the paper, which uses 0.80 to 0.95).
     tau_t : the temporal threshold, -1 to 1 (the paper uses 0.5 to 0.65).
-
-    Returns
-    -------
-    Reduction that merges; the anchor of a node is its first patch.
-
-    Raises
-    ------
-    VTCError
-        From `reduce`, if a ratio and tau_s are both given, or neither is.
 
     Examples
     --------
@@ -54,40 +43,41 @@ def sttm(
     >>> sttm(VideoTokens(halves), tau_s=0.9).anchor.tolist()
     [0, 2, 8, 10]
     """
+    grid, total = tokens.grid, tokens.total
     within, across = similarities(tokens.values)
     if budget is not None:
         tried = [*within.unique().tolist(), torch.inf]
         low, high = 0, len(tried) - 1
         while low < high:
             middle = (low + high) // 2
-            node, start, stop, alike = overlaps(tokens.grid, within, across, tried[middle])
-            strong = alike >= tau_t
-            count = len(node.unique()) - count_joins(tokens.total, start[strong], stop[strong])
+            node, start, stop, alike = overlaps(grid, within, across, tried[middle])
+            count = len(node.unique()) - count_joins(total, start[alike >= tau_t], stop[alike >= tau_t])
             low, high = (low, middle) if count >= budget else (middle + 1, high)
         tau_s = tried[low]
-    node, start, stop, alike = overlaps(tokens.grid, within, across, tau_s)
+    assert tau_s is not None  # `reduce` sees to it
+    node, start, stop, alike = overlaps(grid, within, across, tau_s)
     cost = 1 - alike + (alike < tau_t) * 4.0  # joins in time that reach the threshold come first
-    joins = count_joins(tokens.total, start[alike >= tau_t], stop[alike >= tau_t])
-    if budget is not None:
-        more = _neighbours(tokens, node)
-        start, stop = torch.cat([start, more[0]]), torch.cat([stop, more[1]])
-        cost, joins = torch.cat([cost, 5 - more[2]]), len(node.unique()) - budget
-    root = join_cheapest(tokens.total, start, stop, cost, joins)
+    if budget is None:
+        joins = count_joins(total, start[alike >= tau_t], stop[alike >= tau_t])
+    else:
+        left, right, like = _neighbours(tokens, node)
+        start, stop, cost = torch.cat([start, left]), torch.cat([stop, right]), torch.cat([cost, 5 - like])
+        joins = len(node.unique()) - budget
+    root = join_cheapest(total, start, stop, cost, joins)
     return gather(tokens, root[node.flatten()])
 
 
 def _neighbours(tokens: VideoTokens, node: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Pairs of nodes that touch in a frame, and the cosine of their means."""
     anchor, group = node.unique(return_inverse=True)
-    mean = merge(tokens, group.flatten(), torch.ones(tokens.total, device=node.device), anchor).tokens
+    mean = group_means(tokens.values.flatten(0, 2), group.flatten(), len(anchor))
     on_grid = group.view(tokens.grid)
-    pairs = [
+    sides = [
         torch.stack([on_grid.narrow(axis, 0, size - 1).flatten(), on_grid.narrow(axis, 1, size - 1).flatten()])
         for axis, size in ((1, tokens.grid[1]), (2, tokens.grid[2]))
     ]
-    left, right = (
-        torch.cat(pairs, 1)[:, (torch.cat(pairs, 1)[0] != torch.cat(pairs, 1)[1])].sort(0).values.unique(dim=1)
-    )
+    pairs = torch.cat(sides, 1)
+    left, right = pairs[:, pairs[0] != pairs[1]].sort(0).values.unique(dim=1)
     parts = zip(left.split(4096), right.split(4096), strict=True)
-    alike = [cosine(mean[a].float(), mean[b].float()) for a, b in parts]
-    return anchor[left], anchor[right], torch.cat([mean.new_zeros(0, dtype=torch.float32), *alike])
+    alike = [cosine(mean[a], mean[b]) for a, b in parts]
+    return anchor[left], anchor[right], torch.cat([mean.new_zeros(0), *alike])

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from vtc_lab.reducers.clusters import most_alike
-from vtc_lab.reducers.ops import gather, shares, top, weighted_sums
+from vtc_lab.reducers.ops import gather, group_means, shares, top
 from vtc_lab.reducers.registry import method
 from vtc_lab.tokens import Reduction, VideoTokens
 
@@ -23,29 +23,17 @@ from vtc_lab.tokens import Reduction, VideoTokens
     ),
 )
 def tome(tokens: VideoTokens, budget: int, *, scope: Literal["clip", "frame"] = "clip") -> Reduction:
-    """Merge the most similar pairs of even and odd tokens into size-weighted means, and again until K are left.
+    """Merge the most similar pairs of even and odd tokens into size-weighted means, round by round, until K are left.
 
     In a round the n tokens, in raster order, are split into even and odd ones; each even one has its odd partner of
     highest cosine, and the top r <= n/2 of these edges are merged (ties to the lower index), several into one odd token
     if they share it. A merged token keeps its odd member's position. The original merges a few tokens in every layer of
-    the encoder, measures on attention keys and leaves the tokens reordered; here rounds follow each other on the
-    features that enter the language model, and raster order is kept. Cost of a first round: M^2 / 4 * D, or
-    M * N / 4 * D within frames.
+    the encoder, compares attention keys and leaves the tokens reordered; here all rounds use the features that enter
+    the language model, and raster order is kept. Cost of the first round: M^2 / 4 * D, or M * N / 4 * D within frames.
 
     Parameters
     ----------
-    tokens : (T, h, w, D) source.
-    budget : K, 1 to M (from T within frames).
-    scope : "clip" matches all tokens; "frame" each frame's by themselves, to equal shares of the budget.
-
-    Returns
-    -------
-    Reduction that merges.
-
-    Raises
-    ------
-    VTCError
-        From `reduce`, for a budget below one token a frame with scope "frame".
+    scope : "clip" matches all tokens; "frame" those of each frame, to equal shares of the budget.
 
     Examples
     --------
@@ -72,7 +60,5 @@ def _match(rows: Tensor, budget: int) -> Tensor:
         target[2 * lost] = 2 * partner[lost] + 1
         home = anchor[target][torch.searchsorted(anchor, home)]
         anchor = home.unique()
-        group = torch.searchsorted(anchor, home)
-        size = torch.bincount(group)[group].float()
-        merged = weighted_sums(rows[:, None], group, 1 / size, len(anchor)).float()
+        merged = group_means(rows, torch.searchsorted(anchor, home), len(anchor))
     return home

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from vtc_lab.reducers.ops import apportion, blocks, prune, ranks
+from vtc_lab.reducers.ops import add_up, apportion, blocks, prune, ranks
 from vtc_lab.reducers.registry import method
 from vtc_lab.tokens import Reduction, VideoTokens
 
@@ -25,21 +25,7 @@ def vidcom2(tokens: VideoTokens, budget: int) -> Reduction:
     that of a frame. Likeness to g is the sum over a = 2^-3 .. 2^1 of exp(-|x - g|^2 / 2a), v to g_v and f to g_f. A
     frame's score is u = -mean v, p = softmax((u - max u) / 0.01), its share of patches s = min(1, r (1 + p - mean p))
     with r = K / M. A frame keeps its lowest v + f, at least one; ties go to the lower patch. The shares are scaled
-    together until their whole numbers sum to K, the original rounds each. The cost is three passes over the tokens.
-
-    Parameters
-    ----------
-    tokens : (T, h, w, D) source.
-    budget : K, from one token a frame, T, to M.
-
-    Returns
-    -------
-    Reduction that prunes.
-
-    Raises
-    ------
-    VTCError
-        From `reduce`, for a budget below one token a frame.
+    together until their whole numbers sum to K; the original rounds each. The cost is three passes over the tokens.
 
     Examples
     --------
@@ -62,14 +48,14 @@ def vidcom2(tokens: VideoTokens, budget: int) -> Reduction:
 
 def _steady_channels(frames: Tensor) -> Tensor:
     """(T, N, ceil(D / 2)) float32 unit vectors of the channels of lowest variance, the lower channel on ties."""
-    mean = sum(frames[part].float().sum((0, 1), dtype=torch.double) for part in blocks(frames)) / frames[..., 0].numel()
-    mean = mean.float()
-    spread = sum((frames[part].float() - mean).square().sum((0, 1), dtype=torch.double) for part in blocks(frames))
+    parts = [*blocks(frames)]
+    total = add_up(frames[part].float().sum((0, 1), dtype=torch.double) for part in parts)
+    mean = (total / frames[..., 0].numel()).float()
+    spread = add_up((frames[part].float() - mean).square().sum((0, 1), dtype=torch.double) for part in parts)
     steady = spread.argsort(stable=True)[: -(-frames.shape[2] // 2)].sort().values
-    halves = [torch.nn.functional.normalize(frames[part].float()[..., steady], dim=-1) for part in blocks(frames)]
-    return torch.cat(halves)
+    return torch.cat([torch.nn.functional.normalize(frames[part].float()[..., steady], dim=-1) for part in parts])
 
 
 def _likeness(vectors: Tensor, centre: Tensor) -> Tensor:
     far = (vectors - centre).square().sum(-1)
-    return sum((far / (-2 * scale)).exp() for scale in _SCALES)
+    return add_up((far / (-2 * scale)).exp() for scale in _SCALES)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from vtc_lab.reducers.ops import add, nearest, ranks, shares
+from vtc_lab.reducers.ops import add, attention, nearest, ranks, shares
 from vtc_lab.reducers.registry import method
 from vtc_lab.tokens import Reduction, VideoTokens
 
@@ -15,26 +15,12 @@ _CONTEXTUAL = 10 / 64  # the paper keeps 54 dominant and 10 contextual tokens
 def visionzip(tokens: VideoTokens, budget: int) -> Reduction:
     """Keep each frame's most salient patches and merge the others into evenly strided ones of the rest.
 
-    A frame's share of the budget is split into dominant and contextual tokens as 54 to 10. Dominant are its patches
-    of highest saliency (ties to the lower patch), as they are. The rest, in raster order, gives every step-th patch as
-    a target; each other one goes to the target of highest cosine, and a target becomes itself plus the mean of those
-    that came. That is a sum, as in the official code, so a merged token is longer than its members: the weights of a
-    group sum to 2. The original compares attention keys; keys do not come with tokens, so features are compared.
+    A frame's equal share of the budget is split into dominant and contextual tokens as 54 to 10. Dominant are its
+    patches of highest saliency (ties to the lower patch), as they are. The rest, in raster order, gives every step-th
+    patch as a target; each other one goes to the target of highest cosine, and a target becomes itself plus the mean of
+    those that came. That is a sum, as in the official code, so a merged token is longer than its members: the weights
+    of a group sum to 2. The original compares attention keys; they do not come with tokens, so features are compared.
     Frames without a share are dropped; a frame without contextual tokens drops its rest. Cost: T * N^2 * D.
-
-    Parameters
-    ----------
-    tokens : (T, h, w, D) source with saliency; equal shares a frame, larger by one evenly spread.
-    budget : K, 1 to M.
-
-    Returns
-    -------
-    Reduction that merges.
-
-    Raises
-    ------
-    VTCError
-        From `reduce`, if the tokens carry no saliency.
 
     Examples
     --------
@@ -45,7 +31,7 @@ def visionzip(tokens: VideoTokens, budget: int) -> Reduction:
     frames = tokens.values.flatten(1, 2)
     share = shares(budget, len(frames)).to(frames.device)
     contextual = (share * _CONTEXTUAL).round().long()
-    dominant = ranks(tokens.saliency.flatten(1)) < (share - contextual)[:, None]
+    dominant = ranks(attention(tokens)) < (share - contextual)[:, None]
     rest = ~dominant
     order = rest.cumsum(1) - 1  # among the rest of its frame
     step = (rest.sum(1) // contextual.clamp(min=1)).clamp(min=1)[:, None]
