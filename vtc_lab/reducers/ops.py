@@ -37,10 +37,8 @@ def few_threads(elements: int) -> Iterator[None]:
     Small operations gain nothing from a second thread; on a busy machine waiting for it took ten times as long.
     """
     before = torch.get_num_threads()
-    if elements > 1 << 21 or before == 1:
-        yield
-        return
-    torch.set_num_threads(1)
+    if elements <= 1 << 21:
+        torch.set_num_threads(1)
     try:
         yield
     finally:

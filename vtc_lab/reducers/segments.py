@@ -1,4 +1,7 @@
-"""Cutting a clip into contiguous segments: a function from the number of segments to the label of each frame."""
+"""Cuts of a clip into T' contiguous segments, as functions from T' to the (T, S) labels 0 to T'-1.
+
+S is 1, or N where each grid position is cut on its own; labels do not decrease in time.
+"""
 
 from __future__ import annotations
 
@@ -11,19 +14,8 @@ Labels = Callable[[int], Tensor]
 
 
 def greedy(evidence: Tensor) -> Labels:
-    """Cut before the frames of largest evidence.
+    """Cut before the frames of largest evidence (T, S), which is inf for the first frame.
 
-    Parameters
-    ----------
-    evidence : (T, S) how much each frame differs from the one before, inf for the first; S is 1, or N to cut
-        each grid position on its own.
-
-    Returns
-    -------
-    Function from T' to (T, S) long labels 0 to T'-1, not decreasing in time.
-
-    Examples
-    --------
     >>> greedy(torch.tensor([[torch.inf], [0.1], [0.7], [0.2]]))(2).flatten().tolist()
     [0, 0, 1, 1]
     """
@@ -32,20 +24,10 @@ def greedy(evidence: Tensor) -> Labels:
 
 
 def optimal(values: Tensor, per_position: bool) -> Labels:
-    """Cut so that the squared deviation from the segment means is least, by dynamic programming.
+    """Cut the values (T, h, w, D) so that the squared deviation from the segment means is least, the earliest on ties.
 
-    Parameters
-    ----------
-    values : (T, h, w, D) tokens.
-    per_position : cut each grid position on its own instead of whole frames.
+    The cost is T^2 * N * D for the inner products and T' * T^2 for the dynamic programme.
 
-    Returns
-    -------
-    Function from T' to (T, S) long labels; S is N = h * w per position, else 1. Among equal cuts the earliest wins.
-    The cost is T^2 * N * D for the inner products and T' * T^2 for the programme.
-
-    Examples
-    --------
     >>> optimal(torch.tensor([0.0, 0.1, 1.0, 1.1]).view(4, 1, 1, 1), False)(2).flatten().tolist()
     [0, 0, 1, 1]
     """
@@ -58,7 +40,7 @@ def optimal(values: Tensor, per_position: bool) -> Labels:
 def _deviation(rows: Tensor) -> Tensor:
     """(T, T) double: at [i, j] the squared deviation of rows i..j from their mean, inf where j < i."""
     rows = rows.float()
-    rows = rows - rows.mean(0)  # deviations do not see a common offset, but float32 would
+    rows = rows - rows.mean(0)  # a common offset changes no deviation, but it would cost float32 its digits
     count = len(rows)
     gram = (rows @ rows.T).double()
     squares = torch.cat([gram.new_zeros(1), gram.diagonal().cumsum(0)])

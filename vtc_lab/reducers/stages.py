@@ -8,7 +8,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from vtc_lab.reducers.ops import blocks, merge, nearest, normalise, ranks, top, weighted_sums
+from vtc_lab.reducers.ops import attention, blocks, merge, nearest, normalise, ranks, top, weighted_sums
 from vtc_lab.reducers.segments import Labels
 from vtc_lab.reducers.significance import patch_significance
 from vtc_lab.tokens import Reduction, VideoTokens
@@ -17,25 +17,17 @@ _SKETCH = 64  # channels on which candidate splits are compared
 
 
 @dataclass(frozen=True)
-class Way:
-    """The options that say how the two stages work, whatever the budget."""
+class Problem:
+    """One clip with the options of both stages: computed once, used for every budget and split that is tried."""
 
+    tokens: VideoTokens
+    evidence: Tensor  # (T, N)
+    labels: Labels
     temporal: str
-    granularity: str
     significance: str
     allocation: str
     dropped: str
     order: str
-
-
-@dataclass(frozen=True)
-class Problem:
-    """What does not depend on the budget: computed once, used for every split that is tried."""
-
-    tokens: VideoTokens
-    evidence: Tensor  # (T, 1) or (T, N)
-    labels: Labels
-    way: Way
 
     @cached_property
     def sketch(self) -> VideoTokens:
@@ -54,70 +46,69 @@ class Problem:
             torch.sum(signed.unflatten(-1, (_SKETCH, -1)), -1, out=sketch[part])
         return replace(self.tokens, values=sketch)
 
+    def patch_scores(self, tokens: VideoTokens) -> Tensor:
+        """(T, N) significance of each patch of these tokens."""
+        if self.significance == "attention":
+            return attention(tokens).float()
+        return patch_significance(tokens.values, self.significance)
+
 
 def both_stages(problem: Problem, tokens: VideoTokens, budget: int, count: int) -> Reduction:
-    """Both stages for a fixed number of segments, on the tokens or on their sketch."""
-    frames, height, width = tokens.grid
-    patches, cells = height * width, count * height * width
-    evidence = problem.evidence.expand(frames, patches)
+    """Reduce the problem's tokens, or their sketch, to the budget in `count` segments."""
+    evidence = problem.evidence
+    patches = evidence.shape[1]
+    cells = count * patches
     # Every source token belongs to one cell of the (T', N) grid, or to none (-1) once it is removed.
-    cell = problem.labels(count).expand(frames, patches) * patches + torch.arange(patches, device=evidence.device)
-    if problem.way.temporal == "select":
+    cell = problem.labels(count).expand_as(evidence) * patches + torch.arange(patches, device=evidence.device)
+    if problem.temporal == "select":
         lead = _leaders(cell, evidence, cells)
-        cell = (
-            torch.full_like(cell, -1).flatten().scatter(0, lead, torch.arange(cells, device=lead.device)).view_as(cell)
-        )
-    finite = evidence.isfinite()
-    largest = evidence[finite].max() if bool(finite.any()) else 1.0
-    weight = torch.where(finite, evidence, largest)
-    stage = _spatial_first if problem.way.order == "spatial-first" else _temporal_first
-    return stage(problem.way, tokens, evidence, cell, weight, budget, count)
+        cell = torch.full_like(cell, -1)
+        cell.view(-1)[lead] = torch.arange(cells, device=cell.device)
+    finite = evidence[evidence.isfinite()]
+    weight = evidence.nan_to_num(posinf=float(finite.max()) if len(finite) else 1.0)
+    stage = _spatial_first if problem.order == "spatial-first" else _temporal_first
+    return stage(problem, tokens, cell, weight, budget, cells)
 
 
 def _temporal_first(
-    way: Way, tokens: VideoTokens, evidence: Tensor, cell: Tensor, weight: Tensor, budget: int, count: int
+    problem: Problem, tokens: VideoTokens, cell: Tensor, weight: Tensor, budget: int, cells: int
 ) -> Reduction:
     frames, height, width = tokens.grid
-    cells = count * height * width
+    count = cells // (height * width)
     weight = normalise(weight.flatten(), cell.flatten(), cells)
-    values, saliency = tokens.values, tokens.saliency
+    merged = tokens
     if count < frames:  # otherwise every cell is one source token already
 
-        def merged(source: Tensor) -> Tensor:
+        def means(source: Tensor) -> Tensor:
             return weighted_sums(source, cell.flatten(), weight, cells).view(count, height, width, -1)
 
-        values, saliency = merged(values), None if saliency is None else merged(saliency[..., None])[..., 0]
-    lead = _leaders(cell, evidence, cells)
-    change = evidence.flatten()[lead].view(count, -1).mean(1)
-    chosen = _choose(_significance(values, saliency, way.significance), change, budget, way.allocation)
-    if way.dropped == "prune":
+        saliency = None if tokens.saliency is None else means(tokens.saliency[..., None])[..., 0]
+        merged = replace(tokens, values=means(tokens.values), saliency=saliency)
+    lead = _leaders(cell, problem.evidence, cells)
+    change = problem.evidence.flatten()[lead].view(count, -1).mean(1)
+    chosen = _choose(problem.patch_scores(merged), change, budget, problem.allocation)
+    if problem.dropped == "prune":
         joined = torch.where(chosen.flatten()[cell.clamp(min=0)] & (cell >= 0), cell, -1)
-        return _gather(tokens, joined, weight, lead, chosen.flatten(), values)
-    home = nearest(values.flatten(1, 2), chosen).flatten()
+        return _gather(tokens, joined, weight, lead, chosen.flatten(), merged.values)
+    home = nearest(merged.values.flatten(1, 2), chosen).flatten()
     joined = torch.where(cell >= 0, home[cell.clamp(min=0)], -1)
     return _gather(tokens, joined, weight, lead, chosen.flatten())
 
 
 def _spatial_first(
-    way: Way, tokens: VideoTokens, evidence: Tensor, cell: Tensor, weight: Tensor, budget: int, count: int
+    problem: Problem, tokens: VideoTokens, cell: Tensor, weight: Tensor, budget: int, cells: int
 ) -> Reduction:
-    cells = count * cell.shape[1]
-    significance = _significance(tokens.values, tokens.saliency, way.significance)
-    admitted = _admit(significance, cell, budget, cells, way.allocation)
+    admitted = _admit(problem.patch_scores(tokens), cell, budget, cells, problem.allocation)
     joined = torch.where(admitted, cell, -1)
-    lead = _leaders(joined, evidence, cells)
-    if way.dropped == "merge":
+    lead = _leaders(joined, problem.evidence, cells)
+    if problem.dropped == "merge":
         home = nearest(tokens.values.flatten(1, 2), admitted).flatten()
         joined = torch.where(home >= 0, cell.flatten()[home.clamp(min=0)], -1)
     return _gather(tokens, joined, weight, lead, lead >= 0)
 
 
-def _significance(values: Tensor, saliency: Tensor | None, kind: str) -> Tensor:
-    return saliency.flatten(1).float() if kind == "attention" else patch_significance(values, kind)
-
-
 def _choose(significance: Tensor, change: Tensor, budget: int, allocation: str) -> Tensor:
-    """(T', N) bool, exactly `budget` of them True; `change` (T',) says which frames get one patch more."""
+    """(T', N) bool, exactly `budget` of them True; the frames of largest `change` (T',) get one patch more."""
     chosen = torch.zeros_like(significance, dtype=torch.bool)
     if allocation == "global":
         chosen.view(-1)[top(significance.flatten(), budget)] = True
@@ -142,7 +133,7 @@ def _admit(significance: Tensor, cell: Tensor, budget: int, cells: int, allocati
 
 
 def _leaders(cell: Tensor, evidence: Tensor, cells: int) -> Tensor:
-    """(cells,) the raster index of the member of largest evidence, the earliest on ties; -1 for an empty cell."""
+    """(cells,) raster index of the member of largest evidence, the earliest on ties; -1 for an empty cell."""
     member = (cell >= 0).flatten().nonzero().flatten()
     home, strength = cell.flatten()[member], evidence.flatten()[member]
     most = torch.full((cells,), -torch.inf, device=strength.device).scatter_reduce(0, home, strength, "amax")

@@ -1,16 +1,10 @@
 """LFTR, learning-free token reduction: merge in time, then remove in space.
 
-Source: arXiv 2501.17391 (v1; v2 renames the method LFTR, v3 is about images and names an anonymous project page).
-Neither its full equations nor its authors' code were at hand.
-
-On record: the reduction sits between the projector and the language model and trains nothing; adjacent frames
-are merged, a frame's significance being its difference from its neighbour; the less significant patches are
-removed, significance coming from the similarity between patches; both stages are bounded jointly.
-
-Our reading, each a named option or stated below: how the clip is cut into segments (`segments`), what stands for
-a segment (`temporal`), whether frames or single positions are cut (`granularity`), which similarity counts
-(`significance`), how the budget is shared (`allocation`), what becomes of removed patches (`dropped`), the
-order of the stages (`order`), and the joint bound as the split that covers the source best.
+Source: arXiv 2501.17391 (v1; v2 renames the method LFTR, v3 is about images). Neither its full equations nor its
+authors' code were at hand. On record: the reduction sits between the projector and the language model and trains
+nothing; adjacent frames are merged, a frame's significance being its difference from its neighbour; the less
+significant patches are removed, significance coming from the similarity between patches; both stages are bounded
+jointly. The rest is our reading, each part a named option or stated in the docstring of `lftr`.
 """
 
 from __future__ import annotations
@@ -25,10 +19,10 @@ from vtc_lab.reducers import segments as cuts
 from vtc_lab.reducers.ops import coverage, few_threads
 from vtc_lab.reducers.registry import check_ratio, method
 from vtc_lab.reducers.significance import difference
-from vtc_lab.reducers.stages import Problem, Way, both_stages
+from vtc_lab.reducers.stages import Problem, both_stages
 from vtc_lab.tokens import Reduction, VideoTokens, VTCError
 
-_SAMPLE = 64  # positions of a frame on which they are compared
+_SAMPLE = 64  # positions of a frame on which splits are compared
 _CANDIDATES = 10  # numbers of segments tried at most
 _TRIED_ALL = 64  # up to this many frames min_fidelity tries every number of segments
 
@@ -55,12 +49,12 @@ def lftr(
     the first frame has d = inf. The clip is cut into T' contiguous segments; a segment becomes one frame; of the
     T' * N patches, K stay. Ties go to the earlier frame and the lower patch; two zero vectors have cosine 1.
 
+    With a budget alone, T' is chosen automatically: of up to 10 values the one whose result covers the source best
+    (mean `coverage`, on a seeded sketch of 64 channels and at most 64 positions of a frame), our reading of "bounded
+    jointly". The notes of the reduction state the split that was chosen and the coverage that was reached.
+
     Parameters
     ----------
-    tokens : (T, h, w, D) source; N = h * w, M = T * N.
-    budget : K, 1 to M. Alone, T' is chosen automatically: of up to 10 values of T' the one whose result covers
-        the source best (mean `coverage`, on a seeded sketch of 64 channels and at most 64 positions of a frame).
-        This is our reading of "bounded jointly".
     temporal_ratio, spatial_ratio : compression of each stage, 1 to T and 1 to N. One alone is that stage alone:
         T' = round(T / temporal_ratio) whole frames, or all frames with N / spatial_ratio patches each on average.
         Both: K = round(M / (temporal_ratio * spatial_ratio)), at most T' * N. One together with a budget fixes the
@@ -84,15 +78,6 @@ def lftr(
         "select" only patches of the selected frames being admitted. `dropped` "merge" lets each other patch into
         the cell of the nearest admitted one of its source frame, weighted by d.
 
-    Returns
-    -------
-    Reduction. Its notes state the split that was chosen and the coverage that was reached.
-
-    Raises
-    ------
-    VTCError
-        If the budget is given twice or not at all, a ratio is out of range, or attention is asked for and absent.
-
     Examples
     --------
     >>> tokens = VideoTokens(torch.randn(16, 8, 8, 32))
@@ -101,18 +86,17 @@ def lftr(
     >>> lftr(tokens, temporal_ratio=4, spatial_ratio=2).ledger
     'kept 128 of 1024 tokens, 8.0x, 4 of 16 frames'
     """
-    way = Way(temporal, granularity, significance, allocation, dropped, order)
     evidence = difference(tokens.values)
     if granularity == "frame":
         evidence = evidence.mean(1, keepdim=True)
-    evidence[0] = torch.inf
     labels = cuts.greedy(evidence) if segments == "greedy" else cuts.optimal(tokens.values, granularity == "patch")
-    problem = Problem(tokens, evidence, labels, way)
-    if min_fidelity is not None:
-        if budget is not None or spatial_ratio is not None:
-            raise VTCError("min_fidelity finds the budget by itself; give it without ratio and spatial_ratio")
-        return _reach(problem, min_fidelity, temporal_ratio)
-    return _solve(problem, *_budget(tokens.grid, budget, temporal_ratio, spatial_ratio))
+    evidence = evidence.expand(-1, tokens.total // len(tokens))
+    problem = Problem(tokens, evidence, labels, temporal, significance, allocation, dropped, order)
+    if min_fidelity is None:
+        return _solve(problem, *_budget(tokens.grid, budget, temporal_ratio, spatial_ratio))
+    if budget is not None or spatial_ratio is not None:
+        raise VTCError("min_fidelity finds the budget by itself; give it without ratio and spatial_ratio")
+    return _reach(problem, min_fidelity, temporal_ratio)
 
 
 def _budget(
@@ -120,26 +104,26 @@ def _budget(
 ) -> tuple[int, int | None]:
     """K and the number of segments, None where it is to be chosen."""
     frames, patches = grid[0], grid[1] * grid[2]
-    along = None if temporal_ratio is None else check_ratio("temporal_ratio", temporal_ratio, frames)
-    across = None if spatial_ratio is None else check_ratio("spatial_ratio", spatial_ratio, patches)
+    in_time, in_space = temporal_ratio is not None, spatial_ratio is not None
+    along = check_ratio("temporal_ratio", temporal_ratio if in_time else 1, frames)
+    across = check_ratio("spatial_ratio", spatial_ratio if in_space else 1, patches)
     if budget is None:
-        if along is None and across is None:
+        if not in_time and not in_space:
             raise VTCError("lftr was given no budget; set ratio, temporal_ratio, spatial_ratio or min_fidelity")
-        count = max(1, round(frames / (along or 1)))
-        whole = count * patches
-        wanted = max(1, round(frames * patches / ((along or 1) * (across or 1))))
-        return (whole if (across or 1) == 1 else min(wanted, whole)), count
-    if along is not None and across is not None:
+        count = max(1, round(frames / along))
+        wanted = max(1, round(frames * patches / (along * across)))
+        return (count * patches if across == 1 else min(wanted, count * patches)), count
+    if in_time and in_space:
         raise VTCError("ratio, temporal_ratio and spatial_ratio were all given; any two of them fix the third")
-    if along is None and across is None:
+    if not in_time and not in_space:
         return budget, None
-    total = frames * patches / budget
-    if (along or across) > total * (1 + 0.5 / budget) + 0.5:
+    total, part = frames * patches / budget, along if in_time else across
+    if part > total * (1 + 0.5 / budget) + 0.5:
         raise VTCError(
-            f"{'temporal' if along else 'spatial'}_ratio is {along or across:g}, more than the whole reduction "
-            f"of {total:g}; choose 1 to {total:g}"
+            f"{'temporal' if in_time else 'spatial'}_ratio is {part:g}, more than the whole reduction of {total:g}; "
+            f"choose 1 to {total:g}"
         )
-    return budget, max(1, round(frames / (along or total / across)))
+    return budget, max(1, round(frames / (along if in_time else total / across)))
 
 
 def _solve(problem: Problem, budget: int, count: int | None) -> Reduction:
@@ -148,16 +132,15 @@ def _solve(problem: Problem, budget: int, count: int | None) -> Reduction:
     lowest, highest = -(-budget // (height * width)), min(frames, budget)
     if count is not None:
         return both_stages(problem, problem.tokens, budget, min(max(count, lowest), highest))
-    with few_threads(problem.sketch.values.numel()):
-        tried = {n: _covered(problem, budget, n) for n in _ladder(lowest, highest)}
-    count = max(tried, key=tried.get)
+    sketch = problem.sketch
+
+    def covered(count: int) -> float:
+        return float(coverage(sketch.values, both_stages(problem, sketch, budget, count), _SAMPLE).mean())
+
+    with few_threads(sketch.values.numel()):
+        count = max(_ladder(lowest, highest), key=covered)
     result = both_stages(problem, problem.tokens, budget, count)
     return replace(result, notes=(_split_note(budget, count, frames),))
-
-
-def _covered(problem: Problem, budget: int, count: int) -> float:
-    sketch = problem.sketch
-    return float(coverage(sketch.values, both_stages(problem, sketch, budget, count), _SAMPLE).mean())
 
 
 def _ladder(lowest: int, highest: int) -> list[int]:
@@ -174,14 +157,13 @@ def _reach(problem: Problem, fidelity: float, temporal_ratio: float | None) -> R
     Coverage grows with the budget while T' stays the same. It falls where the budget asks for one frame more, which
     all frames pay for with patches; so budgets of different T' are not bisected together.
     """
-    if isinstance(fidelity, bool) or not 0 <= fidelity <= 1:
+    if not 0 <= fidelity <= 1:
         raise VTCError(f"min_fidelity is {fidelity!r}; coverage lies between 0 and 1")
     tokens, enough = problem.tokens, fidelity - 1e-6  # a cosine of equal vectors can fall short of 1 by rounding
-    frames, patches = tokens.grid[0], tokens.total // tokens.grid[0]
+    frames, patches = len(tokens), tokens.total // len(tokens)
+    counts = [*range(1, frames + 1)] if frames <= _TRIED_ALL else _ladder(1, frames)
     if temporal_ratio is not None:
-        counts = [_budget(tokens.grid, None, temporal_ratio, None)[1]]
-    else:
-        counts = range(1, frames + 1) if frames <= _TRIED_ALL else _ladder(1, frames)
+        counts = [max(1, round(frames / check_ratio("temporal_ratio", temporal_ratio, frames)))]
 
     def attempt(budget: int, count: int) -> tuple[float, Reduction]:
         result = _solve(problem, budget, count)
