@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 import vtc_lab as vtc
 from vtc_lab.qa.scoring import accuracy, letter_of, normalise, score
-from vtc_lab.qa.wups import similarity, wordnet, words, wups
+from vtc_lab.qa.wups import WordNet, wordnet, wups
 
 WORDNET = Path(__file__).resolve().parent / "fixtures/nextqa-oe/wordnet"
 OPTIONS = ["a blue cube", "the red ball", "nothing", "two dogs, one cat", "it's raining"]
@@ -263,8 +263,8 @@ def test_the_bundled_models_answers_are_scored_as_the_sweep_scores_them():
     ],
 )
 def test_the_similarity_of_words_by_hand(one, other, expected):
-    assert similarity(one, other, WORDNET) == pytest.approx(expected)
-    assert similarity(other, one, WORDNET) == pytest.approx(expected)
+    assert WordNet.of(WORDNET).similarity(one, other) == pytest.approx(expected)
+    assert WordNet.of(WORDNET).similarity(other, one) == pytest.approx(expected)
 
 
 def test_wups_takes_the_nearest_words_both_ways_and_the_smaller(monkeypatch):
@@ -287,7 +287,7 @@ def test_wups_takes_words_apart_as_nextoe_does(monkeypatch):
     assert wups("it doesn't run", "run") == wups("he's not a puppy, he'll run", "not puppy run") == 1.0
     assert wups("the puppy's toy", "dog toy") == pytest.approx(6 / 7)
     assert wups("does not", "doesn't", kind="DB") == 0.0 and wups("don't", "doesn't", kind="DB") == 1.0
-    assert words("He cannot; they can't, I'm gonna 'hold' o'clock T-shirts!", WORDNET) == [
+    assert WordNet.of(WORDNET).words("He cannot; they can't, I'm gonna 'hold' o'clock T-shirts!") == [
         *("not", "ca", "n't", "'m", "gon", "na", "hold", "o'clock", "t-shirts")
     ]
 
@@ -317,4 +317,4 @@ def test_wups_says_what_it_needs(monkeypatch, tmp_path):
 def test_wordnets_files_may_have_windows_line_ends(tmp_path):
     for file in WORDNET.iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes().replace(b"\n", b"\r\n"))
-    assert similarity("kitten", "dog", tmp_path) == similarity("kitten", "dog", WORDNET)
+    assert WordNet(tmp_path).similarity("kitten", "dog") == WordNet(WORDNET).similarity("kitten", "dog")
