@@ -65,20 +65,20 @@ def open_answers(root: Path, clips: Path, split: str, layout: Open) -> Samples:
     return read()
 
 
-def by_word(question: Record, answer: Record) -> str:
-    """Return the kind in MSVD-QA and MSRVTT-QA: the first word."""
+def _by_word(question: Record, answer: Record) -> str:
+    """The kind in MSVD-QA and MSRVTT-QA: the first word."""
     first = question.text("question").split(" ")[0].lower()
     return first if first in ("what", "who", "how", "when", "where") else "other"
 
 
-def by_type(question: Record, answer: Record) -> str:
-    """Return the kind in ActivityNet-QA: its nine types by name; any other type as it is."""
+def _by_type(question: Record, answer: Record) -> str:
+    """The kind in ActivityNet-QA: its nine types by name; any other type as it is."""
     kind = _type(answer)
     return _ACTIVITYNET[int(kind)] if kind.isdecimal() and int(kind) < len(_ACTIVITYNET) else kind
 
 
-def by_frame_type(question: Record, answer: Record) -> str:
-    """Return the kind in TGIF-QA: the four of its own FrameQA table by name; any other type as it is."""
+def _by_frame_type(question: Record, answer: Record) -> str:
+    """The kind in TGIF-QA: the four of its own FrameQA table by name; any other type as it is."""
     kind = _type(answer)
     return _FRAMEQA[int(kind)] if "gif_name" in question.fields and kind in ("0", "1", "2", "3") else kind
 
@@ -110,3 +110,26 @@ def _youtube_names(*folders: Path) -> dict[str, str]:
     file = next((path for folder in folders if (path := folder / "youtube_mapping.txt").is_file()), None)
     pairs = (line.split() for line in file.read_text(encoding="utf-8").splitlines()) if file else ()
     return {pair[1]: pair[0] for pair in pairs if len(pair) == 2}
+
+
+MSVD = Open(
+    "MSVD_Zero_Shot_QA",
+    ("videos", "YouTubeClips", "video"),
+    _by_word,
+    numbered="vid{}",
+    joined=("{split}_qa.json", "MSVD-QA/{split}_qa.json"),
+)
+MSRVTT = Open(
+    "MSRVTT_Zero_Shot_QA",
+    ("videos/all", "videos", "video", "TestVideo", "TrainValVideo", "all"),
+    _by_word,
+    numbered="video{}",
+    joined=("{split}_qa.json", "MSRVTT-QA/{split}_qa.json"),
+)
+ACTIVITYNET = Open("Activitynet_Zero_Shot_QA", ("all_test", "videos"), _by_type, ("v_{}", "{}"))
+TGIF = Open(
+    "TGIF_Zero_Shot_QA",
+    ("mp4", "gifs", "videos_mp4", "videos"),
+    _by_frame_type,
+    joined=("{Split}_frameqa_question.csv", "dataset/{Split}_frameqa_question.csv"),
+)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -12,32 +11,23 @@ import pandas as pd
 
 from vtc_lab.qa import layouts_choice, layouts_open
 from vtc_lab.qa.layouts import Samples, plain
-from vtc_lab.qa.layouts_open import Open
 from vtc_lab.qa.samples import Sample
 from vtc_lab.tokens import VTCError, suggest
 
-
-@dataclass(frozen=True)
-class _Benchmark:
-    """How a benchmark is read and what `benchmarks` says of it, in texts that pandas shows whole (50 characters).
-
-    The first split is the default, "" stands for all.
-    """
-
-    read: Callable[[Path, Path, str], Samples]
-    splits: tuple[str, ...]
-    rule: str
-    files: str
-    or_files: str
-    clips: str
-    source: str
-    github: str = ""
-    hub: str = ""
-
-    def wanted(self, split: str) -> str:
-        """The files of a split, the official ones first."""
-        texts = (text.format(split=split or "*", Split=split.title() or "*") for text in (self.files, self.or_files))
-        return ", or ".join(filter(None, texts))
+# Each takes the folder, the folder of clips and the split, "" for all; benchmarks.csv says the rest.
+_READERS: dict[str, Callable[[Path, Path, str], Samples]] = {
+    "msvd-qa": partial(layouts_open.open_answers, layout=layouts_open.MSVD),
+    "msrvtt-qa": partial(layouts_open.open_answers, layout=layouts_open.MSRVTT),
+    "activitynet-qa": partial(layouts_open.open_answers, layout=layouts_open.ACTIVITYNET),
+    "tgif-qa": partial(layouts_open.open_answers, layout=layouts_open.TGIF),
+    "nextqa-mc": partial(layouts_choice.nextqa, options=True),
+    "nextqa-oe": partial(layouts_choice.nextqa, options=False),
+    "egoschema": layouts_choice.egoschema,
+    "mvbench": layouts_choice.mvbench,
+    "video-mme": layouts_choice.video_mme,
+    "longvideobench": layouts_choice.longvideobench,
+    "plain": plain,
+}
 
 
 def read_benchmark(
@@ -86,34 +76,37 @@ def read_benchmark(
     >>> {s["id"][-1]: letter_of(text, s["options"]) for s, text in zip(samples, said, strict=True)}
     {'a': 'D', 'b': 'B'}
     """
-    if name not in _BENCHMARKS:
-        raise VTCError(f"there is no benchmark {name!r}; {suggest(name, _BENCHMARKS)}")
+    if name not in _READERS:
+        raise VTCError(f"there is no benchmark {name!r}; {suggest(name, _READERS)}")
     if limit is not None and (type(limit) is not int or limit < 0):
         raise VTCError(f"limit is {limit!r}; it must be a whole number of samples, or None for all")
-    benchmark = _BENCHMARKS[name]
-    chosen = benchmark.splits[0] if split is None else split
-    if chosen not in benchmark.splits:
-        known = list(filter(None, benchmark.splits))
+    facts, read = benchmarks().set_index("name").loc[name], _READERS[name]
+    splits = list(layouts_choice.TASKS) if name == "mvbench" else facts.splits.removeprefix("all").split(", ")
+    known = list(filter(None, splits))
+    chosen = ("" if facts.splits.startswith("all") else known[0]) if split is None else split
+    if split is not None and split not in known:
         meant = next((near for near in known if str(split).startswith(near)), split)  # "validation", "test_full"
         raise VTCError(f"{name} has no split {split!r}; {suggest(meant, known)}")
+    words = {"split": chosen or "*", "Split": chosen.title() or "*"}
+    wanted = ", or ".join(text.format(**words) for text in (facts.files, facts.or_files))
     root = Path(folder).expanduser().absolute()
     if not root.exists():
-        raise VTCError(f"there is no folder {folder}; give the one that holds {benchmark.wanted(chosen)}")
+        raise VTCError(f"there is no folder {folder}; give the one that holds {wanted}")
     if root.is_file() and name != "plain":
-        raise VTCError(f"{folder} is a file; give the folder that holds {benchmark.wanted(chosen)}")
+        raise VTCError(f"{folder} is a file; give the folder that holds {wanted}")
     beside = root if clips is None else Path(clips).expanduser().absolute()
     if not beside.exists():
-        raise VTCError(f"there is no folder {clips}; give the one that holds the clips ({benchmark.clips})")
+        raise VTCError(f"there is no folder {clips}; give the one that holds the clips ({facts.clips})")
     try:
-        samples = benchmark.read(root, beside, chosen)
+        samples = read(root, beside, chosen)
     except VTCError as error:
-        there = ", ".join(repr(other) for other in benchmark.splits if other and _is_there(benchmark, root, other))
+        there = ", ".join(repr(other) for other in known if _is_there(read, root, other))
         raise VTCError(f"{error}; those of split {there} are there" if there else f"{error}") from error
     return islice(samples, limit)
 
 
 def benchmarks() -> pd.DataFrame:
-    """The benchmarks that can be read.
+    """List the benchmarks that can be read.
 
     Returns
     -------
@@ -128,146 +121,12 @@ def benchmarks() -> pd.DataFrame:
     >>> table.rule["egoschema"], table.splits["egoschema"]
     ('letter', 'subset, full')
     """
-    columns = ("rule", "splits", "files", "or_files", "clips", "source", "github", "hub")
-    rows = [[name, *(getattr(entry, column) for column in columns)] for name, entry in _BENCHMARKS.items()]
-    table = pd.DataFrame(rows, columns=["name", *columns])
-    tasks = layouts_choice.TASKS.keys()
-    named = [
-        "all, or a task" if tasks <= set(each) else ", ".join(split or "all" for split in each) for each in table.splits
-    ]
-    return table.assign(splits=named)
+    return pd.read_csv(Path(__file__).with_name("benchmarks.csv"), dtype=str, keep_default_na=False)
 
 
-def _is_there(benchmark: _Benchmark, root: Path, split: str) -> bool:
-    """Whether a folder has the files of a split."""
+def _is_there(read: Callable[[Path, Path, str], Samples], root: Path, split: str) -> bool:
     try:
-        benchmark.read(root, root, split)
+        read(root, root, split)
     except VTCError:
         return False
     return True
-
-
-_MSVD = Open(
-    "MSVD_Zero_Shot_QA",
-    ("videos", "YouTubeClips", "video"),
-    layouts_open.by_word,
-    numbered="vid{}",
-    joined=("{split}_qa.json", "MSVD-QA/{split}_qa.json"),
-)
-_MSRVTT = Open(
-    "MSRVTT_Zero_Shot_QA",
-    ("videos/all", "videos", "video", "TestVideo", "TrainValVideo", "all"),
-    layouts_open.by_word,
-    numbered="video{}",
-    joined=("{split}_qa.json", "MSRVTT-QA/{split}_qa.json"),
-)
-_ACTIVITYNET = Open("Activitynet_Zero_Shot_QA", ("all_test", "videos"), layouts_open.by_type, ("v_{}", "{}"))
-_TGIF = Open(
-    "TGIF_Zero_Shot_QA",
-    ("mp4", "gifs", "videos_mp4", "videos"),
-    layouts_open.by_frame_type,
-    joined=("{Split}_frameqa_question.csv", "dataset/{Split}_frameqa_question.csv"),
-)
-
-
-def _open(layout: Open, or_files: str, source: str, github: str, hub: str = "") -> _Benchmark:
-    """A benchmark with open answers; they are all scored alike, and in two files as Video-LLaVA has them."""
-    return _Benchmark(
-        partial(layouts_open.open_answers, layout=layout),
-        ("test", "val", "train"),
-        "exact",
-        "{split}_q.json and {split}_a.json",
-        or_files,
-        f"{layout.places[0]}/" + (", called v_ and the name" if "v_{}" in layout.names else ""),
-        f"{source}; Maaz et al., arXiv 2306.05424",
-        github,
-        hub,
-    )
-
-
-_NEXT_CLIPS = "NExTVideo/, or videos/ and map_vid_vidorID.json"
-_BENCHMARKS = {
-    "msvd-qa": _open(
-        _MSVD, "{split}_qa.json and youtube_mapping.txt", "Xu et al. 2017", "xudejing/video-question-answering"
-    ),
-    "msrvtt-qa": _open(_MSRVTT, "{split}_qa.json", "Xu et al. 2017", "xudejing/video-question-answering"),
-    "activitynet-qa": _open(
-        _ACTIVITYNET, "data/{split}-*.parquet", "Yu et al. 2019", "MILVLG/activitynet-qa", "lmms-lab/ActivityNetQA"
-    ),
-    "tgif-qa": _open(_TGIF, "{Split}_frameqa_question.csv", "Jang et al. 2017", "YunseokJANG/tgif-qa"),
-    "nextqa-mc": _Benchmark(
-        partial(layouts_choice.nextqa, options=True),
-        ("val", "test", "train"),
-        "letter",
-        "{split}.csv",
-        "MC/{split}-*.parquet",
-        _NEXT_CLIPS,
-        "Xiao et al. 2021",
-        "doc-doc/NExT-QA",
-        "lmms-lab/NExTQA",
-    ),
-    "nextqa-oe": _Benchmark(
-        partial(layouts_choice.nextqa, options=False),
-        ("val", "test", "train"),
-        "exact; its own are wups and wups0.9 (see score)",
-        "{split}.csv",
-        "OE/{split}-*.parquet",
-        _NEXT_CLIPS,
-        "Xiao et al. 2021",
-        "doc-doc/NExT-OE",
-        "lmms-lab/NExTQA",
-    ),
-    "egoschema": _Benchmark(
-        layouts_choice.egoschema,
-        ("subset", "full"),
-        "letter",
-        "questions.json and subset_answers.json",
-        "Subset/test-*.parquet and MC/test-*.parquet",
-        "videos/",
-        "Mangalam et al. 2023",
-        "egoschema/EgoSchema",
-        "lmms-lab/egoschema",
-    ),
-    "mvbench": _Benchmark(
-        layouts_choice.mvbench,
-        ("", *layouts_choice.TASKS),
-        "letter",
-        "json/{split}.json",
-        "{split}.json",
-        "video/ (or without it), a folder for each source",
-        "Li et al. 2024, arXiv 2311.17005",
-        "OpenGVLab/Ask-Anything, video_chat2/mvbench.ipynb",
-        "OpenGVLab/MVBench, revisions main and video",
-    ),
-    "video-mme": _Benchmark(
-        layouts_choice.video_mme,
-        ("", "short", "medium", "long"),
-        "letter",
-        "videomme/test-*.parquet",
-        "test.jsonl|csv|json or output_test_template.json",
-        "data/",
-        "Fu et al. 2024, arXiv 2405.21075",
-        "BradyFU/Video-MME, evaluation/",
-        "lmms-lab/Video-MME",
-    ),
-    "longvideobench": _Benchmark(
-        layouts_choice.longvideobench,
-        ("val", "test"),
-        "letter",
-        "lvb_val.json, of the test lvb_test_wo_gt.json",
-        "validation-*.parquet, of the test test-*.parquet",
-        "videos/",
-        "Wu et al. 2024, arXiv 2407.15754",
-        "longvideobench/LongVideoBench",
-        "longvideobench/LongVideoBench",
-    ),
-    "plain": _Benchmark(
-        plain,
-        ("",),
-        "exact, or letter with options",
-        "qa.jsonl",
-        "qa.csv",
-        "as the file says",
-        "our definition",
-    ),
-}
