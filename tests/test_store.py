@@ -19,8 +19,9 @@ import torch
 
 import vtc_lab as vtc
 from vtc_lab.models.loading import BUNDLED
-from vtc_lab.sweeps.keys import revision
-from vtc_lab.sweeps.run import summary
+from vtc_lab.models.video_model import VideoModel
+from vtc_lab.sweeps.keys import code_hash, identity
+from vtc_lab.sweeps.run import look_up, summary
 from vtc_lab.sweeps.store import COLUMNS, TABLE, UNSAVED, Store, read_results
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -43,6 +44,7 @@ def made():
 def calls(tmp_path):
     """The budgets that a method was called with; in a file, as what a method uses is a part of what it is."""
     log = str(tmp_path / "calls")
+    Path(log).touch()
 
     @vtc.method(name="counted")
     def run(tokens, budget, *, seed: int = 0, share: float = 0.5):
@@ -143,49 +145,134 @@ def test_what_has_changed_is_computed_again(model, made, calls, tmp_path, monkey
     assert len(read_results(path)) == 2
 
 
-def test_a_model_that_was_changed_in_memory_is_another(made, tmp_path):
+def change_one_value(model):
+    with torch.no_grad():
+        model.network.get_output_embeddings().weight[3, 5] += 1
+
+
+def merge_lora(model):
+    """As peft does it, which torch's own count of changes does not see."""
+    weight = model.network.get_output_embeddings().weight
+    weight.data += torch.full((len(weight), 1), 1e-2) @ torch.ones(1, weight.shape[1])
+
+
+CHANGES = {
+    "a value": change_one_value,
+    "LoRA": merge_lora,
+    "another parameter": lambda m: setattr(m.network.lm_head, "weight", torch.nn.Parameter(m.network.lm_head.weight)),
+    "a buffer": lambda m: next(m.network.buffers()).mul_(2),
+    "dropout": lambda m: m.network.train(),
+    "the configuration": lambda m: setattr(m.network.config.text_config, "rms_norm_eps", 0.1),
+    "generation": lambda m: setattr(m.network.generation_config, "repetition_penalty", 5.0),
+    "attention": lambda m: m.network.set_attn_implementation("eager"),
+    "the template": lambda m: setattr(m.processor, "chat_template", m.processor.chat_template + " "),
+    "the processor": lambda m: setattr(m.processor.video_processor, "image_mean", [0.2, 0.3, 0.4]),
+    "a token": lambda m: m.processor.tokenizer.add_tokens(["zyzzyva"]),
+    "padding": lambda m: setattr(m.processor.tokenizer, "padding_side", "right"),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_every_change_of_a_model_is_noticed(change):
+    model = vtc.load_model()
+    model.ask("how many objects appear ?", vtc.make_clip(3)[0])
+    assert not model.changed
+    change(model)
+    assert model.changed
+    with pytest.raises(vtc.VTCError, match="set model.revision"):
+        identity(model)
+
+
+def test_a_model_that_was_changed_in_memory_needs_a_name(made, tmp_path):
     """Also one that has answered the same questions before; put back, it is the old one."""
-    path, changed = tmp_path / "results.db", vtc.load_model()
-    network, processor, tokenizer = changed.network, changed.processor, changed.processor.tokenizer
-    weight = network.get_output_embeddings().weight
-    template, mean = processor.chat_template, processor.video_processor.image_mean
+    path, model = tmp_path / "results.db", vtc.load_model()
+    template = model.processor.chat_template
 
     def sweep():
-        table = vtc.sweep(changed, made[:2], ["uniform"], [1, 2], results=path)
+        table = vtc.sweep(model, made[:2], ["uniform"], [1, 2], results=path)
         assert (table.status == "ok").all()
         return len(times_computed(path)), table.likelihood.tolist()
 
-    def scale(by):
-        weight.data *= by  # as LoRA is merged, which torch's own count of changes does not see
-
-    set_template = partial(setattr, processor, "chat_template")
-    set_mean = partial(setattr, processor.video_processor, "image_mean")
+    def use(text):
+        model.processor.chat_template = text
 
     count, before = sweep()
-    assert count == 4
-    for change, back in (
-        (lambda: scale(2), lambda: scale(0.5)),
-        (lambda: set_template(template.replace("<answer>", "<answer><answer>")), lambda: set_template(template)),
-        (lambda: set_mean([0.2, 0.3, 0.4]), lambda: set_mean(mean)),
-    ):
-        change()
-        more, answers = sweep()
-        assert more == count + 4 and answers != before
-        back()
-        assert sweep() == (more, before)
-        count = more
-    names, largest = [revision(changed)], max(network.parameters(), key=torch.numel).data.view(-1)
-    for change in (
-        lambda: tokenizer.add_tokens(["zyzzyva"]),
-        lambda: setattr(tokenizer, "padding_side", "right"),
-        lambda: setattr(network.generation_config, "repetition_penalty", 5.0),
-        lambda: setattr(network.config, "vision_feature_layer", -2),
-        lambda: network.set_attn_implementation("eager"),
-        lambda: largest[:16384].copy_(largest[:16384].view(2, 8192).flip(0).flatten()),  # the same numbers, elsewhere
-    ):
-        change()
-        names.append(revision(changed))
-    assert len(set(names)) == 7
+    use(template.replace("<answer>", "<answer><answer>"))
+    for call in (sweep, partial(look_up, model, made[:2], ["uniform"], [1, 2], results=path)):
+        with pytest.raises(vtc.VTCError, match="was changed since .* set model.revision to a name"):
+            call()
+    unnamed = vtc.sweep(model, made[:2], ["uniform"], [1, 2])  # without a file there is nothing to mistake
+    model.revision = "two answers"
+    more, answers = sweep()
+    assert more == count + 4 and answers == unnamed.likelihood.tolist() != before
+    assert sweep() == (more, answers)  # found again
+    model.revision = None  # is no name for what it is now
+    with pytest.raises(vtc.VTCError, match="was changed since it was loaded or named"):
+        sweep()
+    use(template)
+    assert sweep() == (more, before)
+    bare = VideoModel(model.network, model.processor, "bare")
+    with pytest.raises(vtc.VTCError, match="bare was not made by load_model; set model.revision"):
+        identity(bare)
+    bare.revision = "1"
+    names = [identity(bare)]
+    bare.revision = "2"
+    merge_lora(bare)
+    bare.revision = "1"  # a name that was used before, of other weights
+    assert len({*names, identity(bare)}) == 2
+
+
+def test_the_files_of_a_model_that_is_loaded_are_not_taken_for_it(made, tmp_path):
+    folder = shutil.copytree(BUNDLED, tmp_path / BUNDLED.name)
+    model = vtc.load_model(folder)
+    (folder / "config.json").touch()
+    with pytest.raises(vtc.VTCError, match="was changed since it was loaded"):
+        vtc.sweep(model, made[:1], ["uniform"], [2], results=tmp_path / "results.db")
+
+
+def test_what_is_stored_is_looked_up_and_nothing_computed(model, made, calls, tmp_path):
+    path, given = tmp_path / "results.db", (model, made, ["counted"], [2, 4])
+    empty = look_up(*given, results=path)
+    assert (empty.done, empty.total, len(empty.table())) == (0, 4, 0) and calls() == []
+    vtc.sweep(model, made, ["counted"], [2], results=path)
+    full, done = vtc.sweep(model, made[:3], ["counted"], [2, 4], results=path), len(calls())
+    half = look_up(*given, results=path)
+    assert (half.done, half.total, len(half.table()), len(calls())) == (2, 4, len(made) + 3, done)
+    pd.testing.assert_frame_equal(look_up(model, made[:3], *given[2:], results=path).table(), full)
+    assert look_up(*given, results=path, frames=4).done == 0
+
+
+def test_the_hash_of_code_follows_its_source(tmp_path):
+    def hashed(source, **more):
+        file = tmp_path / f"code{len(list(tmp_path.iterdir()))}.py"
+        file.write_text(source)
+        scope = {"__name__": "notebook", **more}
+        exec(compile(source, file, "exec"), scope)
+        return code_hash(scope["f"])
+
+    one = "def f(x, *, a: int = 1):\n    return g(x) + a\ndef g(x):\n    return x * K"
+    assert hashed(one, K=2) == hashed(one, K=2, unused=3)
+    different = [
+        hashed(one, K=2),
+        hashed(one, K=3),
+        hashed(one, K=torch.zeros(9)),
+        hashed(one, K=torch.ones(9)),
+        hashed(one.replace("= 1", "= 2"), K=2),
+        hashed(one.replace("= 1", "= K"), K=2),
+        hashed(one.replace("+ a", "- a"), K=2),
+        hashed(one.replace("x * K", "K * x"), K=2),  # of a function that it calls
+        hashed("def h(k):\n    def f(x):\n        return x + k\n    return f\nf = h(1)"),
+        hashed("def h(k):\n    def f(x):\n        return x + k\n    return f\nf = h(2)"),
+        hashed("class A:\n    def go(self):\n        return 1\ndef f(x):\n    return A().go()"),
+        hashed("class A:\n    def go(self):\n        return 2\ndef f(x):\n    return A().go()"),
+        code_hash(vtc.reduce),
+        code_hash(vtc.prune),
+    ]
+    assert len(set(different)) == len(different)
+    scope = {"__name__": "notebook"}
+    exec("def f(x):\n    return x", scope)
+    with pytest.raises(vtc.VTCError, match="^the source of f is not to be found .* leave out results$"):
+        code_hash(scope["f"])
 
 
 def test_failures_that_may_be_gone_are_tried_again(model, made, tmp_path):

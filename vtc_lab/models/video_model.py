@@ -6,6 +6,7 @@ were encoded and reduced before. Nothing is patched, so there is nothing to undo
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -42,6 +43,7 @@ class VideoModel:
         self.family = family_of(network)
         self._last: tuple[object, object, dict[bool, VideoTokens], EncodedPrompt | None] = (None, None, {}, None)
         self._tails: dict[str, Rows] = {}
+        self._loaded = model_state(network, processor, spec)
         self.revision = None
 
     @property
@@ -68,12 +70,19 @@ class VideoModel:
 
     @revision.setter
     def revision(self, name: str | None) -> None:
-        self._revision, self._state = name, model_state(self.network, self.processor, self.spec)
+        self._revision = name or None
+        self._state = model_state(self.network, self.processor, self.spec) if name else self._loaded
 
     @property
     def changed(self) -> bool:
         """True if weights, settings or files are not what they were at loading, or when `revision` was set."""
         return self._state != model_state(self.network, self.processor, self.spec)
+
+    def fresh(self) -> VideoModel:
+        """Return the same model without what it remembers of clips and prompts, which may be from before a change."""
+        other = copy.copy(self)
+        other._last, other._tails = (None, None, {}, None), {}
+        return other
 
     def __repr__(self) -> str:
         try:

@@ -1,8 +1,8 @@
-"""One clip's part of a sweep: plain data that any process can work on, and the work.
+"""Do one clip's part of a sweep, which is plain data that any process can work on.
 
-A clip is read and encoded once. The settings of one ratio have equally many tokens, so some of them are prefilled
-together, and all questions share what was prefilled. What is prefilled together depends on the plan alone and not on
-what is done already: a sweep that was interrupted gives the same numbers to the last bit.
+A clip is read and encoded once. Settings of one ratio keep equally many tokens, so some of them are prefilled together,
+and all questions share the prefill. Which ones go together depends on the plan alone, not on what is done already, so a
+sweep that was interrupted gives the same numbers to the last bit.
 """
 
 from __future__ import annotations
@@ -10,18 +10,18 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, fields
 from itertools import groupby
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
 
 from vtc_lab.measures import NO_NUMBERS, answer_fidelity, log_probabilities
 from vtc_lab.qa.clips import read_sample_clip
+from vtc_lab.qa.samples import Part, Question
 from vtc_lab.qa.scoring import likeliest, score
 from vtc_lab.reducers.registry import needs_saliency, reduce
-from vtc_lab.tokens import Clip, MinimumBudgetError, Reduction, VideoTokens, VTCError
+from vtc_lab.tokens import MinimumBudgetError, Reduction, VideoTokens, VTCError
 
 if TYPE_CHECKING:  # importing the model imports transformers, which takes seconds
     from vtc_lab.models.video_model import Answer, VideoModel
@@ -31,7 +31,7 @@ _CACHED = 65536  # tokens in the KV cache at once, over all questions: 400 MB fo
 
 
 class Result(NamedTuple):
-    """What came of one sample under one setting; NaN where there is nothing. `again`: it may be another next time."""
+    """The outcome of one sample under one setting, NaN where there is none; `again` if another try may give another."""
 
     kept: float = math.nan
     total: float = math.nan
@@ -59,32 +59,37 @@ class Setting:
     """A method with all its options at a ratio, or at the budget that its options make (None)."""
 
     method: str
-    options: dict[str, object]
+    options: dict[str, Any]
     ratio: float | None
+
+    @property
+    def salient(self) -> bool:
+        """True if the method looks at the encoder's attention."""
+        return needs_saliency(self.method, self.options)
 
 
 @dataclass(frozen=True)
 class Asking:
-    """How clips are read and questions asked, the same throughout a sweep."""
+    """The arguments of reading and asking, the same throughout a sweep."""
 
     frames: int | None = None
     fps: float | None = None
-    positions: str = "preserve"
+    positions: Literal["preserve", "compact"] = "preserve"
     max_new_tokens: int = 16
 
     def __str__(self) -> str:
-        """JSON of what is not default, "" for nothing."""
+        """Return JSON of what is not default, "" for nothing."""
         changed = {f.name: value for f in fields(self) if (value := getattr(self, f.name)) != f.default}
         return json.dumps(changed) if changed else ""
 
 
 @dataclass(frozen=True)
 class Job:
-    """What to read and how to ask, the samples, all settings of the plan, and for each the samples still to do."""
+    """The clip, its samples, all settings of the plan, and for each setting the numbers of the samples still to do."""
 
     asking: Asking
-    clip: dict[str, object]
-    samples: tuple[dict[str, object], ...]
+    clip: Part
+    samples: tuple[Question, ...]
     settings: tuple[Setting, ...]
     wanted: tuple[tuple[int, ...], ...]
 
@@ -95,27 +100,18 @@ Finished = tuple[int, int, Result]  # number of the sample and of the setting in
 def work(model: VideoModel, job: Job) -> Iterator[list[Finished]]:
     """Do a job, yielding what is finished a few settings at a time; what fails is a result that says so in words."""
     try:
-        if "clip" not in job.clip:
-            raise VTCError("the sample has no clip; give it the path of one, or a Clip")
-        clip = read_sample_clip(job.clip, job.asking.frames, job.asking.fps)
-        if any(needs_saliency(setting.method, setting.options) for setting in job.settings):
-            with suppress(Exception):  # said again where a setting needs it
-                model.encode(clip, saliency=True)
-        tokens = model.encode(clip)
-        full = _reference(model, clip, job)
+        clip = _ClipAtWork(model, job)
     except Exception as error:
         yield from failed(job, error)
         return
-    for chunk in _chunks(job, tokens.total):
-        reduced = {n: _reduced(model, clip, job.settings[n]) for n in chunk}
-        answers = _ask(model, clip, job, full, {n: reduction for n, (_, reduction) in reduced.items()})
-        yield [
-            (s, n, _result(job.samples[s], clip, *reduced[n], answer, full[s])) for (s, n), answer in answers.items()
-        ]
+    for chunk in _chunks(job, clip.tokens.total):
+        reductions = {n: clip.reduce(job.settings[n]) for n in chunk}
+        answers = clip.ask(reductions)
+        yield [(s, n, clip.result(s, job.settings[n], reductions[n], answer)) for (s, n), answer in answers.items()]
 
 
 def failed(job: Job, error: Exception) -> Iterator[list[Finished]]:
-    """Every result of a job as this failure, which came before anything could be reduced."""
+    """Yield every result of a job as this failure, which came before anything could be reduced."""
     yield [(s, n, _failure(error)) for n, wanted in enumerate(job.wanted) for s in wanted]
 
 
@@ -130,71 +126,123 @@ def _chunks(job: Job, total: int) -> Iterator[list[int]]:
                 yield chunk
 
 
-def _reference(model: VideoModel, clip: Clip, job: Job) -> dict[int, Answer | Exception]:
-    """The answers to everything that is asked, with all tokens."""
-    asked = sorted({s for wanted in job.wanted for s in wanted})
-    return dict(zip(asked, _answers(model, clip, job, asked, [None])[0], strict=True))
+class _ClipAtWork:
+    """A job's clip, read, encoded, and asked everything with all tokens."""
 
+    def __init__(self, model: VideoModel, job: Job) -> None:
+        if "clip" not in job.clip:
+            raise VTCError("the sample has no clip; give it the path of one, or a Clip")
+        self.model, self.job = model, job
+        self.clip = read_sample_clip(job.clip, job.asking.frames, job.asking.fps)
+        self.salient: VideoTokens | Exception | None = None
+        if any(setting.salient for setting in job.settings):
+            try:  # first, because it brings the tokens without saliency, too
+                self.salient = model.encode(self.clip, saliency=True)
+            except Exception as error:
+                self.salient = error
+        self.tokens = model.encode(self.clip)
+        asked = sorted({s for wanted in job.wanted for s in wanted})
+        self.full = dict(zip(asked, self._answers(asked, [None])[0], strict=True))
 
-def _reduced(model: VideoModel, clip: Clip, setting: Setting) -> tuple[VideoTokens, Reduction | Exception]:
-    """The tokens that a setting reduces, and the reduction or why there is none."""
-    tokens = model.encode(clip)
-    try:
-        tokens = model.encode(clip, saliency=needs_saliency(setting.method, setting.options))
-        return tokens, reduce(tokens, setting.method, ratio=setting.ratio, **setting.options)
-    except Exception as error:
-        return tokens, error
+    def _encoded(self, setting: Setting) -> VideoTokens:
+        return self.salient if setting.salient and isinstance(self.salient, VideoTokens) else self.tokens
 
+    def reduce(self, setting: Setting) -> Reduction | Exception:
+        """Return the reduction, or why there is none."""
+        if setting.salient and isinstance(self.salient, Exception):
+            return self.salient
+        try:
+            return reduce(self._encoded(setting), setting.method, ratio=setting.ratio, **setting.options)
+        except Exception as error:
+            return error
 
-def _ask(
-    model: VideoModel,
-    clip: Clip,
-    job: Job,
-    full: dict[int, Answer | Exception],
-    reductions: dict[int, Reduction | Exception],
-) -> dict[tuple[int, int], Answer | Exception]:
-    """What is said, or why nothing is, by numbers of sample and setting."""
-    everything = model.encode(clip).values.flatten(0, 2)
-    found: dict[tuple[int, int], Answer | Exception] = {}
-    groups: dict[tuple[int, ...], list[int]] = {}
-    for n, reduction in reductions.items():
-        failed = isinstance(reduction, Exception)
-        found |= {(s, n): reduction if failed else full[s] for s in job.wanted[n]}
-        if not failed and not torch.equal(reduction.tokens, everything):
-            groups.setdefault(job.wanted[n], []).append(n)
-    for asked, numbers in groups.items():
-        rows = _answers(model, clip, job, asked, [reductions[n] for n in numbers])
-        found |= {(s, n): row[at] for n, row in zip(numbers, rows, strict=True) for at, s in enumerate(asked)}
-    return found
+    def ask(self, reductions: dict[int, Reduction | Exception]) -> dict[tuple[int, int], Answer | Exception]:
+        """Return the answer, or why there is none, by numbers of sample and setting."""
+        wanted, everything = self.job.wanted, self.tokens.values.flatten(0, 2)
+        found: dict[tuple[int, int], Answer | Exception] = {}
+        groups: dict[tuple[int, ...], dict[int, Reduction]] = {}
+        for n, reduction in reductions.items():
+            if isinstance(reduction, Exception):
+                found |= {(s, n): reduction for s in wanted[n]}
+            elif torch.equal(reduction.tokens, everything):
+                found |= {(s, n): self.full[s] for s in wanted[n]}
+            else:
+                groups.setdefault(wanted[n], {})[n] = reduction
+        for asked, some in groups.items():
+            rows = self._answers(asked, list(some.values()))
+            found |= {(s, n): row[at] for n, row in zip(some, rows, strict=True) for at, s in enumerate(asked)}
+        return found
 
+    def _answers(self, asked: Sequence[int], reductions: Sequence[Reduction | None]) -> list[list[Answer | Exception]]:
+        """Answers of each reduction to some samples; of a batch that fails the halves are tried, down to one answer."""
+        kept = self.tokens.total if reductions[0] is None else len(reductions[0])
+        limit = max(1, _CACHED // (kept * len(reductions)))
+        if len(asked) > limit:
+            return self._in_parts([asked[n : n + limit] for n in range(0, len(asked), limit)], reductions)
+        samples, asking = [self.job.samples[s] for s in asked], self.job.asking
+        try:
+            rows = self.model.ask_each(
+                [sample["question"] for sample in samples],
+                self.clip,
+                reductions,
+                candidates=[sample["candidates"] for sample in samples],
+                positions=asking.positions,
+                max_new_tokens=asking.max_new_tokens,
+            )
+            return [[_sound(answer) for answer in row] for row in rows]
+        except Exception as error:
+            half, middle = len(asked) // 2, len(reductions) // 2
+            if half:
+                return self._in_parts([asked[:half], asked[half:]], reductions)
+            if middle:
+                return self._answers(asked, reductions[:middle]) + self._answers(asked, reductions[middle:])
+            return [[error]]
 
-def _answers(
-    model: VideoModel, clip: Clip, job: Job, asked: Sequence[int], reductions: Sequence[Reduction | None]
-) -> list[list[Answer | Exception]]:
-    """Answers of each reduction to some samples; where a batch fails its halves are tried, down to the one at fault."""
-    kept = model.encode(clip).total if reductions[0] is None else len(reductions[0])
-    limit = max(1, _CACHED // (kept * len(reductions)))
-    if len(asked) > limit:
-        parts = [_answers(model, clip, job, asked[n : n + limit], reductions) for n in range(0, len(asked), limit)]
-        return [[answer for row in rows for answer in row] for rows in zip(*parts, strict=True)]
-    try:
-        questions, candidates = ([job.samples[s][name] for s in asked] for name in ("question", "candidates"))
-        how = {"positions": job.asking.positions, "max_new_tokens": job.asking.max_new_tokens}
-        rows = model.ask_each(questions, clip, reductions, candidates=candidates, **how)
-        return [[_sound(answer) for answer in row] for row in rows]
-    except Exception as error:
-        half, middle = len(asked) // 2, len(reductions) // 2
-        if half:
-            parts = [_answers(model, clip, job, part, reductions) for part in (asked[:half], asked[half:])]
-            return [first + last for first, last in zip(*parts, strict=True)]
-        if middle:
-            parts = [_answers(model, clip, job, asked, part) for part in (reductions[:middle], reductions[middle:])]
-            return parts[0] + parts[1]
-        return [[error]]
+    def _in_parts(
+        self, parts: list[Sequence[int]], reductions: Sequence[Reduction | None]
+    ) -> list[list[Answer | Exception]]:
+        found = [self._answers(part, reductions) for part in parts]
+        return [[answer for row in rows for answer in row] for rows in zip(*found, strict=True)]
+
+    def result(self, s: int, setting: Setting, reduction: Reduction | Exception, answer: Answer | Exception) -> Result:
+        """Return what came of a sample under a setting."""
+        sample, full, tokens = self.job.samples[s], self.full[s], self._encoded(setting)
+        known: dict[str, Any] = {"total": tokens.total, "frames": len(self.clip)}
+        known |= {"read_s": self.clip.seconds, "encode_s": tokens.seconds}
+        try:
+            if isinstance(answer, Exception):
+                raise answer
+            if isinstance(reduction, Exception):
+                raise reduction
+            if answer.entered != len(reduction):
+                raise VTCError(
+                    f"{answer.entered} visual tokens entered, not {len(reduction)}; the reduction did not engage"
+                )
+            right = score(sample, answer)
+        except Exception as error:
+            return _failure(error)._replace(**known, again=not isinstance(error, VTCError))
+        candidates = sample["candidates"]
+        if isinstance(full, Exception):
+            known["error"] = f"nothing to compare with: {_words(full)}"
+        else:
+            apart = answer_fidelity(full, answer)
+            known |= {"kl": apart["kl"], "tv": apart["tv"], "flipped": 1 - apart["agrees"]}
+        return Result(
+            kept=answer.entered,
+            said=answer.text,
+            right=right,
+            likelihood=answer.scores.get(sample["answer"] or "", math.nan) if candidates else math.nan,
+            reduce_s=reduction.seconds,
+            prefill_s=answer.seconds["prefill"],
+            decode_s=answer.seconds["decode"],
+            engaged=True,
+            likeliest=(likeliest(answer, candidates) or "") if candidates else "",
+            **known,
+        )
 
 
 def _sound(answer: Answer) -> Answer | VTCError:
-    """An answer, or what to say of one that was made of NaN."""
+    """The answer, or what to say of one that was made of NaN."""
     try:
         log_probabilities(answer.logits)
     except VTCError as error:
@@ -202,60 +250,11 @@ def _sound(answer: Answer) -> Answer | VTCError:
     return VTCError(NO_NUMBERS) if any(map(math.isnan, answer.scores.values())) else answer
 
 
-def _result(
-    sample: dict[str, object],
-    clip: Clip,
-    tokens: VideoTokens,
-    reduction: Reduction | Exception,
-    answer: Answer | Exception,
-    full: Answer | Exception,
-) -> Result:
-    if not isinstance(answer, Exception) and answer.entered != len(reduction):
-        words = f"{answer.entered} visual tokens entered, not {len(reduction)}; the reduction did not engage"
-        answer = VTCError(words)
-    if not isinstance(answer, Exception):
-        try:
-            right = score(sample, answer)
-        except VTCError as error:
-            answer = error
-    if isinstance(answer, Exception):
-        return _failure(answer)._replace(
-            total=tokens.total,
-            read_s=clip.seconds,
-            encode_s=tokens.seconds,
-            frames=len(clip),
-            again=not isinstance(answer, VTCError),
-        )
-    nothing = {"kl": math.nan, "tv": math.nan, "agrees": math.nan}
-    apart = nothing if isinstance(full, Exception) else answer_fidelity(full, answer)
-    return Result(
-        kept=answer.entered,
-        total=answer.total,
-        said=answer.text,
-        right=right,
-        likelihood=answer.scores.get(sample["answer"], math.nan) if sample["candidates"] else math.nan,
-        kl=apart["kl"],
-        tv=apart["tv"],
-        flipped=1 - apart["agrees"],
-        read_s=clip.seconds,
-        encode_s=tokens.seconds,
-        reduce_s=reduction.seconds,
-        prefill_s=answer.seconds["prefill"],
-        decode_s=answer.seconds["decode"],
-        engaged=True,
-        error=f"nothing to compare with: {_words(full)}" if isinstance(full, Exception) else "",
-        frames=len(clip),
-        likeliest=(likeliest(answer, sample["candidates"]) or "") if sample["candidates"] else "",
-    )
-
-
 def _failure(error: Exception) -> Result:
-    return Result(
-        status="minimum" if isinstance(error, MinimumBudgetError) else "error", error=_words(error), again=True
-    )
+    status = "minimum" if isinstance(error, MinimumBudgetError) else "error"
+    return Result(status=status, error=_words(error), again=True)
 
 
 def _words(error: Exception) -> str:
-    """An exception in one line."""
     words = " ".join(str(error).split())
     return words if isinstance(error, VTCError) else f"{type(error).__name__}: {words}"

@@ -11,14 +11,14 @@ from concurrent.futures import Executor
 from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from threading import Event
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import pandas as pd
 
 from vtc_lab.clips.reading import check_reading
 from vtc_lab.sweeps.jobs import Asking, Finished, Job, work
-from vtc_lab.sweeps.keys import portable
-from vtc_lab.sweeps.plan import make_plan, settings_of
+from vtc_lab.sweeps.keys import portable, result_origins
+from vtc_lab.sweeps.plan import Chosen, Plan, make_plan, settings_of
 from vtc_lab.sweeps.store import UNSAVED, Store
 from vtc_lab.sweeps.workers import work_elsewhere
 from vtc_lab.tokens import VTCError
@@ -39,15 +39,14 @@ class Progress:
     table: Callable[[], pd.DataFrame]
 
     def __str__(self) -> str:
-        """In words, as `progress=print` prints it."""
         left = f", about {_duration(self.seconds_left)} left" if self.seconds_left > 0 else ""  # NaN is not
         return f"{self.done} of {self.total} settings of clips{left}"
 
 
 def sweep(
     model: VideoModel,
-    samples: Iterable[Mapping[str, object]],
-    methods: Sequence[str | tuple[str, Mapping[str, object]]] = ("lftr", "uniform", "random"),
+    samples: Iterable[Mapping[str, Any]],
+    methods: Sequence[Chosen] = ("lftr", "uniform", "random"),
     ratios: Sequence[float | None] = (1, 2, 4, 8, 16),
     *,
     seeds: Sequence[int] = (0,),
@@ -60,7 +59,7 @@ def sweep(
     progress: Callable[[Progress], None] | None = None,
     stop: Callable[[], bool] | Event | None = None,
 ) -> pd.DataFrame:
-    """Answer every sample under every method, seed and ratio, and say of each row what came of it.
+    """Answer every sample under every method, seed and ratio, and return a row for each.
 
     A clip is read and encoded once, a reduction is prefilled once for all questions on its clip, and reductions to the
     same number of tokens are prefilled together. Nothing that fails ends the sweep: its rows say so.
@@ -79,15 +78,14 @@ def sweep(
     positions, max_new_tokens : as for `VideoModel.ask`.
     results : an SQLite file on a local disk. What is in it is not computed again, and each result is written once it
         is there, so a sweep that was stopped or killed goes on where it was. A result counts as the same if its
-        sample, the clip's bytes, how it was read and asked, method, options, ratio, seed, the code, the versions of
-        torch, transformers and the video readers, and the model are: its files, device and dtype, and its processor,
-        chat template, settings and weights as they are now, whatever was changed since it was loaded (but a change of
-        offloaded or quantised weights, or of the network's code, may not be noticed). Crashes and unread clips are
-        tried again. Several sweeps at once may share the file.
+        sample, the clip's bytes, how it was read and asked, method, options, ratio, seed, the sources of this package
+        and of the method, the versions of torch, transformers and the video readers, and the model are: its files or
+        the hub's commit, device and dtype. A model that was changed in memory is refused until it has a name, see
+        `VideoModel.revision`. Crashes and unread clips are tried again. Several sweeps at once may share the file.
     executor : where to work: None for here, or any Executor, such as `ProcessPoolExecutor()` or, for the workers of a
         cluster, `dask.distributed.Client(...).get_executor()`. Each worker loads the model once, on the kind of device
-        and in the dtype of `model`, and does whole clips. What was changed since the model was loaded is not sent to
-        other processes: their rows are errors that say so. What a broken process pool leaves is done here.
+        and in the dtype of `model`, and does whole clips. A model that was changed in memory or has a revision is not
+        sent to other processes: their rows are errors that say so. What a broken process pool leaves is done here.
     progress : called with a `Progress` at the start and whenever something is done; `print` prints how far it is.
     stop : a function or Event that is asked between the steps; once it is true, what is done is returned.
 
@@ -113,7 +111,7 @@ def sweep(
     ------
     VTCError
         Before anything is done: for an unknown method or option, an impossible ratio, something that is no sample, a
-        file that cannot hold results, a method or model that cannot be sent to the workers.
+        file that cannot hold results or a model that is refused with it, a method that cannot be sent to the workers.
 
     Examples
     --------
@@ -123,21 +121,15 @@ def sweep(
     >>> len(table) == 2 * len(asked), table.kept.unique().tolist(), set(table.status)
     (True, [896, 448], {'ok'})
     """
-    from vtc_lab.models.compression import demand_asking  # transformers, which whoever has a model has imported
-
-    _check(model, samples, results, executor, progress, stop)
-    check_reading(frames, fps)
-    demand_asking(positions, max_new_tokens)
-    asking = Asking(*map(portable, (frames, fps, positions, max_new_tokens)))
-    # What a model remembers of prompts and clips may be of a processor or weights that were changed since.
-    model = type(model)(model.network, model.processor, model.name, model.spec)
-    plan = make_plan(model, samples, settings_of(methods, ratios, seeds), asking)
+    _check(samples, results, executor, progress, stop)
+    plan = _planned(model, samples, (methods, ratios, seeds), (frames, fps, positions, max_new_tokens), results)
+    model = model.fresh()
     halted = getattr(stop, "is_set", stop) or (lambda: False)
     with nullcontext() if results is None else closing(Store(results)) as store:
-        found = store.known([key for keys in plan.keys for key in keys]) if store else {}
+        found = store.known(plan.keys) if store else {}
         jobs, members = plan.jobs(found)
-        total, started = len(plan.clips) * len(plan.settings), time.perf_counter()
-        before = done = total - sum(bool(wanted) for job in jobs for wanted in job.wanted)
+        total, started = plan.total, time.perf_counter()
+        before = done = plan.done(found)
 
         def tell() -> None:
             left = (time.perf_counter() - started) / (done - before) * (total - done) if done > before else math.nan
@@ -157,8 +149,39 @@ def sweep(
     return plan.table(found)
 
 
+def look_up(
+    model: VideoModel,
+    samples: Iterable[Mapping[str, Any]],
+    methods: Sequence[Chosen],
+    ratios: Sequence[float | None],
+    *,
+    results: str | os.PathLike,
+    seeds: Sequence[int] = (0,),
+    frames: int | None = None,
+    fps: float | None = None,
+    positions: Literal["preserve", "compact"] = "preserve",
+    max_new_tokens: int = 16,
+) -> Progress:
+    """Return how much of a sweep is in its results file, and that as a table, without computing anything.
+
+    Parameters
+    ----------
+    model, samples, methods, ratios, results, seeds, frames, fps, positions, max_new_tokens : as for `sweep`.
+
+    Raises
+    ------
+    VTCError
+        As `sweep`.
+    """
+    _check(samples, results)
+    plan = _planned(model, samples, (methods, ratios, seeds), (frames, fps, positions, max_new_tokens), results)
+    with closing(Store(results)) as store:
+        found = store.known(plan.keys)
+    return Progress(plan.done(found), plan.total, math.nan, lambda: plan.table(found))
+
+
 def summary(table: pd.DataFrame) -> tuple[pd.DataFrame, str]:
-    """How many rows of a sweep have a result, and why the others have none.
+    """Count the rows of a sweep that have a result, and say why the others have none.
 
     Parameters
     ----------
@@ -203,10 +226,24 @@ def summary(table: pd.DataFrame) -> tuple[pd.DataFrame, str]:
     return counts, "; ".join(words)
 
 
-def _check(model: object, samples: object, results: object, executor: object, progress: object, stop: object) -> None:
-    """Say which argument is of the wrong kind before anything is done."""
+def _planned(model: VideoModel, samples: Iterable, settings: tuple, asking: tuple, results: object) -> Plan:
+    from vtc_lab.models.compression import demand_asking  # transformers, which whoever has a model has imported
+    from vtc_lab.models.video_model import VideoModel
+
+    if not isinstance(model, VideoModel):
+        raise VTCError(f"model is {model!r:.60}; give what vtc.load_model gives")
+    check_reading(*asking[:2])
+    demand_asking(*asking[2:])
+    chosen = settings_of(*settings)
+    methods = {choice.setting.method for choice in chosen}
+    origins = dict.fromkeys(methods, "") if results is None else result_origins(model, methods)
+    return make_plan(model.name, samples, chosen, Asking(*map(portable, asking)), origins)
+
+
+def _check(
+    samples: object, results: object, executor: object = None, progress: object = None, stop: object = None
+) -> None:
     for name, value, right, fits in (
-        ("model", model, "what vtc.load_model gives", hasattr(model, "ask_each")),
         ("samples", samples, "a list of dicts, such as vtc.read_samples gives", isinstance(samples, Iterable)),
         ("results", results, "None or the path of a file", results is None or isinstance(results, str | os.PathLike)),
         ("executor", executor, "None or an Executor", executor is None or hasattr(executor, "submit")),
@@ -218,7 +255,6 @@ def _check(model: object, samples: object, results: object, executor: object, pr
 
 
 def _duration(seconds: float) -> str:
-    """Seconds in words."""
     for size, unit in ((3600, "h"), (60, "min")):
         if seconds >= 2 * size:
             return f"{seconds / size:.0f} {unit}"
@@ -228,7 +264,7 @@ def _duration(seconds: float) -> str:
 def _work(
     model: VideoModel, executor: Executor | None, jobs: Sequence[Job], halted: Callable[[], bool]
 ) -> Iterator[tuple[int, list[Finished]]]:
-    """The number of a job and what is finished of it, until all are done or `halted`."""
+    """Yield the number of a job and what is finished of it, until all are done or `halted`."""
     left = range(len(jobs)) if executor is None else []
     if executor is not None:
         left = yield from work_elsewhere(model, executor, jobs, halted)

@@ -8,6 +8,7 @@ import sqlite3
 import time
 from collections.abc import Iterable, Sequence
 from contextlib import closing
+from itertools import chain
 from pathlib import Path
 
 import pandas as pd
@@ -86,11 +87,11 @@ class Store:
         self._waiting: dict[str, tuple] = {}
         self._connection = _connect(path, ("rwc", "ro&immutable=1"))
 
-    def known(self, keys: Sequence[str]) -> dict[str, Result]:
-        """The stored results of these keys, except failures that may be gone when they are tried again."""
-        found = {}
-        for start in range(0, len(keys), _AT_ONCE):
-            part = keys[start : start + _AT_ONCE]
+    def known(self, keys: Iterable[Iterable[str]]) -> dict[str, Result]:
+        """Return the stored results of some keys, except failures that may be gone when they are tried again."""
+        found, names = {}, list(chain.from_iterable(keys))
+        for start in range(0, len(names), _AT_ONCE):
+            part = names[start : start + _AT_ONCE]
             query = f"SELECT key, {', '.join(Result._fields)} FROM {TABLE} WHERE NOT again AND key IN "
             for key, *values in _fetch(self._connection, self.path, f"{query}({', '.join('?' * len(part))})", part):
                 found[key] = Result(*values)
@@ -106,7 +107,7 @@ class Store:
         changes = ", ".join(f"{name} = excluded.{name}" for name in _QUOTED)
         try:
             with self._connection as connection:
-                # Who has waited in vain once does not wait again.
+                # Fail fast after the first busy timeout.
                 connection.execute(f"PRAGMA busy_timeout = {100 if self.problem else 1000 * _PATIENCE:.0f}")
                 connection.execute("BEGIN IMMEDIATE")
                 seen = [(key,) for key in self._waiting]

@@ -1,4 +1,4 @@
-"""Sending the jobs of a sweep to other processes, on this machine or a cluster, and doing them there."""
+"""Send the jobs of a sweep to other processes, on this machine or a cluster, and do them there."""
 
 from __future__ import annotations
 
@@ -8,107 +8,52 @@ import pickle
 import sys
 import threading
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, wait
-from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from vtc_lab.clips.reading import ROOT
 from vtc_lab.reducers.registry import METHODS, Method
 from vtc_lab.sweeps.jobs import Finished, Job, failed, work
-from vtc_lab.sweeps.keys import code_hash, digest, file_hash, revision, versions
+from vtc_lab.sweeps.keys import environment, identity
 from vtc_lab.tokens import VTCError
 
 if TYPE_CHECKING:  # importing the model imports transformers, which takes seconds
     from vtc_lab.models.video_model import VideoModel
 
 _PROCESS = f"{uuid.uuid4()} {os.getpid()}"  # where this was imported; a fork is another process
-_LOADED: dict[str, VideoModel] = {}  # the one model that jobs in this process use
+_LENT: dict[str, VideoModel] = {}  # the models of this process' own sweeps, for jobs that run in its threads
+_LOADED: dict[str, VideoModel] = {}  # the one model that a worker has loaded
 _MISSED: set[str] = set()  # sweeps whose model is not to be had here: it is not loaded again for each of their clips
-_TURN = threading.Lock()  # threads share that model, and its memory
+_TURN = threading.Lock()  # threads share a model, and its memory
 
 
 @dataclass(frozen=True)
 class _Parcel:
-    """A job with all that a fresh process needs for it."""
+    """A job with all that a fresh process needs for it; without a spec only this process has the model."""
 
     job: Job
-    spec: dict[str, object]
-    weights: str
-    sent: bytes
+    sweep: str
+    name: str
+    spec: dict[str, Any] | None
+    identity: str
+    methods: bytes
     known: list[str]
     environment: str
     sender: str
-    sweep: str
 
 
-def environment(methods: Iterable[str] = ()) -> str:
-    """The libraries and the code here, of reading, encoding, asking, comparing and some methods."""
-    from vtc_lab.models.loading import load_model
-    from vtc_lab.models.video_model import VideoModel
-
-    code = code_hash(work, VideoModel, load_model, *(METHODS[name].run for name in methods if name in METHODS))
-    code = digest(code, file_hash(ROOT / "vtc_lab" / "clips" / "decoder.py"))[:12]
-    return ", ".join([*(f"{name} {version}" for name, version in versions().items()), f"vtc_lab {code}"])
-
-
-def _pack(model: VideoModel, jobs: Sequence[Job]) -> list[_Parcel]:
-    """Jobs as other processes need them, with those methods that they cannot import."""
-    if model.spec is None:
-        raise VTCError("workers cannot load a model that was not made by load_model; sweep it without an executor")
-    spec = model.spec | {"device": torch.device(model.spec["device"]).type}  # which GPU is the worker's own affair
+def _pack(model: VideoModel, jobs: Sequence[Job], sweep: str) -> list[_Parcel]:
     used = sorted({setting.method for job in jobs for setting in job.settings})
-    sent = {name: METHODS[name] for name in used if METHODS[name].run.__module__.partition(".")[0] != "vtc_lab"}
-    known = [name for name in used if name not in sent]
-    facts = (spec, revision(model), _pickled(sent), known, environment(known), _process(), str(uuid.uuid4()))
+    known = [name for name in used if METHODS[name].run.__module__.partition(".")[0] == "vtc_lab"]
+    sent = _pickled({name: METHODS[name] for name in used if name not in known})
+    spec = None if model.changed or model.revision else model.spec
+    if spec:
+        spec = spec | {"device": torch.device(spec["device"]).type}  # which GPU is the worker's own affair
+    facts = (sweep, model.name, spec, identity(model) if spec else "", sent, known, environment(known), _process())
     return [_Parcel(job, *facts) for job in jobs]
-
-
-@contextmanager
-def _lent(model: VideoModel) -> Iterator[None]:
-    """Let jobs that turn out to run in threads of this process use this model, instead of loading it again."""
-    _LOADED[revision(model)] = model
-    try:
-        yield
-    finally:
-        _LOADED.clear()
-
-
-def _run(parcel: _Parcel) -> list[Finished]:
-    """Do a job in a worker, which loads the model once."""
-    if multiprocessing.parent_process() and ("OMP_NUM_THREADS" not in os.environ or _process() != _PROCESS):
-        torch.set_num_threads(1)  # there is a worker for each core; and after a fork more threads would hang
-    with _TURN:
-        here = environment(parcel.known)
-        if parcel.environment != here:  # no result may depend on which worker made it
-            raise VTCError(f"a worker has {here}, not {parcel.environment}; install the same there")
-        if parcel.sender != _process():
-            METHODS.update(pickle.loads(parcel.sent))
-        return [finished for part in work(_model(parcel), parcel.job) for finished in part]
-
-
-def _model(parcel: _Parcel) -> VideoModel:
-    from vtc_lab.models.loading import load_model
-
-    if parcel.weights not in _LOADED and parcel.sweep not in _MISSED:
-        _LOADED.clear()
-        model = load_model(**parcel.spec)
-        _LOADED[revision(model)] = model
-    if parcel.weights not in _LOADED:
-        _MISSED.add(parcel.sweep)
-        raise VTCError(
-            f"a worker finds another model in {parcel.spec['name']}; a processor or weights changed after loading "
-            "cannot be sent to workers, so sweep without an executor, or else give all of them the same files"
-        )
-    return _LOADED[parcel.weights]
-
-
-def _process() -> str:
-    """A name for this process that no other has, on any machine."""
-    return f"{_PROCESS.split()[0]} {os.getpid()}"
 
 
 def _pickled(methods: dict[str, Method]) -> bytes:
@@ -133,36 +78,76 @@ def _pickled(methods: dict[str, Method]) -> bytes:
             cloudpickle.unregister_pickle_by_value(module)
 
 
+def _process() -> str:
+    """Return a name for this process that no other has, on any machine."""
+    return f"{_PROCESS.split()[0]} {os.getpid()}"
+
+
+def _run(parcel: _Parcel) -> list[Finished]:
+    """Do a job in a worker, which loads the model once."""
+    if multiprocessing.parent_process() and ("OMP_NUM_THREADS" not in os.environ or _process() != _PROCESS):
+        torch.set_num_threads(1)  # there is a worker for each core; and after a fork more threads would hang
+    with _TURN:
+        here = environment(parcel.known)
+        if parcel.environment != here:  # no result may depend on which worker made it
+            raise VTCError(f"a worker has {here}, not {parcel.environment}; install the same there")
+        if parcel.sender != _process():
+            METHODS.update(pickle.loads(parcel.methods))
+        return [finished for part in work(_model(parcel), parcel.job) for finished in part]
+
+
+def _model(parcel: _Parcel) -> VideoModel:
+    if parcel.sweep in _LENT:
+        return _LENT[parcel.sweep]
+    if parcel.spec is None:
+        raise VTCError(
+            f"{parcel.name} was changed after it was loaded, given a revision or not made by load_model, and cannot be "
+            "sent to other processes; sweep without an executor, or save it and load it again"
+        )
+    if parcel.identity not in _LOADED and parcel.sweep not in _MISSED:
+        from vtc_lab.models.loading import load_model
+
+        _LOADED.clear()
+        model = load_model(**parcel.spec)
+        _LOADED[identity(model)] = model
+    if parcel.identity not in _LOADED:
+        _MISSED.add(parcel.sweep)
+        raise VTCError(f"a worker finds another model in {parcel.spec['name']}; give all of them the same files")
+    return _LOADED[parcel.identity]
+
+
 def work_elsewhere(
     model: VideoModel, executor: Executor, jobs: Sequence[Job], halted: Callable[[], bool]
-) -> Iterator[tuple[int, list[Finished]]]:
+) -> Generator[tuple[int, list[Finished]], None, list[int]]:
     """Yield the number of a job and what is finished of it; return the numbers of the jobs that a broken pool left."""
     waiting: dict[Future, int] = {}
-    left = []
-    with _lent(model):
-        try:
-            for number, parcel in enumerate(_pack(model, jobs)):
+    left, sweep = [], str(uuid.uuid4())
+    parcels = _pack(model, jobs, sweep)
+    _LENT[sweep] = model
+    try:
+        for number, parcel in enumerate(parcels):
+            try:
+                waiting[executor.submit(_run, parcel)] = number
+            except BrokenExecutor:
+                left.append(number)
+            except RuntimeError as error:
+                raise VTCError(f"the executor takes no jobs ({error}); give one that is open") from error
+        while waiting:
+            if halted():  # a worker that has begun finishes its clip
+                waiting = {future: number for future, number in waiting.items() if not future.cancel()}
+            for future in wait(waiting, timeout=0.2, return_when=FIRST_COMPLETED).done:
+                number = waiting.pop(future)
                 try:
-                    waiting[executor.submit(_run, parcel)] = number
+                    finished = [future.result()]
                 except BrokenExecutor:
                     left.append(number)
-                except RuntimeError as error:
-                    raise VTCError(f"the executor takes no jobs ({error}); give one that is open") from error
-            while waiting:
-                if halted():  # a worker that has begun finishes its clip
-                    waiting = {future: number for future, number in waiting.items() if not future.cancel()}
-                for future in wait(waiting, timeout=0.2, return_when=FIRST_COMPLETED).done:
-                    number = waiting.pop(future)
-                    try:
-                        finished = [future.result()]
-                    except BrokenExecutor:
-                        left.append(number)
-                        continue
-                    except Exception as error:
-                        finished = failed(jobs[number], error)
-                    for part in finished:
-                        yield number, part
-        finally:
-            for future in waiting:
-                future.cancel()
+                    continue
+                except Exception as error:
+                    finished = list(failed(jobs[number], error))
+                for part in finished:
+                    yield number, part
+    finally:
+        del _LENT[sweep]
+        for future in waiting:
+            future.cancel()
     return sorted(left)
