@@ -288,7 +288,7 @@ def test_results_that_cannot_be_written_are_kept_for_now(open_panel, tmp_path):
 
 def test_export_writes_figure_and_table(open_panel, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("vtc_lab.figures.export._PACKAGE", tmp_path / "vtc_lab")  # outside a repository: ./figures
+    monkeypatch.setattr("vtc_lab.figures.export.FOLDER", "figures")  # as outside a repository
     panel = ran(open_panel(figure="mine", value="kl"))
     panel._export.click()
     panel.wait()

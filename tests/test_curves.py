@@ -338,7 +338,11 @@ def test_every_figure_is_written_with_its_numbers_and_real_fonts(saved):
 def test_another_process_draws_the_same_bytes_without_pyplot(saved, tmp_path):
     code = f"import sys, test_curves; test_curves.all_figures({str(tmp_path)!r}); "
     code += "print('matplotlib.pyplot' in sys.modules)"
-    environment = os.environ | {"PYTHONHASHSEED": "7", "PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "tests")))}
+    environment = os.environ | {
+        "PYTHONHASHSEED": "7",
+        "TZ": "UTC-5",
+        "PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "tests"))),
+    }
     run = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, cwd=ROOT)
     assert run.stdout == "False\n", run.stderr
     here, there = ({p.name: p.read_bytes() for p in folder.iterdir()} for folder in (saved, tmp_path))

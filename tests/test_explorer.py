@@ -190,9 +190,7 @@ def test_a_typo_in_code_is_an_error_with_the_nearest_name():
 
 def test_export_writes_what_is_shown(explorer, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(
-        "vtc_lab.figures.export._PACKAGE", tmp_path / "vtc_lab"
-    )  # outside a repository: figures/ is here
+    monkeypatch.setattr("vtc_lab.figures.export.FOLDER", "figures")  # as outside a repository
     explorer._export.click()
     explorer.wait()
     assert "wrote" in explorer.message
@@ -327,7 +325,7 @@ def test_a_sample_is_drawn_once_and_an_answer_about_another_state_is_not_shown(m
 
 def test_export_shows_the_state_in_which_it_was_asked_for(explorer, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("vtc_lab.figures.export._PACKAGE", tmp_path / "vtc_lab")
+    monkeypatch.setattr("vtc_lab.figures.export.FOLDER", "figures")
     explorer._export.click()
     explorer._controls["ratio"].value = 4.0
     explorer.wait()

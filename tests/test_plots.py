@@ -5,6 +5,7 @@ import pytest
 import torch
 
 import vtc_lab as vtc
+from vtc_lab.figures import filmstrip
 from vtc_lab.figures.filmstrip import captions, draw_frames, patch_table
 
 
@@ -126,10 +127,9 @@ def test_errors_are_sentences(grey, tokens):
 
 
 def test_a_caption_is_no_wider_than_its_frame():
-    from vtc_lab.figures.filmstrip import _fitting, _font
-
     caption = ("1.25 s", "16 kept, 48 merged")
-    wide = _font().getlength("1.25 s  16 kept, 48 merged")
-    assert _fitting(caption, int(wide) + 1, _font()) == "1.25 s  16 kept, 48 merged"
-    assert _fitting(caption, int(wide) - 1, _font()) == "1.25 s  16 kept"
-    assert _fitting(caption, 50, _font()) == "1.25 s"
+    room = {text: int(filmstrip.FONT.getlength(text)) + 1 for text in ("1.25 s  16 kept, 48 merged", "1.25 s  16 kept")}
+    for text, pixels in room.items():
+        assert filmstrip.fitting(caption, pixels) == text
+        assert filmstrip.fitting(caption, pixels - 2) != text
+    assert filmstrip.fitting(caption, 50) == "1.25 s"

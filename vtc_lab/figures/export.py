@@ -1,20 +1,21 @@
-"""One call that writes everything a paper needs of a figure, and says in each file how it was made."""
+"""Write a figure in every format that a paper needs, with the table behind it and a record of how it was made."""
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import math
+import os
 import platform
 import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from importlib import metadata
 from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any, TypeVar
 
 import matplotlib
 import numpy as np
@@ -23,35 +24,37 @@ import torch
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
+from vtc_lab.clips.reading import ROOT
 from vtc_lab.figures.style import writing
 from vtc_lab.tokens import Clip, Reduction, VideoTokens, VTCError
 
-SUFFIXES = (".pdf", ".svg", ".png", ".csv", ".json")
+SUFFIXES = (".json", ".pdf", ".svg", ".png", ".csv")
+FOLDER = ROOT / "figures" if (ROOT / "pyproject.toml").exists() else Path("figures")
 
-_PACKAGE = Path(__file__).resolve().parents[1]
 _PATHS = re.compile(r"(?:file://|(?<![\w.:/\\~-]))(?:/|[A-Za-z]:[/\\])(?:[^\s/\\'\"]+[/\\])+")  # all but the last part
+_Figure = TypeVar("_Figure", bound=Figure)
 
 
-def attach(figure: Figure, data: pd.DataFrame | None = None, **config: object) -> Figure:
-    """Give a figure the table behind it and what made it, for `save_figure` to write out.
+class Picture(Figure):
+    """A Figure that a notebook shows without pyplot, which must stay out of widget callbacks."""
 
-    Parameters
-    ----------
-    figure : any matplotlib Figure.
-    data : its tidy table, or None if it has none.
-    config : what made it: numbers, text, lists, dicts, arrays; of a Clip, VideoTokens or Reduction the facts are
-        written and not the pixels or values.
+    def _repr_png_(self) -> bytes:
+        data = io.BytesIO()
+        self.savefig(data, format="png", dpi=180)
+        return data.getvalue()
 
-    Returns
-    -------
-    The figure, with the attribute `vtc`.
+
+def attach(figure: _Figure, data: pd.DataFrame | None = None, **config: object) -> _Figure:
+    """Give a figure its tidy table and what made it, for `save_figure` to write out.
+
+    Of a Clip, VideoTokens or Reduction in `config` the facts are written, not the pixels or values.
 
     Examples
     --------
     >>> attach(Figure(), seed=0).vtc
     {'data': None, 'config': {'seed': 0}}
     """
-    figure.vtc = {"data": data, "config": config}
+    vars(figure)["vtc"] = {"data": data, "config": config}
     return figure
 
 
@@ -61,31 +64,33 @@ def save_figure(
     folder: str | Path | None = None,
     *,
     data: pd.DataFrame | None = None,
-    provenance: dict[str, object] | None = None,
+    provenance: Mapping[str, object] | None = None,
 ) -> dict[str, Path]:
     """Write a figure as PDF, SVG and PNG, the table behind it as CSV, and how it was made as JSON.
 
-    Everything is written beside the target first and moved into place only then, so an error leaves earlier files as
-    they were. The same figure from the same code gives the same bytes; no file holds a date or a local path. The
-    PDF's Subject and the Description of SVG and PNG hold the JSON too.
+    All files are written to temporary names before any is replaced. The same figure from the same code gives the same
+    bytes; no file holds a date or a local path. The Subject of the PDF and the Description of SVG and PNG hold the
+    JSON too.
+
+    The JSON lists the files written with it. A file of the same name that is not in the list of the JSON beside it was
+    not written by `save_figure` and is never overwritten. A CSV in the list is removed if the figure has no table now.
 
     Parameters
     ----------
-    figure : any matplotlib Figure, of this package (see `attach`) or not (seaborn: `grid.figure`).
-    name : of the files, without a folder; all are written, so a known suffix such as ".pdf" is taken off.
+    figure : any matplotlib Figure, of this package or not (seaborn: `grid.figure`).
+    name : of the files, without a folder; a suffix such as ".pdf" is taken off.
     folder : made if missing; by default `figures` in the repository, or in the current folder outside of one.
-    data : the tidy table, if it is not the attached one; without any there is no CSV.
-    provenance : added to the attached config (seed, reader, model revision ...).
+    data : tidy table, by default the one that this package's plots attach; without any there is no CSV.
+    provenance : added to the record (seed, reader, model revision ...).
 
     Returns
     -------
-    The path of each file by its suffix: ".pdf", ".svg", ".png", ".json", and ".csv" if there is a table.
+    The path of each file by its suffix: ".json", ".pdf", ".svg", ".png", and ".csv" if there is a table.
 
     Raises
     ------
     VTCError
-        For something that is no figure, a bad name, a folder that cannot be written to, a figure that cannot be drawn,
-        or a name whose CSV belongs to a saved table.
+        For a bad name, a figure that cannot be drawn, a folder that cannot be written to, or another's file in the way.
 
     Examples
     --------
@@ -100,67 +105,103 @@ def save_figure(
     base = file_base(name, folder, SUFFIXES, "figure")
     attached = getattr(figure, "vtc", {"data": None, "config": {}})
     data = attached["data"] if data is None else data
-    if not (data is None or isinstance(data, pd.DataFrame)):
-        raise VTCError(f"data is a {type(data).__name__}; give a pandas DataFrame or leave it out")
-    table = None if data is None else csv_bytes(data)
-    facts = _facts(figure, table, {**attached["config"], **(provenance or {})})
-    targets = {
-        suffix: base.with_name(base.name + suffix) for suffix in SUFFIXES if suffix != ".csv" or data is not None
-    }
-    leaving = base.with_name(f"{base.name}.csv")
-    if data is not None and tells_of(base.with_name(f"{base.name}.tex"), leaving):
-        raise VTCError(f"{leaving.name} in {base.parent} is of the table {base.name!r}; choose another name")
-    contents = _contents(figure, base.name, table, facts)
-    gone = {leaving: None} if data is None and tells_of(targets[".json"], leaving) else {}
-    replace_files({path: contents[suffix] for suffix, path in targets.items()} | gone, "figure")
-    return targets
+    files = [suffix for suffix in SUFFIXES if suffix != ".csv" or data is not None]
+    facts = record({**attached["config"], **(provenance or {})}, files)
+    facts["inches"] = [round(float(side), 4) for side in figure.get_size_inches()]
+    contents = {".json": f"{json.dumps(facts, indent=2)}\n".encode(), **_drawn(figure, base.name, json.dumps(facts))}
+    if data is not None:
+        contents[".csv"] = csv_bytes(data)
+    return write_files(base, contents, "figure")
 
 
-def file_base(name: str, folder: str | Path | None, suffixes: tuple[str, ...], what: str) -> Path:
-    """The path without suffix of the files of a figure or table, by default in `figures`."""
-    stem = name[: -len(Path(name).suffix)] if isinstance(name, str) and Path(name).suffix in suffixes else name
+def file_base(name: str, folder: str | Path | None, suffixes: Iterable[str], what: str) -> Path:
+    """Return the path of the files of a figure or table, without suffix."""
+    stem = name
+    if isinstance(name, str):
+        stem = next((name.removesuffix(suffix) for suffix in suffixes if name.endswith(suffix)), name)
     if not (isinstance(stem, str) and re.fullmatch(r"\w([\w .+=,()-]*[\w+=)-])?", stem)):
         raise VTCError(
             f"{name!r} cannot name a {what}; use letters, digits, spaces and .+=,()-_ (a folder goes into folder=)"
         )
-    if folder is None:
-        folder = _PACKAGE.parent / "figures" if (_PACKAGE.parent / "pyproject.toml").exists() else "figures"
-    return Path(folder, stem)
+    return Path(FOLDER if folder is None else folder, stem)
 
 
-def _contents(figure: Figure, stem: str, table: bytes | None, facts: dict[str, object]) -> dict[str, bytes | None]:
-    """The bytes of all files of a figure by suffix."""
-    line = json.dumps(facts)
-    about = {
-        "pdf": {"Title": stem, "Subject": line, "CreationDate": None},
-        "svg": {"Title": stem, "Description": line, "Date": None},
-        "png": {"Title": stem, "Description": line},
+def write_files(base: Path, contents: dict[str, bytes], what: str) -> dict[str, Path]:
+    """Replace the files of a figure or table together; the first suffix is of the record that lists them all."""
+    targets = {suffix: base.with_name(base.name + suffix) for suffix in contents}
+    try:
+        earlier = _listed(next(iter(targets.values())), list(contents))
+        for suffix, target in targets.items():
+            if target.is_dir() or (target.exists() and suffix not in earlier):
+                raise VTCError(f"{target} was not written by save_{what}; choose another name or move it")
+        base.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".vtc-export-", dir=base.parent) as scratch, ExitStack() as undo:
+            for suffix in targets:
+                Path(scratch, suffix).write_bytes(contents[suffix])
+            for suffix, target in targets.items():
+                old = shutil.copy2(target, Path(scratch, f"old{suffix}")) if target.exists() else None
+                os.replace(Path(scratch, suffix), target)
+                if old:
+                    undo.callback(os.replace, old, target)
+                else:
+                    undo.callback(target.unlink)
+            undo.pop_all()  # all are in place
+        for suffix in earlier - contents.keys():
+            base.with_name(base.name + suffix).unlink(missing_ok=True)
+    except OSError as error:
+        reason = error.strerror or error
+        raise VTCError(
+            f"cannot write {what} {base.name!r} into {base.parent}: {reason}; give a writable folder with room"
+        ) from error
+    return targets
+
+
+def _listed(file: Path, suffixes: list[str]) -> set[str]:
+    """Return the suffixes that a record lists; it is a JSON, or a comment that begins a LaTeX file."""
+    try:
+        facts, _ = json.JSONDecoder().raw_decode(file.read_text(encoding="utf-8").removeprefix("% "))
+    except (OSError, ValueError):
+        return set()
+    if not (isinstance(facts, dict) and "vtc_lab" in facts):
+        return set()
+    # Version 0.1 kept a hash of the CSV in place of a list.
+    return set(facts.get("files", [s for s in suffixes if s != ".csv" or facts.get("data_sha256")]))
+
+
+def _drawn(figure: Figure, title: str, about: str) -> dict[str, bytes]:
+    """Return the PDF, SVG and PNG of a figure by suffix."""
+    entries: dict[str, dict[str, Any]] = {
+        "pdf": {"Title": title, "Subject": about, "CreationDate": None},
+        "svg": {"Title": title, "Description": about, "Date": None},
+        "png": {"Title": title, "Description": about},
     }
-    drawn = {kind: io.BytesIO() for kind in about}
+    files = {kind: io.BytesIO() for kind in entries}
     try:
         with writing(), _laid_out(figure):
-            for kind, entries in about.items():
-                figure.savefig(drawn[kind], format=kind, metadata=entries)
+            for kind, file in files.items():
+                figure.savefig(file, format=kind, metadata=entries[kind])
     except Exception as error:
         reason = " ".join(str(error).split())
-        raise VTCError(f"figure {stem!r} cannot be drawn: {reason}; mend its text, data or size") from error
-    contents = {f".{kind}": file.getvalue() for kind, file in drawn.items()}
-    return contents | {".csv": table, ".json": f"{json.dumps(facts, indent=2)}\n".encode()}
+        raise VTCError(f"figure {title!r} cannot be drawn: {reason}; mend its text, data or size") from error
+    return {f".{kind}": file.getvalue() for kind, file in files.items()}
 
 
 @contextmanager
 def _laid_out(figure: Figure) -> Iterator[None]:
-    """Lay a figure out once, from its grid; matplotlib goes on from the last layout, and ends elsewhere each time."""
+    """Lay a figure out from its grid, because matplotlib goes on from the last layout and ends elsewhere each time."""
     engine = figure.get_layout_engine()
     if not isinstance(engine, ConstrainedLayoutEngine):
         yield
         return
-    engine.execute(figure)  # places the whole figure's titles, which the next one builds upon
+    parent: Any  # the figure or a subfigure
+    engine.execute(figure)  # places the titles of the whole figure, on which the next layout builds
     for axes in figure.axes:
-        parents = getattr(axes, "_colorbar_info", {"parents": [axes]})["parents"]
-        if parents[0].get_subplotspec() and axes.get_in_layout():
-            axes.set_position(parents[0].get_subplotspec().get_position(axes.figure))
-            axes.set_in_layout(True)  # which set_position takes back
+        spec, parent, in_layout = axes.get_subplotspec(), axes.figure, axes.get_in_layout()
+        if spec and in_layout:
+            axes.set_position(spec.get_position(parent))
+        elif axes.get_label() == "<colorbar>":  # as matplotlib names the axes that it puts beside others
+            axes.set_position((0, 0, 0.01, 1))
+        axes.set_in_layout(in_layout)  # which set_position takes back
     engine.execute(figure)
     figure.set_layout_engine("none")
     try:
@@ -169,103 +210,44 @@ def _laid_out(figure: Figure) -> Iterator[None]:
         figure.set_layout_engine(engine)
 
 
-def replace_files(contents: dict[Path, bytes | None], what: str) -> None:
-    """Put files into their folder, and take away those of None, or do nothing at all: all are written elsewhere first.
-
-    An error names the figure or table (`what`) by the first file.
-    """
-    first = next(iter(contents))
-    try:
-        first.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".vtc-export-", dir=first.parent) as scratch:
-            new, old = Path(scratch, "new"), Path(scratch, "old")
-            new.mkdir()
-            old.mkdir()
-            for target, data in contents.items():
-                if data is not None:
-                    (new / target.name).write_bytes(data)
-                if target.exists():
-                    shutil.copy2(target, old)
-            _move(contents, new, old)
-    except OSError as error:
-        reason = error.strerror or error
-        raise VTCError(
-            f"cannot write {what} {first.stem!r} into {first.parent}: {reason}; give a writable folder with room"
-        ) from error
-
-
-def _move(contents: dict[Path, bytes | None], new: Path, old: Path) -> None:
-    """Move all files of `new` to their places; if one fails, put back what is kept in `old`."""
-    begun = []
-    try:
-        for target, data in contents.items():
-            begun.append(target)
-            if data is None:
-                target.unlink()
-            else:
-                (new / target.name).replace(target)
-    except BaseException:
-        for target in begun:
-            with suppress(OSError):  # restore as much as can be restored
-                if (old / target.name).exists():
-                    (old / target.name).replace(target)
-                else:
-                    target.unlink(missing_ok=True)
-        raise
-
-
-def tells_of(file: Path, table: Path) -> bool:
-    """Whether the JSON of a figure, or of a table the first line of its LaTeX, is of this CSV as it is on disk."""
-    try:
-        text = file.read_text(encoding="utf-8")
-        facts = json.loads(text.splitlines()[0].removeprefix("% ") if file.suffix == ".tex" else text)
-        return facts["data_sha256"] == hashlib.sha256(table.read_bytes()).hexdigest()
-    except (OSError, ValueError, KeyError, TypeError, IndexError):
-        return False
-
-
 def csv_bytes(data: pd.DataFrame) -> bytes:
-    """A table as CSV bytes; a named index is a column of it, any other is not."""
+    """Return a table as CSV; a named index becomes a column."""
     table = data.reset_index() if any(name is not None for name in data.index.names) else data.copy()
     texts = table.select_dtypes(exclude="number").columns
-    table[texts] = table[texts].map(_without_path)
+    table[texts] = table[texts].map(lambda value: _without_path(value) if isinstance(value, str | Path) else value)
     return table.to_csv(index=False, lineterminator="\n").encode()
 
 
-def _facts(figure: Figure, table: bytes | None, config: dict[str, object]) -> dict[str, object]:
-    """How a figure was made, in what JSON can hold."""
-    made_by = origin()
-    versions = {"python": platform.python_version(), "numpy": np.__version__, "torch": torch.__version__}
-    return {
-        **made_by,
-        "dirty": bool(_git("status", "--porcelain", "--", ".")) if made_by["commit"] else None,
-        "versions": {**versions, "matplotlib": matplotlib.__version__},
-        "inches": [round(float(side), 4) for side in figure.get_size_inches()],
-        "data_sha256": None if table is None else hashlib.sha256(table).hexdigest(),
-        "config": plain(config, "provenance"),
-    }
-
-
-def origin() -> dict[str, str | None]:
-    """Version and commit of the package."""
+def record(config: dict[str, object], files: list[str]) -> dict[str, Any]:
+    """Return how a figure or table was made, and the suffixes of its files, as JSON can hold it."""
     try:
         version = metadata.version("vtc_lab")
     except metadata.PackageNotFoundError:
         version = "not installed"
     # Of the package alone: a figure stays the same when only other files, such as figures, are committed.
-    return {"vtc_lab": version, "commit": _git("rev-list", "-1", "HEAD", "--", ".") or None}
+    commit = _git("rev-list", "-1", "HEAD", "--", ".") or None
+    versions = {"python": platform.python_version(), "numpy": np.__version__, "torch": torch.__version__}
+    return {
+        "vtc_lab": version,
+        "commit": commit,
+        "dirty": bool(_git("status", "--porcelain", "--", ".")) if commit else None,
+        "versions": {**versions, "matplotlib": matplotlib.__version__},
+        "files": files,
+        "config": _plain(config, "provenance"),
+    }
 
 
 def _git(*command: str) -> str | None:
     try:
-        call = ["git", "--no-optional-locks", "-C", str(_PACKAGE), *command]
+        call = ["git", "--no-optional-locks", "-C", str(ROOT / "vtc_lab"), *command]
         return subprocess.run(call, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return None
 
 
-def plain(value: object, where: str) -> object:
-    """A value in what JSON can hold, the same in every process: no address in memory, no local path."""
+def _plain(value: object, where: str) -> object:
+    """Return a value as JSON can hold it, without local paths and addresses in memory."""
+    facts: dict[str, object]
     match value:
         case None | bool() | int():
             return value
@@ -274,11 +256,11 @@ def plain(value: object, where: str) -> object:
         case str() | Path():
             return _without_path(value)
         case np.ndarray() | np.generic() | torch.Tensor():
-            return plain(value.tolist(), where)
+            return _plain(value.tolist(), where)
         case list() | tuple():
-            return [plain(item, where) for item in value]
+            return [_plain(item, where) for item in value]
         case dict():
-            return {str(key): plain(item, f"{where}[{key!r}]") for key, item in value.items()}
+            return {str(key): _plain(item, f"{where}[{key!r}]") for key, item in value.items()}
         case Clip():
             facts = {"path": value.path, "reader": value.reader, "times": value.times, "sha256": value.sha256}
         case VideoTokens():
@@ -288,13 +270,11 @@ def plain(value: object, where: str) -> object:
             facts |= {"kept": len(value), "total": value.total, "ratio": value.total / len(value)}
         case _:
             raise VTCError(f"{where} is a {type(value).__name__}; give numbers, text, lists or dicts of them")
-    return plain(facts, where)
+    return _plain(facts, where)
 
 
-def _without_path(value: object) -> object:
-    """Text in which each absolute local path is cut down to its last part; anything else as it is."""
-    if not isinstance(value, str | Path):
-        return value
+def _without_path(value: str | Path) -> str:
+    """Return text in which each absolute local path is cut down to its last part."""
     text = str(value)
     for path in (PurePosixPath(text), PureWindowsPath(text)):
         if path.is_absolute() and len(path.parts) > 2:

@@ -13,51 +13,95 @@ from functools import lru_cache
 
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
+from matplotlib.colors import to_rgb
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from PIL import Image, ImageDraw, ImageFont
 
-from vtc_lab.figures.export import attach
-from vtc_lab.figures.style import figure_size, paper_style
-from vtc_lab.reducers.registry import get_method, methods
-from vtc_lab.tokens import Clip, Reduction, VTCError
-
-# Okabe and Ito's colours without black, told apart by most colour-blind readers
-_PALETTE = np.array(
-    [(230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (0, 114, 178), (213, 94, 0), (204, 121, 167)],
-    np.uint8,
+from vtc_lab.figures.export import Picture, attach
+from vtc_lab.figures.style import (
+    BLUE,
+    GREEN,
+    ORANGE,
+    PURPLE,
+    SKY,
+    SMALL,
+    VERMILION,
+    YELLOW,
+    figure_size,
+    paper_style,
 )
+from vtc_lab.reducers.registry import get_method, methods
+from vtc_lab.tokens import Clip, Reduction, VTCError, demand_clip
+
+_HUES = np.rint([np.multiply(to_rgb(hue), 255) for hue in (ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILION, PURPLE)])
 _GAP = 6
 _CAPTION = 18
 _TILE_AREA = 16_000  # pixels of a frame in the explorer
+FONT = ImageFont.load_default(12)
 
 
-def patch_table(clip: Clip, reduction: Reduction) -> pd.DataFrame:
-    """What became of every frame's patches, one row a frame.
+def show(clip: Clip, *reductions: Reduction, venue: str = "neurips") -> Picture:
+    """Draw what each reduction keeps of a clip, with its notes, at the text width of a venue.
 
     Parameters
     ----------
     clip : the T frames.
-    reduction : of their tokens.
+    reductions : one or more of its tokens, drawn one under the other.
+    venue : "cvpr", "neurips", "icml", "acl" or "aaai".
 
     Returns
     -------
-    DataFrame with columns method, frame, seconds, kept (patches that anchor an output token), merged (patches that
-    went into another one's token), dropped.
-
-    Raises
-    ------
-    VTCError
-        If clip and reduction differ in the number of frames.
+    matplotlib Figure, ready for `save_figure`. The table behind it has a row for each frame: method, frame, seconds,
+    kept (patches that anchor an output token), merged (patches that went into another one's token), dropped.
 
     Examples
     --------
-    >>> import torch, vtc_lab as vtc
+    >>> import vtc_lab as vtc
     >>> clip = Clip(np.zeros((4, 32, 32, 3), np.uint8), np.arange(4.0))
-    >>> reduced = vtc.reduce(vtc.load_encoder("pixels").encode(clip), "uniform", ratio=2)
-    >>> patch_table(clip, reduced)[["kept", "dropped"]].values.tolist()
+    >>> tokens = vtc.load_encoder("pixels").encode(clip)
+    >>> figure = show(clip, vtc.reduce(tokens, "uniform", ratio=2))
+    >>> figure.vtc["data"][["kept", "dropped"]].values.tolist()
     [[196, 0], [0, 196], [0, 196], [196, 0]]
     """
-    _demand_same_clip(clip, reduction)
+    if not reductions:
+        raise VTCError("there is no reduction to show; give at least one, made by vtc.reduce")
+    data = pd.concat([patch_table(clip, reduction) for reduction in reductions], ignore_index=True)
+    columns = min(8, len(clip))
+    rows = math.ceil(len(clip) / columns)
+    width, _ = figure_size(venue, "text")
+    small = min(36 / columns, SMALL)  # captions as large as the frames leave room for
+    tile = width / columns * clip.frames.shape[1] / clip.frames.shape[2]
+    lines = [(f"{describe(r)}: {r.ledger}", "; ".join(r.notes)) for r in reductions]
+    headers = [[part for line in pair for part in textwrap.wrap(line, int(width * 20))] for pair in lines]
+    heights = [0.14 * len(h) + 0.08 + rows * (tile + 2.6 * small / 72) for h in headers]
+    with paper_style():
+        pads = ConstrainedLayoutEngine(w_pad=0.01, h_pad=0.01, wspace=0.01, hspace=0.01)
+        figure = Picture(figsize=(width, sum(heights)), layout=pads)
+        panels = figure.subfigures(len(reductions), 1, squeeze=False, height_ratios=heights).ravel()
+        for panel, reduction, header in zip(panels, reductions, headers, strict=True):
+            panel.suptitle("\n".join(header), fontsize=7, x=0.005, ha="left")
+            axes = panel.subplots(rows, columns, squeeze=False).ravel()
+            for axis in axes:
+                axis.set_axis_off()
+            tiles = draw_frames(clip, reduction, max(round(300 * width / columns), 4 * reduction.grid[2]))
+            for axis, picture, caption in zip(axes, tiles, captions(clip, reduction), strict=False):
+                axis.imshow(picture, interpolation="none", aspect="equal")
+                axis.set_title("\n".join(caption), fontsize=small, pad=1.5)
+    return attach(figure, data, clip=clip, reductions=list(reductions))
+
+
+def describe(reduction: Reduction) -> str:
+    """Return the method and its options where they differ from the defaults, in one line."""
+    name = reduction.method or "a reduction made by hand"
+    known = get_method(name).options if name in methods().index else {}
+    defaults = {key: default for key, (_, default) in known.items()}
+    changed = [f"{k}={v}" for k, v in reduction.options.items() if k != "ratio" and v != defaults.get(k)]
+    return f"{name} ({', '.join(changed)})" if changed else name
+
+
+def patch_table(clip: Clip, reduction: Reduction) -> pd.DataFrame:
+    """Return how many patches of each frame were kept, merged and dropped, one row a frame."""
+    demand_same_frames(clip, reduction)
     kept, assign = _states(reduction)
     dropped = assign < 0
     return pd.DataFrame(
@@ -72,20 +116,55 @@ def patch_table(clip: Clip, reduction: Reduction) -> pd.DataFrame:
     )
 
 
+def captions(clip: Clip, reduction: Reduction) -> list[tuple[str, str]]:
+    """Return for each frame its time and what became of its patches, in words."""
+    lines = []
+    for row in patch_table(clip, reduction).to_dict("records"):
+        fates = {name: row[name] for name in ("kept", "merged", "dropped")}
+        whole = [name for name, count in fates.items() if count == sum(fates.values())]
+        parts = [f"{count} {name}" for name, count in fates.items() if count and name != "dropped"]
+        lines.append((f"{row['seconds']:.2f} s", f"all {whole[0]}" if whole else ", ".join(parts)))
+    return lines
+
+
+def strip(clip: Clip, reduction: Reduction, room: int = 1120) -> bytes:
+    """Return a JPEG of the filmstrip, `room` pixels wide, with a caption under every frame."""
+    ideal = math.sqrt(_TILE_AREA * clip.frames.shape[2] / clip.frames.shape[1])
+
+    def untidiness(columns: int) -> float:
+        """Measure how far a layout is from tiles of the ideal width and from a full last row."""
+        return abs(math.log(max(room / columns - _GAP, 1) / ideal)) + 1.5 * (-len(clip) % columns) / len(clip)
+
+    columns = min(range(1, len(clip) + 1), key=untidiness)
+    rows = math.ceil(len(clip) / columns)
+    tiles = draw_frames(clip, reduction, min(room // columns - _GAP, round(2 * ideal)))
+    height, width = tiles.shape[1] + _CAPTION + _GAP, tiles.shape[2] + _GAP
+    sheet = np.full((rows * columns, height, width, 3), 255, np.uint8)
+    sheet[: len(clip), : tiles.shape[1], : tiles.shape[2]] = tiles
+    page = sheet.reshape(rows, columns, height, width, 3).swapaxes(1, 2).reshape(rows * height, columns * width, 3)
+    image = Image.fromarray(page)
+    draw = ImageDraw.Draw(image)
+    for index, text in enumerate(captions(clip, reduction)):
+        place = (index % columns * width, index // columns * height + tiles.shape[1] + 2)
+        draw.text(place, fitting(text, tiles.shape[2]), fill=(40, 40, 40), font=FONT)
+    data = io.BytesIO()
+    image.save(data, "jpeg", quality=90, subsampling=0)
+    return data.getvalue()
+
+
+def fitting(caption: tuple[str, str], room: int) -> str:
+    """Return as much of a frame's caption as fits below it: all, the time and the first count, or the time."""
+    time, counts = caption
+    tries = (f"{time}  {counts}", f"{time}  {counts.split(',')[0]}")
+    return next((text for text in tries if FONT.getlength(text) <= room), time)
+
+
 def draw_frames(clip: Clip, reduction: Reduction, width: int) -> np.ndarray:
-    """The clip's frames with the fate of every patch drawn in.
+    """Return the clip's frames with the fate of every patch drawn in, (T, height, width, 3) uint8.
 
-    Parameters
-    ----------
-    clip : the T frames.
-    reduction : of their tokens; its grid is stretched over the frame.
-    width : of a drawn frame in pixels, rounded down to whole pixels a patch.
-
-    Returns
-    -------
-    (T, height, width, 3) uint8, as near to the aspect of the clip as whole pixels a patch allow.
+    `width` is in pixels, rounded down to whole pixels a patch; the grid is stretched over the frame.
     """
-    _demand_same_clip(clip, reduction)
+    demand_same_frames(clip, reduction)
     frames, rows, columns = reduction.grid
     wide = max(2, width // columns)
     tall = max(2, round(wide * columns * clip.frames.shape[1] / clip.frames.shape[2] / rows))
@@ -109,167 +188,43 @@ def draw_frames(clip: Clip, reduction: Reduction, width: int) -> np.ndarray:
     ramp = np.arange(rows * tall).reshape(rows, tall, 1, 1) + np.arange(columns * wide).reshape(columns, wide)
     lit = (ramp % step < max(1, step // 6)) & dropped[:, :, None, :, None]
     picture[lit] = picture[lit] // 2 + 84
-    # A line between patches that went different ways, so that groups of one colour stay apart.
-    label = np.where(merged, assign, -1)
-    down, across = (
-        np.diff(label, axis=1, prepend=label[:, :1]) != 0,
-        np.diff(label, axis=2, prepend=label[:, :, :1]) != 0,
-    )
     if min(tall, wide) >= 7:  # on smaller patches lines would hide the picture
+        # A line between patches that went different ways, so that groups of one colour stay apart.
+        label = np.where(merged, assign, -1)
+        down = np.diff(label, axis=1, prepend=label[:, :1]) != 0
+        across = np.diff(label, axis=2, prepend=label[:, :, :1]) != 0
         picture[:, :, 0] //= (1 + down[:, :, :, None, None]).astype(np.uint8)
         picture[:, :, :, :, 0] //= (1 + across[:, :, None, :, None]).astype(np.uint8)
-    rim, core = _dots(tall, wide)
     frame, y, x = (merged & kept).nonzero()
+    rim, core = _dots(tall, wide)
     for mask, ink in ((rim, np.zeros(3, np.uint8)), (core, colour[frame, y, x][:, None])):
         dy, dx = mask.nonzero()
         picture[frame[:, None], y[:, None], dy, x[:, None], dx] = ink
     return picture.reshape(frames, rows * tall, columns * wide, 3)
 
 
-def strip(clip: Clip, reduction: Reduction, room: int = 1120) -> bytes:
-    """A JPEG of the filmstrip with a caption under every frame, drawn in a few milliseconds.
-
-    Parameters
-    ----------
-    clip : the T frames.
-    reduction : of their tokens.
-    room : width of the picture in pixels.
-
-    Returns
-    -------
-    The file's bytes.
-    """
-    aspect = clip.frames.shape[2] / clip.frames.shape[1]
-    ideal = math.sqrt(_TILE_AREA * aspect)
-    columns = min(range(1, len(clip) + 1), key=lambda c: _untidiness(len(clip), c, room / c - _GAP, ideal))
-    rows = math.ceil(len(clip) / columns)
-    tiles = draw_frames(clip, reduction, min(room // columns - _GAP, round(2 * ideal)))
-    height, width = tiles.shape[1] + _CAPTION + _GAP, tiles.shape[2] + _GAP
-    sheet = np.full((rows * columns, height, width, 3), 255, np.uint8)
-    sheet[: len(clip), : tiles.shape[1], : tiles.shape[2]] = tiles
-    page = sheet.reshape(rows, columns, height, width, 3).swapaxes(1, 2).reshape(rows * height, columns * width, 3)
-    image = Image.fromarray(page)
-    draw, font = ImageDraw.Draw(image), _font()
-    for index, text in enumerate(captions(clip, reduction)):
-        place = (index % columns * width, index // columns * height + tiles.shape[1] + 2)
-        draw.text(place, _fitting(text, tiles.shape[2], font), fill=(40, 40, 40), font=font)
-    data = io.BytesIO()
-    image.save(data, "jpeg", quality=90, subsampling=0)
-    return data.getvalue()
-
-
-def _fitting(caption: tuple[str, str], room: int, font: ImageFont.FreeTypeFont) -> str:
-    """As much of a frame's caption as fits below it: all, time and the first count, or the time."""
-    time, counts = caption
-    tries = (f"{time}  {counts}", f"{time}  {counts.split(',')[0]}", time)
-    return next((text for text in tries if font.getlength(text) <= room), time)
-
-
-def _untidiness(frames: int, columns: int, width: float, ideal: float) -> float:
-    """How far a layout is from tiles of the ideal width and from a full last row."""
-    blank = -frames % columns
-    return abs(math.log(max(width, 1) / ideal)) + 1.5 * blank / frames
-
-
-def captions(clip: Clip, reduction: Reduction) -> list[tuple[str, str]]:
-    """For each frame its time and what became of it, in words."""
-    table = patch_table(clip, reduction)
-    lines = []
-    for row in table.itertuples():
-        fates = {"kept": row.kept, "merged": row.merged, "dropped": row.dropped}
-        whole = [name for name, count in fates.items() if count == sum(fates.values())]
-        parts = [f"{count} {name}" for name, count in fates.items() if count and name != "dropped"]
-        lines.append((f"{row.seconds:.2f} s", f"all {whole[0]}" if whole else ", ".join(parts)))
-    return lines
-
-
-def show(clip: Clip, *reductions: Reduction, venue: str = "neurips", columns: int = 8) -> Figure:
-    """A figure of what each reduction keeps of a clip, with its notes, at the text width of a venue.
-
-    Parameters
-    ----------
-    clip : the T frames.
-    reductions : one or more of its tokens, drawn one under the other.
-    venue : a name that `figure_size` knows.
-    columns : frames beside each other, at least 1.
-
-    Returns
-    -------
-    matplotlib Figure, ready for `save_figure`; the table behind it is `patch_table`.
-
-    Raises
-    ------
-    VTCError
-        If there is no reduction, one is of another clip, or the venue is unknown.
-
-    Examples
-    --------
-    >>> import torch, vtc_lab as vtc
-    >>> clip = Clip(np.zeros((4, 32, 32, 3), np.uint8), np.arange(4.0))
-    >>> tokens = vtc.load_encoder("pixels").encode(clip)
-    >>> figure = show(clip, vtc.reduce(tokens, "lftr", ratio=4), vtc.reduce(tokens, "uniform", ratio=4))
-    >>> figure.vtc["data"].method.unique().tolist()
-    ['lftr', 'uniform']
-    """
-    if not reductions:
-        raise VTCError("there is no reduction to show; give at least one, made by vtc.reduce")
-    if type(columns) is not int or columns < 1:
-        raise VTCError(f"columns is {columns!r}; it must be a whole number of frames beside each other, at least 1")
-    columns = min(columns, len(clip))
-    rows = math.ceil(len(clip) / columns)
-    width, _ = figure_size(venue, "text")
-    small = 36 / columns  # captions as large as the frames leave room for
-    tile = width / columns * clip.frames.shape[1] / clip.frames.shape[2]
-    lines = [(f"{describe(r)}: {r.ledger}", "; ".join(r.notes)) for r in reductions]
-    headers = [[part for line in pair for part in textwrap.wrap(line, int(width * 20))] for pair in lines]
-    heights = [0.14 * len(h) + 0.08 + rows * (tile + 2.6 * min(small, 6) / 72) for h in headers]
-    with paper_style():
-        figure = Picture(figsize=(width, sum(heights)))
-        figure.get_layout_engine().set(w_pad=0.01, h_pad=0.01, wspace=0.01, hspace=0.01)
-        panels = np.atleast_1d(figure.subfigures(len(reductions), 1, height_ratios=heights))
-        for panel, reduction, header in zip(panels, reductions, headers, strict=True):
-            panel.suptitle("\n".join(header), fontsize=7, x=0.005, ha="left")
-            axes = panel.subplots(rows, columns, squeeze=False).ravel()
-            for axis in axes:
-                axis.set_axis_off()
-            tiles = draw_frames(clip, reduction, max(round(300 * width / columns), 4 * reduction.grid[2]))
-            for axis, picture, caption in zip(axes, tiles, captions(clip, reduction), strict=False):
-                axis.imshow(picture, interpolation="none", aspect="equal")
-                axis.set_title("\n".join(caption), fontsize=min(small, 6), pad=1.5)
-    data = pd.concat([patch_table(clip, reduction) for reduction in reductions], ignore_index=True)
-    return attach(figure, data, clip=clip, reductions=list(reductions))
-
-
-def describe(reduction: Reduction) -> str:
-    """The method and its options where they differ from the defaults, in one line."""
-    name = reduction.method or "a reduction made by hand"
-    known = get_method(name).options if name in methods().index else {}
-    defaults = {key: default for key, (_, default) in known.items()}
-    changed = [f"{k}={v}" for k, v in reduction.options.items() if k != "ratio" and v != defaults.get(k)]
-    return f"{name} ({', '.join(changed)})" if changed else name
+def demand_same_frames(clip: Clip, reduction: Reduction) -> None:
+    """Raise a VTCError for a clip of another number of frames than the reduction."""
+    demand_clip(clip)
+    if len(clip) != reduction.grid[0]:
+        raise VTCError(
+            f"the clip has {len(clip)} frames and the reduction {reduction.grid[0]}; show a clip with its own "
+            f"reduction, or vtc.one_each(clip, {reduction.grid[0]}) where a token is of several frames"
+        )
 
 
 def _states(reduction: Reduction) -> tuple[np.ndarray, np.ndarray]:
-    """(T, h, w) kept as bool and the output each token went into."""
+    """Return (T, h, w) bool, kept or not, and (T, h, w) int, the output that each token went into."""
     return reduction.kept.cpu().numpy(), reduction.assign.view(reduction.grid).cpu().numpy()
 
 
 def _group_colours(anchor: np.ndarray, members: np.ndarray, grid: tuple[int, int, int]) -> np.ndarray:
-    """(K, 3) uint8: one hue for the groups anchored in a frame, shaded in turns so that neighbours differ."""
+    """Return (K, 3) uint8: one hue for the groups anchored in a frame, shaded in turns so that neighbours differ."""
     frames, height, width = grid
     frame, place = np.divmod(anchor, height * width)
     order = np.cumsum(np.bincount(frame[members > 1], minlength=frames) > 0) - 1  # a lone token needs no colour
     shade = 0.8 + 0.2 * ((place // width + place % width) % 2)
-    return (_PALETTE[order[frame] % len(_PALETTE)] * shade[:, None]).astype(np.uint8)
-
-
-class Picture(Figure):
-    """A Figure that a notebook shows without pyplot, which must stay out of widget callbacks."""
-
-    def _repr_png_(self) -> bytes:
-        data = io.BytesIO()
-        self.savefig(data, format="png", dpi=180)
-        return data.getvalue()
+    return (_HUES[order[frame] % len(_HUES)] * shade[:, None]).astype(np.uint8)
 
 
 class _Frames:
@@ -287,7 +242,7 @@ class _Frames:
 
 @lru_cache(maxsize=8)
 def _thumbnails(clip: _Frames, rows: int, tall: int, columns: int, wide: int) -> np.ndarray:
-    """(T, rows, tall, columns, wide, 3) uint16: the frames in patches."""
+    """Return the frames in patches, (T, rows, tall, columns, wide, 3) uint16."""
     size = (columns * wide, rows * tall)
     frames = [np.asarray(Image.fromarray(frame).resize(size, Image.Resampling.BOX)) for frame in clip.frames]
     return np.stack(frames).astype(np.uint16).reshape(-1, rows, tall, columns, wide, 3)
@@ -295,21 +250,8 @@ def _thumbnails(clip: _Frames, rows: int, tall: int, columns: int, wide: int) ->
 
 @lru_cache(maxsize=16)
 def _dots(tall: int, wide: int) -> tuple[np.ndarray, np.ndarray]:
-    """(tall, wide) bool masks of the dark rim and of the core of a patch's dot."""
+    """Return (tall, wide) bool masks of the dark rim and of the core of a patch's dot."""
     y, x = np.arange(tall)[:, None] - (tall - 1) / 2, np.arange(wide) - (wide - 1) / 2
     radius = max(0.75, min(tall, wide) / 6)
     distance = np.hypot(y, x)
     return distance <= radius + 0.8, distance <= radius
-
-
-@lru_cache(maxsize=1)
-def _font() -> ImageFont.FreeTypeFont:
-    return ImageFont.load_default(12)
-
-
-def _demand_same_clip(clip: Clip, reduction: Reduction) -> None:
-    if len(clip) != reduction.grid[0]:
-        raise VTCError(
-            f"the clip has {len(clip)} frames and the reduction {reduction.grid[0]}; show a clip with its own "
-            f"reduction, or vtc.one_each(clip, {reduction.grid[0]}) where a token is of several frames"
-        )

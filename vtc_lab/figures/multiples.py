@@ -1,27 +1,27 @@
-"""One clip at one budget under many methods, as small multiples; and what such a comparison says about itself."""
+"""One clip at one budget under many methods, as small multiples, and the words of such a comparison."""
 
 from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Iterable, Mapping, Sequence
-from numbers import Integral
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.patches import Rectangle
 
-from vtc_lab.figures.export import attach
-from vtc_lab.figures.filmstrip import Picture, describe, draw_frames, patch_table
-from vtc_lab.figures.style import BASELINES, figure_size, paper_style
-from vtc_lab.tokens import Clip, MinimumBudgetError, Reduction, VTCError, demand_clip
+from vtc_lab.figures.export import Picture, attach
+from vtc_lab.figures.filmstrip import demand_same_frames, describe, draw_frames, patch_table
+from vtc_lab.figures.style import BASELINES, BELOW_MINIMUM, GREY, SMALL, figure_size, paper_style
+from vtc_lab.tokens import Clip, MinimumBudgetError, Reduction, VTCError
 
-SMALL = 6  # points, of titles of panels and of notes
-GREY = "#777777"  # of what a method has to beat
 _LEGEND = (
-    "As it is: kept. Dark and hatched: dropped. Tinted: merged into the patch with a dot of that colour. Bar: share of "
-    "each frame's patches that are kept, from white (none) to black (all), with a tick at the frames shown."
+    "Unchanged: kept. Dark and hatched: dropped. Tinted: merged into the patch with a dot of that colour. Bar: share "
+    "of each frame's patches that are kept, from white (none) to black (all), with a tick at the frames shown."
 )
+_BAR = 0.06  # inches
 
 
 def compare_kept(
@@ -29,36 +29,28 @@ def compare_kept(
     reductions: Iterable[Reduction],
     gaps: Mapping[str, VTCError] | None = None,
     *,
-    frames: int | Sequence[int] = 4,
     columns: int = 3,
     venue: str = "neurips",
     span: str = "text",
 ) -> Picture:
-    """What each of many methods keeps of a clip at one budget, as small multiples.
+    """Draw what each of many methods keeps of a clip at one budget, as small multiples.
 
-    Every panel shows the same few frames and, in a bar below them, the share of patches kept in *every* frame. Baseline
-    methods are marked as such, in grey. Notes of the reductions (a source of saliency, an automatic split) stand below.
+    Every panel shows the same four frames, each from the middle of a quarter of the clip (the first and last frame and
+    evenly spaced ones between them would be those that `uniform` keeps), and, in a bar below them, the share of patches
+    kept in *every* frame. Names of baselines are grey. Notes of the reductions stand below.
 
     Parameters
     ----------
     clip : T frames.
     reductions : of its tokens, all to the same number.
     gaps : for each method that gave no result its error; it gets an empty panel, and the reason stands below.
-    frames : how many, each from the middle of an equal part of the clip (the first and last frame and evenly spaced
-        ones between them would be those that `uniform` keeps); or their indices.
     columns : panels beside each other, at least 1.
-    venue, span : as in `figure_size`.
+    venue, span : as in `plot_curves`.
 
     Returns
     -------
-    Figure, ready for `save_figure`; the table behind it is `patch_table` of every reduction, under `label` the method
-    with its options.
-
-    Raises
-    ------
-    VTCError
-        If there is no reduction, or they differ in budget, grid or number of frames, for frames that are not there, or
-        more frames and columns than can be seen.
+    Figure, ready for `save_figure`. The table behind it is that of `show` for every reduction, and under `label` the
+    method with its options.
 
     Examples
     --------
@@ -70,157 +62,139 @@ def compare_kept(
     {'lftr': 196, 'random': 196, 'uniform': 196}
     """
     reductions, gaps = alike(reductions), dict(gaps or {})
-    demand_clip_of(clip, reductions)
-    chosen = shown_frames(frames, len(clip))
-    if type(columns) is not int or columns < 1:
-        raise VTCError(f"columns is {columns!r}; it must be a whole number of panels beside each other, at least 1")
-    labels = labels_of(reductions)
-    columns = min(columns, len(reductions) + len(gaps))
-    rows = math.ceil((len(reductions) + len(gaps)) / columns)
+    demand_same_frames(clip, reductions[0])
+    chosen, labels = shown_frames(4, len(clip)), labels_of(reductions)
     width, _ = figure_size(venue, span)
+    columns = min(columns, len(reductions) + len(gaps))
+    most = int(width / (0.2 * len(chosen) + 0.05))  # frames of 0.2 inches
+    if not 1 <= columns <= most:
+        raise VTCError(f"columns is {columns!r}; choose 1 to {most}, so that the frames can be seen")
+    rows = math.ceil((len(reductions) + len(gaps)) / columns)
     tile = (width / columns - 0.05) / len(chosen)
-    if tile < 0.2:
-        raise VTCError(
-            f"{len(chosen)} frames in {columns} columns would be {max(tile, 0):.2f} inches wide each, "
-            "too small to see; choose fewer of either"
-        )
-    picture, bar = tile * clip.frames.shape[1] / clip.frames.shape[2], 0.06
-    titles = [_title(label, r) for label, r in zip(labels, reductions, strict=True)]
-    titles = [textwrap.wrap(title, _room(0.85 * width / columns)) for title in titles]
+    tall = tile * clip.frames.shape[1] / clip.frames.shape[2]
+    titles = [
+        textwrap.wrap(_title(label, reduction), letters(0.85 * width / columns))
+        for label, reduction in zip(labels, reductions, strict=True)
+    ]
+    lines = [max(map(len, titles[n * columns : (n + 1) * columns] or [[""]])) for n in range(rows)]
     seconds = ", ".join(f"{clip.times[t]:.2f}" for t in chosen)
-    shown = f"Frames at {seconds} s, {len(chosen)} of {len(clip)}. {_LEGEND}"
+    notes = [f"Frames at {seconds} s, {len(chosen)} of {len(clip)}. {_LEGEND}", *notes_of(reductions)]
+    notes += [f"No result: {error}." for error in gaps.values()]
     with paper_style():
-        lines = [max(map(len, titles[n * columns : (n + 1) * columns] or [" "])) for n in range(rows)]
-        height = rows * (picture + bar + 0.09) + 0.115 * sum(lines)
-        reasons = [f"No result: {error}." for error in gaps.values()]
-        figure = page(width, height, f"{budget_line(reductions)}.", [shown, *notes_of(reductions, labels), *reasons])
-        figure.get_layout_engine().set(w_pad=0.02, h_pad=0.012, wspace=0, hspace=0)
-        axes = figure.subplots(2 * rows, columns, squeeze=False, height_ratios=[picture, bar] * rows)
+        body = rows * (tall + _BAR + 0.09) + 0.115 * sum(lines)
+        pads = ConstrainedLayoutEngine(w_pad=0.02, h_pad=0.012, wspace=0, hspace=0)
+        figure = page(width, body, f"{budget_line(reductions)}.", notes, pads)
+        axes = figure.subplots(2 * rows, columns, squeeze=False, height_ratios=[tall, _BAR] * rows)
         for one in axes.ravel():
             one.set_axis_off()
+            one.set_anchor("S")  # room that is left goes above and below, not between picture and bar
         panels = list(zip(axes[::2].ravel(), axes[1::2].ravel(), strict=True))
         for (upper, lower), reduction, title in zip(panels, reductions, titles, strict=False):
             pixels = max(round(300 * tile), 4 * reduction.grid[2])
-            upper.imshow(joined(draw_frames(clip, reduction, pixels)[chosen]), interpolation="none")
-            shares = reduction.kept.flatten(1).float().mean(1).cpu().numpy()
-            lower.imshow(shares[None], cmap="Greys", vmin=0, vmax=1, aspect="auto", interpolation="none")
-            upper.set_anchor("S")  # room that is left goes above and below, not between picture and bar
-            lower.set_anchor("N")
-            lower.set_box_aspect(bar / tile / len(chosen))
-            lower.set_axis_on()
-            lower.xaxis.tick_top()
-            lower.set_xticks(chosen, [])
-            lower.set_yticks([])
-            lower.tick_params(length=1.5, width=0.5)
-            lower.spines[:].set(visible=True, linewidth=0.4, color="#999999")
+            upper.imshow(joined(list(draw_frames(clip, reduction, pixels)[chosen]), axis=1), interpolation="none")
             upper.set_title("\n".join(title), fontsize=SMALL, pad=1.5, loc="left", color=colour_of(reduction.method))
+            _draw_shares(lower, reduction, chosen, _BAR / tile / len(chosen))
         for (upper, _), (name, error) in zip(panels[len(reductions) :], gaps.items(), strict=False):
-            words = "below its minimum budget" if isinstance(error, MinimumBudgetError) else "no result"
+            words = BELOW_MINIMUM if isinstance(error, MinimumBudgetError) else "no result"
             upper.set_title(f"{name}: {words}", fontsize=SMALL, pad=1.5, loc="left", color=colour_of(name))
-            upper.set_anchor("S")
-            upper.set_box_aspect(picture / tile / len(chosen))
+            upper.set_box_aspect(tall / tile / len(chosen))
             upper.add_patch(Rectangle((0, 0), 1, 1, transform=upper.transAxes, color="#f2f2f2"))
-    data = pd.concat([patch_table(clip, r).assign(label=label) for r, label in zip(reductions, labels, strict=True)])
+    tables = [patch_table(clip, r).assign(label=label) for r, label in zip(reductions, labels, strict=True)]
     about = {"gaps": {name: str(error) for name, error in gaps.items()}, "frames": chosen}
-    return attach(figure, data.reset_index(drop=True), plot="compare_kept", clip=clip, reductions=reductions, **about)
+    data = pd.concat(tables, ignore_index=True)
+    return attach(figure, data, plot="compare_kept", clip=clip, reductions=reductions, **about)
+
+
+def _draw_shares(axes: Axes, reduction: Reduction, chosen: list[int], aspect: float) -> None:
+    """Draw the share of patches kept in every frame, with ticks at the chosen ones."""
+    shares = reduction.kept.flatten(1).float().mean(1).cpu().numpy()
+    axes.imshow(shares[None], cmap="Greys", vmin=0, vmax=1, aspect="auto", interpolation="none")
+    axes.set_anchor("N")
+    axes.set_box_aspect(aspect)
+    axes.set_axis_on()
+    axes.xaxis.tick_top()
+    axes.set_xticks(chosen, [""] * len(chosen))
+    axes.set_yticks([])
+    axes.tick_params(length=1.5, width=0.5)
+    axes.spines[:].set(visible=True, linewidth=0.4, color="#999999")
 
 
 def alike(reductions: Iterable[Reduction], least: int = 1) -> list[Reduction]:
-    """The reductions as a list, if there are enough of one grid and one budget."""
-    if isinstance(reductions, Reduction):
-        reductions = [reductions]
+    """Return the reductions as a list, if there are enough of one grid and one budget."""
     given = list(reductions)
-    for one in given:
-        if not isinstance(one, Reduction):
-            raise VTCError(f"{one!r:.60} is no Reduction; give a list of what vtc.reduce returns")
-    if len(given) < least:
-        many = "reduction" if least == 1 else "reductions"
-        raise VTCError(f"a comparison needs at least {least} {many}, not {len(given)}; give a list of them")
+    if len(given) < least or not all(isinstance(one, Reduction) for one in given):
+        raise VTCError(f"reductions is {given!r:.60}; give a list of at least {least} that vtc.reduce returned")
+    first = given[0]
     for one in given[1:]:
-        if one.grid != given[0].grid:
+        if one.grid != first.grid:
             raise VTCError(
-                f"the reductions are of {given[0].grid} and {one.grid} grids; compare methods on the tokens of one clip"
+                f"the reductions are of {first.grid} and {one.grid} grids; compare methods on the tokens of one clip"
             )
-        if len(one) != len(given[0]):
+        if len(one) != len(first):
             raise VTCError(
-                f"{describe(given[0])} keeps {len(given[0])} tokens and {describe(one)} {len(one)}; "
+                f"{describe(first)} keeps {len(first)} tokens and {describe(one)} {len(one)}; "
                 "compare methods at one budget, such as the same ratio"
             )
     return given
 
 
-def demand_clip_of(clip: Clip, reductions: list[Reduction]) -> None:
-    """Raise a VTCError for a clip of another number of frames."""
-    demand_clip(clip)
-    if len(clip) != reductions[0].grid[0]:
-        raise VTCError(
-            f"the clip has {len(clip)} frames and the reductions {reductions[0].grid[0]}; give the clip they are of"
-        )
-
-
-def shown_frames(frames: int | Sequence[int], total: int) -> list[int]:
-    """The indices of the frames to show."""
-    if isinstance(frames, Integral) and frames >= 1:
-        count = min(int(frames), total)
-        return [(2 * part + 1) * total // (2 * count) for part in range(count)]
-    chosen = list(frames) if isinstance(frames, Iterable) else []
-    if not chosen or not all(isinstance(t, Integral) and 0 <= t < total for t in chosen):
-        raise VTCError(f"frames is {frames!r}; give how many to show, or a list of their indices, 0 to {total - 1}")
-    return [int(t) for t in chosen]
+def shown_frames(count: int, total: int) -> list[int]:
+    """Return the indices of frames from the middle of equal parts of a clip."""
+    count = min(count, total)
+    return [(2 * part + 1) * total // (2 * count) for part in range(count)]
 
 
 def labels_of(reductions: list[Reduction]) -> list[str]:
-    """What each is called; those that are called the same are numbered."""
+    """Return the name of each reduction; equal names are numbered."""
     names = [describe(one) for one in reductions]
     return [f"{name} #{names[:n].count(name) + 1}" if names.count(name) > 1 else name for n, name in enumerate(names)]
 
 
 def colour_of(method: str) -> str:
-    """The colour of a method's name: grey for a baseline."""
+    """Return the colour of a method's name: grey for a baseline."""
     return GREY if method in BASELINES else "black"
 
 
 def budget_line(reductions: list[Reduction]) -> str:
-    """The budget that all share, in words."""
+    """Return the budget that all share, in words."""
     one = reductions[0]
-    who = f"Tokens by {one.encoder}: " if one.encoder else ""
+    source = f"Tokens by {one.encoder}: " if one.encoder else ""
     each = "each method keeps" if len(reductions) > 1 else "kept"
-    return f"{who}{each} {len(one)} of {one.total}, {one.total / len(one):.1f}x"
+    return f"{source}{each} {len(one)} of {one.total}, {one.total / len(one):.1f}x"
 
 
-def notes_of(reductions: list[Reduction], labels: list[str]) -> list[str]:
-    """Each note of the reductions once, with those that carry it."""
+def notes_of(reductions: list[Reduction]) -> list[str]:
+    """Return each note of the reductions once, with the names of those that carry it."""
     carriers: dict[str, list[str]] = {}
-    for label, one in zip(labels, reductions, strict=True):
+    for label, one in zip(labels_of(reductions), reductions, strict=True):
         for note in one.notes:
             carriers.setdefault(note, []).append(label)
     return [f"{', '.join(names)}: {note}." for note, names in carriers.items()]
 
 
-def page(width: float, body: float, header: str, notes: list[str]) -> Picture:
-    """An empty figure with a header and with notes at the foot, `body` inches apart."""
-    above = textwrap.wrap(header, _room(width, 7))
-    below = [line for note in notes for line in textwrap.wrap(note, _room(width))]
-    figure = Picture(figsize=(width, round(body + 0.12 * len(above) + 0.1 * len(below) + 0.1, 3)))
+def page(width: float, body: float, header: str, notes: list[str], pads: ConstrainedLayoutEngine) -> Picture:
+    """Return an empty figure with a header and with notes at the foot, `body` inches apart."""
+    above = textwrap.wrap(header, letters(width, 7))
+    below = [line for note in notes for line in textwrap.wrap(note, letters(width))]
+    figure = Picture(figsize=(width, round(body + 0.12 * len(above) + 0.1 * len(below) + 0.1, 3)), layout=pads)
     figure.suptitle("\n".join(above), fontsize=7, x=0.005, ha="left")
     figure.supxlabel("\n".join(below), fontsize=SMALL, x=0.005, ha="left", color="#444444")
     return figure
 
 
-def joined(tiles: Iterable[np.ndarray], axis: int = 1) -> np.ndarray:
-    """Pictures one after the other, with white between them."""
-    tiles = list(tiles)
+def joined(tiles: list[np.ndarray], axis: int) -> np.ndarray:
+    """Return pictures one after the other, with white between them."""
     shape = list(tiles[0].shape)
     shape[axis] = 4
     gap = np.full(shape, 255, np.uint8)
     return np.concatenate([part for tile in tiles for part in (gap, tile)][1:], axis)
 
 
+def letters(inches: float, points: float = SMALL) -> int:
+    """Return how many letters of a size fit into a width."""
+    return max(1, int(inches * 155 / points))
+
+
 def _title(label: str, reduction: Reduction) -> str:
     baseline = " (baseline)" if reduction.method in BASELINES else ""
     return f"{label}{baseline}  {len(reduction)}/{reduction.total}"
-
-
-def _room(inches: float, points: float = SMALL) -> int:
-    """Letters that fit into a width."""
-    return max(1, int(inches * 155 / points))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections import Counter
@@ -12,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from vtc_lab.figures.export import csv_bytes, file_base, origin, plain, replace_files, tells_of
+from vtc_lab.figures.export import csv_bytes, file_base, record, write_files
 from vtc_lab.figures.marks import EVERYWHERE, GAPS, count, unit
 from vtc_lab.sweeps.tidy import NOT_RUN, uneven
 from vtc_lab.tokens import VTCError
@@ -37,9 +36,8 @@ def save_table(
 ) -> dict[str, Path]:
     """Write a table of results as LaTeX (package booktabs) and as CSV.
 
-    Both are written beside the target first and moved into place only then, so an error leaves earlier files as they
-    were. The same table from the same code gives the same bytes. The LaTeX begins with a comment that says how it was
-    made; the CSV holds the table as it is, unrounded.
+    Files are replaced as by `save_figure`, but the LaTeX lists them: it begins with a comment that says how it was
+    made. The same table from the same code gives the same bytes. The CSV holds the table as it is, unrounded.
 
     Parameters
     ----------
@@ -62,8 +60,8 @@ def save_table(
     Raises
     ------
     VTCError
-        For an empty table or something else, a bad name or `best`, a folder that cannot be written to, or a name whose
-        CSV belongs to a saved figure.
+        For an empty table or something else, a bad name or `best`, a folder that cannot be written to, or another's
+        file in the way.
 
     Examples
     --------
@@ -88,16 +86,9 @@ def save_table(
     if best not in ("max", "min", None):
         raise VTCError(f"best is {best!r}; choose 'max', 'min' or None")
     base = file_base(name, folder, _SUFFIXES, "table")
-    data = csv_bytes(table)
-    facts = origin()
-    facts |= {"data_sha256": hashlib.sha256(data).hexdigest(), "config": plain(provenance or {}, "provenance")}
+    facts = record(dict(provenance or {}), list(_SUFFIXES))
     latex = f"% {json.dumps(facts)}\n{_latex(table, best)}"
-    targets = {suffix: base.with_name(base.name + suffix) for suffix in _SUFFIXES}
-    if tells_of(base.with_name(f"{base.name}.json"), targets[".csv"]):
-        place = f"{targets['.csv'].name} in {base.parent}"
-        raise VTCError(f"{place} is the table of the figure {base.name!r}; choose another name")
-    replace_files({targets[".tex"]: latex.encode(), targets[".csv"]: data}, "table")
-    return targets
+    return write_files(base, {".tex": latex.encode(), ".csv": csv_bytes(table)}, "table")
 
 
 def _latex(table: pd.DataFrame, best: str | None) -> str:
