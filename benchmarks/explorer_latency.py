@@ -33,7 +33,7 @@ def measure(setting: str, moves: int) -> list[float]:
         client.wait_for_ready(timeout=120)
         reply = client.execute_interactive(
             f"import vtc_lab as vtc; e = vtc.explore({setting})\n"
-            "slider = e._rows['ratio'].children[0]; image = e._images[0]",
+            "slider = e._controls['ratio'].children[0]; image = e._columns[0].children[1]",
             user_expressions={"slider": "slider.model_id", "image": "image.model_id", "message": "e.message"},
             timeout=120,
         )["content"]

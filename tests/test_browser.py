@@ -207,10 +207,10 @@ def test_an_ablation_fills_in_stops_and_comes_back_at_once(lab, page):
     _shoot(page, "_running")
     measure = page.locator(".widget-dropdown", has_text="show").locator("select")
     before = _fingerprint(page)
-    measure.select_option(label="answers flipped")
+    measure.select_option(label="answers flipped (%)")
     page.get_by_text("best answers flipped (%)").wait_for()
     assert _fingerprint(page) != before and not stop.is_disabled(), "the run goes on while another measure is shown"
-    measure.select_option(label="accuracy")
+    measure.select_option(label="accuracy (%)")
     page.get_by_text("best accuracy (%)").wait_for()
 
     stop.click()

@@ -13,7 +13,8 @@ import torch
 from PIL import Image
 
 import vtc_lab as vtc
-from vtc_lab.widgets.state import DEFAULTS, ask_scene, build_scene, code_line, complete_state
+from vtc_lab.widgets.settings import call_line
+from vtc_lab.widgets.state import DEFAULTS, ask_view, build_view, complete_state, usual
 
 SMALL = {"frames": 6, "encoder": "pixels", "clip": "data/clips/dog.mp4"}
 
@@ -24,9 +25,14 @@ def explorer():
 
 
 def change(explorer, **values) -> None:
+    controls = {**explorer._controls, "file": explorer._file, "folder": explorer._folder}
     for name, value in values.items():
-        explorer._controls[name].value = value
+        controls[name].value = value
     explorer.wait()
+
+
+def code_line(state) -> str:
+    return call_line("explore", state, usual(state["model"]))
 
 
 def shown(explorer) -> list[bytes]:
@@ -67,13 +73,13 @@ def test_every_setting_changes_the_picture(explorer, values, words):
 def test_options_come_from_the_methods_signature(explorer):
     before = shown(explorer)[0]
     change(explorer, budget="stages")
-    explorer._options["options"]._controls["dropped"].value = "merge"
+    explorer._controls["options"]._controls["dropped"].value = "merge"
     explorer.wait()
     assert explorer.state["options"] == {"dropped": "merge"}
     assert shown(explorer)[0] != before and "dropped=merge" in ledgers(explorer)[0]
     change(explorer, method="random")
     assert explorer.state["options"] == {}
-    assert list(explorer._options["options"]._controls) == ["seed"]
+    assert list(explorer._controls["options"]._controls) == ["seed"]
 
 
 def test_two_methods_always_share_one_budget(explorer):
@@ -92,7 +98,7 @@ def test_two_methods_always_share_one_budget(explorer):
 
 def test_state_goes_out_and_in_as_json(explorer):
     change(explorer, ratio=5.0, method="random", compare="")
-    explorer._options["options"]._controls["seed"].value = 7
+    explorer._controls["options"]._controls["seed"].value = 7
     explorer.wait()
     state = json.loads(json.dumps(explorer.state))
     again = vtc.explore(**state)
@@ -126,7 +132,7 @@ def test_every_setting_survives():
 def test_a_number_box_keeps_what_was_typed_and_the_slider_follows(explorer):
     change(explorer, ratio=7.125, min_fidelity=0.995)
     assert (explorer.state["ratio"], explorer.state["min_fidelity"]) == (7.125, 0.995)
-    slider = explorer._rows["ratio"].children[0]
+    slider = explorer._controls["ratio"].children[0]
     assert slider.value == 7.125
     slider.value = 4.0
     explorer.wait()
@@ -134,8 +140,8 @@ def test_a_number_box_keeps_what_was_typed_and_the_slider_follows(explorer):
 
 
 def test_a_line_of_code_gives_what_the_mouse_gives(explorer):
-    scene = build_scene(complete_state(SMALL))
-    assert scene.reductions[0].ledger in ledgers(explorer)[0]
+    view = build_view(complete_state(SMALL))
+    assert view.reductions[0].ledger in ledgers(explorer)[0]
 
 
 @pytest.mark.parametrize(
@@ -146,8 +152,8 @@ def test_a_line_of_code_gives_what_the_mouse_gives(explorer):
         ({"ratio": float("nan")}, "ratio is nan"),
         ({"frames": 0}, "0"),
         ({"frames": 100}, "41 frames"),
-        ({"clip": "a file of your own", "own_file": "no/such.mp4"}, "such.mp4"),
-        ({"clip": "a file of your own"}, "type the path of a video"),
+        ({"file": "no/such.mp4"}, "such.mp4"),
+        ({"folder": "no/such"}, "there is no folder no/such"),
         # the bad value first: the budget alone would already draw another picture
         ({"min_fidelity": 1.5, "budget": "fidelity"}, "min_fidelity is 1.5"),
         ({"temporal_ratio": 100.0, "budget": "stages"}, "temporal_ratio is 100.0"),
@@ -165,7 +171,7 @@ def test_bad_input_is_one_sentence_and_the_last_good_picture_stays(explorer, val
     assert time.monotonic() - start < 5
     assert words in explorer.message and "\n" not in explorer.message
     assert (shown(explorer), ledgers(explorer)) == before
-    change(explorer, **{key: (SMALL | DEFAULTS | SMALL)[key] for key in values if key != "own_file"})
+    change(explorer, **{key: (DEFAULTS | SMALL)[key] for key in values if key != "file"}, clip=SMALL["clip"])
     assert explorer.message == ""
 
 
@@ -228,7 +234,7 @@ def test_a_method_of_ones_own_appears(explorer):
 
     try:
         own = vtc.explore(**SMALL, method="newest-first", compare="")
-        assert list(own._options["options"]._controls) == ["flip", "share", "tag"]
+        assert list(own._controls["options"]._controls) == ["flip", "share", "tag"]
         assert own.message == "" and "newest-first" in ledgers(own)[0]
     finally:
         del METHODS["newest-first"]
@@ -249,7 +255,7 @@ def test_options_take_their_range_from_the_signature():
         return vtc.prune(tokens, torch.arange(budget))
 
     explorer = vtc.explore(**SMALL, method="ranged", compare="")
-    controls = explorer._options["options"]._controls
+    controls = explorer._controls["options"]._controls
     kinds = {key: type(control).__name__ for key, control in controls.items()}
     assert kinds == {
         **{"share": "BoundedFloatText", "steps": "BoundedIntText", "cut": "Text"},
@@ -262,8 +268,8 @@ def test_options_take_their_range_from_the_signature():
     explorer.wait()
     assert explorer.message == "" and explorer.state["options"] == {"share": 0.75, "cut": -0.5}
     again = vtc.explore(**explorer.state)
-    assert again.state == explorer.state and type(again._options["options"]._controls["cut"]).__name__ == "Text"
-    whole = vtc.explore(**SMALL, method="ranged", options={"share": 1})._options["options"]._controls["share"]
+    assert again.state == explorer.state and type(again._controls["options"]._controls["cut"]).__name__ == "Text"
+    whole = vtc.explore(**SMALL, method="ranged", options={"share": 1})._controls["options"]._controls["share"]
     assert type(whole).__name__ == "BoundedFloatText", "a whole number must not turn a share into a choice of 0 or 1"
     for options, words in (
         ({"share": 3.0}, "share is 3.0; it must be a number from 0 to 1"),
@@ -315,7 +321,7 @@ def test_a_sample_is_drawn_once_and_an_answer_about_another_state_is_not_shown(m
     explorer.wait()
     assert len(drawn) == 1 and explorer.message == ""
     gate = threading.Event()
-    monkeypatch.setattr("vtc_lab.widgets.explorer.ask_scene", lambda *given: gate.wait(10) and ask_scene(*given))
+    monkeypatch.setattr("vtc_lab.widgets.explorer.ask_view", lambda *given: gate.wait(10) and ask_view(*given))
     explorer._ask.click()
     explorer._controls["ratio"].value = 3.0
     gate.set()
@@ -348,7 +354,7 @@ def test_a_papers_own_mode_finds_its_budget():
     explorer = vtc.explore(frames=4, encoder="pixels", method="dtd", options={"tau": 0.9}, compare="uniform", ratio=8)
     explorer.wait()
     assert explorer.message == ""
-    scene = build_scene(explorer.state)
-    alone = vtc.reduce(scene.tokens, "dtd", tau=0.9)
-    assert [len(reduced) for reduced in scene.reductions] == [len(alone)] * 2
-    assert len(alone) != scene.tokens.total // 8
+    view = build_view(explorer.state)
+    alone = vtc.reduce(view.tokens, "dtd", tau=0.9)
+    assert [len(reduced) for reduced in view.reductions] == [len(alone)] * 2
+    assert len(alone) != view.tokens.total // 8

@@ -1,186 +1,201 @@
-"""The explorer's controls: menus, sliders with a number box, and the options of a method from its signature."""
+"""Controls that panels are made of; each has a `value`."""
 
 from __future__ import annotations
 
 import json
 import math
 import typing
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
 
 import ipywidgets as widgets
+import traitlets
 
-from vtc_lab.clips.reading import ROOT, find_clips
-from vtc_lab.figures.style import VENUES
-from vtc_lab.reducers.registry import get_method, methods
-from vtc_lab.widgets.state import ENCODER_NAMES, bundled_samples
+from vtc_lab.reducers.registry import get_method
 
-OWN_FILE = "a file of your own"
-_BUDGET_OPTIONS = ("temporal_ratio", "spatial_ratio", "min_fidelity")  # these have sliders
+_LATER = {"continuous_update": False}
+_WRAP = {"flex_flow": "row wrap", "align_items": "center"}
 
 
-class OptionPanel:
-    """Controls for the options of one method, made from its registered signature."""
-
-    def __init__(self, method: str, values: dict[str, object], changed: Callable[[dict], None]) -> None:
-        self.box = widgets.HBox(layout=widgets.Layout(flex_flow="row wrap"))
-        self._changed = changed
-        self.rebuild(method, values)
-
-    @property
-    def values(self) -> dict[str, object]:
-        """The options that are not at their default, and those that have no control (an error will name them)."""
-        chosen = {key: _parsed(control.value, self._hints[key]) for key, control in self._controls.items()}
-        return {**self._rest, **{key: value for key, value in chosen.items() if value != self._defaults[key]}}
-
-    def rebuild(self, method: str, values: dict[str, object]) -> None:
-        """Make new controls for a method, or none for ""."""
-        options = get_method(method).options if method else {}
-        options = {key: option for key, option in options.items() if key not in _BUDGET_OPTIONS}
-        self._hints = {key: hint for key, (hint, _) in options.items()}
-        self._defaults = {key: default for key, (_, default) in options.items()}
-        ranges = get_method(method).ranges if method else {}
-        self._rest, self._controls = dict(values), {}
-        for key, hint in self._hints.items():
-            value = values.get(key, self._defaults[key])
-            choices = typing.get_args(hint) if typing.get_origin(hint) is typing.Literal else None
-            if choices is None or value in choices:
-                self._rest.pop(key, None)
-                self._controls[key] = _option(key, value, hint, choices, ranges.get(key))
-                self._controls[key].observe(self._changed, "value")
-        self.box.children = list(self._controls.values())
-
-
-def make_controls(state: dict[str, object]) -> tuple[dict[str, widgets.Widget], dict[str, widgets.Widget]]:
-    """A control for every setting but the options, and the row that shows each; `own_file` is a path off the menu."""
-    listed = clip_menu(state["folder"])
-    own = state["clip"] not in dict(listed).values()
-    names = list(methods().index)
-    kinds = [("total ratio", "ratio"), ("time x space", "stages"), ("fidelity", "fidelity")]
-    controls = {
-        "folder": _field("folder", state["folder"], "data/clips", 290),
-        "clip": _menu("clip", listed, OWN_FILE if own else state["clip"]),
-        "own_file": widgets.Text(
-            value=state["clip"] if own else "", placeholder="path of a video", continuous_update=False
-        ),
-        "encoder": _menu("encoder", list(ENCODER_NAMES), state["encoder"]),
-        "model": _field("model", state["model"], "a folder or hub id; empty is the bundled toy"),
-        "method": _menu("method", names, state["method"]),
-        "compare": _menu("against", [("nothing", ""), *((name, name) for name in names)], state["compare"]),
-        "budget": _menu("budget by", kinds, state["budget"]),
-        "question": _field("question", state["question"], "type one, or choose a sample"),
-        "figure": widgets.Text(value=state["figure"], description="figure", continuous_update=False),
-        "venue": _menu("venue", list(VENUES), state["venue"]),
-    }
-    rows = dict(controls)
-    sliders = {
-        "frames": ("frames", widgets.IntSlider(min=1, max=64, continuous_update=False)),
-        "ratio": ("ratio", widgets.FloatLogSlider(base=2, min=0, max=7, step=0.05)),
-        "temporal_ratio": ("temporal ratio", widgets.FloatLogSlider(base=2, min=0, max=5, step=0.05)),
-        "spatial_ratio": ("spatial ratio", widgets.FloatLogSlider(base=2, min=0, max=6, step=0.05)),
-        "min_fidelity": ("coverage at least", widgets.FloatSlider(min=0, max=1, step=0.01)),
-    }
-    for key, (label, slider) in sliders.items():
-        controls[key], rows[key] = _slider_with_box(label, state[key], slider)
-    return controls, rows
-
-
-def clip_menu(folder: str) -> list[tuple[str, str]]:
-    """What a menu of the clips in a folder has, "" for the bundled ones: their names and paths, and a file off it.
-
-    Raises
-    ------
-    VTCError
-        If there is no such folder, or no video in it.
-    """
-    if folder:
-        listed = [(path.name, str(path)) for path in find_clips(folder)]
-    else:
-        listed = [(name, name) for name in (path.relative_to(ROOT).as_posix() for path in find_clips())]
-    return [*listed, (OWN_FILE, OWN_FILE)]
-
-
-def sample_menu(each: int = 4) -> widgets.Dropdown:
-    """A few samples of every kind from the bundled test set; its value is a sample, or None."""
-    seen: dict[str, int] = {}
-    options = []
-    for sample in bundled_samples():
-        kind = sample["kind"]
-        seen[kind] = seen.get(kind, 0) + 1
-        if seen[kind] <= each:
-            options.append((f"{kind}: {sample['question']} ({Path(sample['clip']).stem})", sample))
-    options.sort(key=lambda option: option[0])
-    return widgets.Dropdown(
-        options=[("none", None), *options], value=None, description="sample", layout=widgets.Layout(width="400px")
-    )
-
-
-def _menu(label: str, options: list, value: object) -> widgets.Dropdown:
+def menu(label: str, options: Sequence, value: object) -> widgets.Dropdown:
+    """Return a menu of values, or of pairs of a text and a value."""
     return widgets.Dropdown(options=options, value=value, description=label, layout=widgets.Layout(width="290px"))
 
 
-def _field(label: str, value: str, hint: str, width: int = 400) -> widgets.Text:
-    look = {"layout": widgets.Layout(width=f"{width}px"), "continuous_update": False}
+def field(label: str, value: str, hint: str = "", width: int = 290) -> widgets.Text:
+    """Return a field for text, which counts once Enter is pressed."""
+    look = {"layout": widgets.Layout(width=f"{width}px"), **_LATER}
     return widgets.Text(value=value, description=label, placeholder=hint, **look)
 
 
-def _slider_with_box(label: str, value: float, slider: widgets.Widget) -> tuple[widgets.Widget, widgets.Widget]:
-    """The number box that holds the value, and a row of slider and box.
+def button(label: str, icon: str, style: str, press: Callable[[], None]) -> widgets.Button:
+    """Return a button that calls a function."""
+    made = widgets.Button(description=label, icon=icon, button_style=style)
+    made.on_click(lambda _: press())
+    return made
 
-    The box is the truth and is not bounded: a value out of range reaches the method, which says what would be right.
+
+def row(*controls: widgets.Widget, **look: str) -> widgets.HBox:
+    """Return controls side by side, on as many lines as they need."""
+    return widgets.HBox(controls, layout=widgets.Layout(**_WRAP, **look))
+
+
+def labelled(label: str, box: widgets.Widget) -> widgets.HBox:
+    """Return a box with a label where other controls have theirs."""
+    box.layout.flex = "1 1 0"
+    text = widgets.Label(label, layout=widgets.Layout(width="80px", margin="2px 4px", justify_content="flex-end"))
+    return widgets.HBox([text, box])
+
+
+def show_if(shown: object, *controls: widgets.Widget) -> None:
+    """Show controls, or hide them."""
+    for control in controls:
+        control.layout.display = "" if shown else "none"
+
+
+def put(box: widgets.Box, controls: Sequence[widgets.Widget]) -> None:
+    """Show other controls in a box and close those that it had, which the kernel and the page would keep for ever."""
+    old, box.children = box.children, controls
+    close_all(old)
+
+
+def close_all(controls: Sequence[widgets.Widget]) -> None:
+    """Close controls with all that belongs to them."""
+    for control in controls:
+        close_all(getattr(control, "children", ()))
+        for part in (control.layout, getattr(control, "style", None), control):
+            if part is not None:
+                part.close()
+
+
+class Slider(widgets.HBox):
+    """A slider and a number box, which holds the value and is not bounded: the method says what would be right."""
+
+    value = traitlets.Any()
+
+    def __init__(self, label: str, value: float, slider: widgets.Widget) -> None:
+        whole, logarithmic = isinstance(slider, widgets.IntSlider), isinstance(slider, widgets.FloatLogSlider)
+        slider.description, slider.readout, slider.layout.width = label, False, "320px"
+        slider.style.description_width = "110px"
+        low, high = (slider.base**limit if logarithmic else limit for limit in (slider.min, slider.max))
+        box = (widgets.IntText if whole else widgets.FloatText)(value=value, layout=widgets.Layout(width="80px"))
+        super().__init__([slider, box], value=box.value)
+
+        def shown() -> float:
+            return slider.value if whole else round(slider.value, 2)
+
+        def follow(_: object = None) -> None:
+            if str(box.value) != str(self.value):  # NaN is never equal to itself
+                box.value = self.value
+            if low <= self.value <= high and shown() != self.value:
+                slider.value = self.value
+
+        def slid(_: object) -> None:
+            if shown() != round(self.value, 2):  # the slider is coarser: what was typed stays as it is
+                self.value = shown()
+
+        follow()
+        self.observe(follow, "value")
+        slider.observe(slid, "value")
+        box.observe(lambda change: setattr(self, "value", change["new"]), "value")
+
+
+class Toggles(widgets.HBox):
+    """Buttons of which any number may be pressed; the value lists those that are."""
+
+    value: traitlets.List[Any] = traitlets.List()
+
+    def __init__(self, choices: Sequence, value: Sequence) -> None:
+        super().__init__(layout=widgets.Layout(**_WRAP))
+        self.rebuild(choices, value)
+
+    def rebuild(self, choices: Sequence, value: Sequence) -> None:
+        """Make new buttons for values, or pairs of a text and a value; what is pressed but no choice gets one too."""
+        pairs = [choice if isinstance(choice, tuple) else (str(choice), choice) for choice in choices]
+        known = [each for _, each in pairs]
+        pairs += [(str(each), each) for each in value if each not in known]
+        self.buttons = {
+            each: widgets.ToggleButton(value=each in value, description=text, layout=widgets.Layout(width="auto"))
+            for text, each in pairs
+        }
+        for made in self.buttons.values():
+            made.observe(self._pressed, "value")
+        put(self, list(self.buttons.values()))
+        self._pressed()
+
+    def _pressed(self, _: object = None) -> None:
+        for made in self.buttons.values():
+            made.button_style = "info" if made.value else ""
+        self.value = [each for each, made in self.buttons.items() if made.value]
+
+
+class OptionPanel(widgets.HBox):
+    """A control for each option of a method, made from its signature; the value has those not at their default."""
+
+    value = traitlets.Dict()
+
+    def __init__(self, method: str, value: Mapping[str, Any], without: Collection[str]) -> None:
+        super().__init__(layout=widgets.Layout(**_WRAP))
+        self.rebuild(method, value, without)
+
+    def rebuild(self, method: str, value: Mapping[str, Any], without: Collection[str]) -> None:
+        """Make new controls for the options of a method, none for "", but for those `without` one."""
+        chosen = get_method(method) if method else None
+        self._options = chosen.options if chosen else {}
+        self._rest, self._controls = dict(value), {}
+        for key, (hint, default) in self._options.items():
+            shown, few = value.get(key, default), choices_of(hint)
+            if key not in without and (not few or shown in few):
+                self._rest.pop(key, None)
+                self._controls[key] = _option(key, shown, hint, chosen.ranges.get(key) if chosen else None)
+                self._controls[key].observe(self._gather, "value")
+        put(self, list(self._controls.values()))
+        self._gather()
+
+    def _gather(self, _: object = None) -> None:
+        """Take what is not at its default, and what has no control, of which an error will say why."""
+        chosen = {key: parsed(control.value, self._options[key][0]) for key, control in self._controls.items()}
+        changed = {key: value for key, value in chosen.items() if value != self._options[key][1]}
+        self.value = {**self._rest, **changed}
+
+
+def choices_of(hint: object) -> list:
+    """Return the values that an option can have, if they are few.
+
+    >>> choices_of(bool), choices_of(typing.Literal["merge", "select"]), choices_of(int)
+    ([False, True], ['merge', 'select'], [])
     """
-    whole = isinstance(slider, widgets.IntSlider)
-    box = (widgets.IntText if whole else widgets.FloatText)(value=value, layout=widgets.Layout(width="80px"))
-    slider.description, slider.readout, slider.layout.width = label, False, "320px"
-    slider.style.description_width = "110px"
-    low, high = (
-        (slider.base**slider.min, slider.base**slider.max) if hasattr(slider, "base") else (slider.min, slider.max)
-    )
-
-    def to_slider(_: object = None) -> None:
-        if low <= box.value <= high and shown() != box.value:
-            slider.value = box.value
-
-    def to_box(_: object) -> None:
-        if shown() != round(box.value, 2):  # the slider is coarser: what was typed stays as it is
-            box.value = shown()
-
-    def shown() -> float:
-        return slider.value if whole else round(slider.value, 2)
-
-    to_slider()
-    slider.observe(to_box, "value")
-    box.observe(to_slider, "value")
-    return box, widgets.HBox([slider, box])
+    literal = typing.get_args(hint) if typing.get_origin(hint) is typing.Literal else ()
+    return [False, True] if hint is bool else list(literal)
 
 
-def _option(
-    name: str, value: object, hint: object, choices: tuple | None, limits: tuple[float, float] | None
-) -> widgets.Widget:
-    look = {"description": name, "layout": widgets.Layout(width="230px"), "style": {"description_width": "95px"}}
-    if choices:
-        return widgets.Dropdown(options=choices, value=value, **look)
-    if isinstance(value, bool):
-        return widgets.Checkbox(value=value, indent=False, **look)
-    if isinstance(value, int | float) and hint in (int, float, object):  # what may be None needs a field for text
-        whole = isinstance(value, int) and hint is not float
-        bounded = limits is not None and math.isfinite(limits[1] - limits[0]) and limits[0] <= value <= limits[1]
-        if not bounded:  # the method says what would be right
-            return (widgets.IntText if whole else widgets.FloatText)(value=value, **look)
-        look |= {"min": limits[0], "max": limits[1]}
-        if whole:
-            return widgets.BoundedIntText(value=value, **look)
-        return widgets.BoundedFloatText(value=value, step=(limits[1] - limits[0]) / 20, **look)
-    return widgets.Text(value="" if value is None else str(value), continuous_update=False, **look)
+def parsed(value: object, hint: object) -> object:
+    """Return what was typed into a field as the number or None that an option's type hint admits.
 
-
-def _parsed(value: object, hint: object) -> object:
-    """What was typed into a text field, as the number or None that the option's type hint admits."""
-    if not isinstance(value, str) or hint is str or typing.get_origin(hint) is typing.Literal:
+    >>> parsed("0.5", float | None), parsed(" ", float | None), parsed("a", float), parsed("1", str)
+    (0.5, None, 'a', '1')
+    """
+    if not isinstance(value, str) or hint is str or choices_of(hint):
         return value
-    if not value.strip():
-        return None
     try:
-        return json.loads(value)
+        return json.loads(value) if value.strip() else None
     except json.JSONDecodeError:
         return value
+
+
+def _option(name: str, value: object, hint: object, limits: tuple[float, float] | None) -> widgets.Widget:
+    look: dict[str, Any] = {"description": name, "style": {"description_width": "95px"}}
+    look["layout"] = widgets.Layout(width="230px")
+    if isinstance(value, bool):
+        return widgets.Checkbox(value=value, indent=False, **look)
+    if few := choices_of(hint):
+        return widgets.Dropdown(options=few, value=value, **look)
+    if not isinstance(value, int | float) or hint not in (int, float, object):  # what may be None needs a field
+        return widgets.Text(value="" if value is None else str(value), **_LATER, **look)
+    whole = isinstance(value, int) and hint is not float
+    if limits is None or not math.isfinite(limits[1] - limits[0]) or not limits[0] <= value <= limits[1]:
+        return (widgets.IntText if whole else widgets.FloatText)(value=value, **look)  # the method says what is right
+    look |= {"min": limits[0], "max": limits[1]}
+    if whole:
+        return widgets.BoundedIntText(value=value, **look)
+    return widgets.BoundedFloatText(value=value, step=(limits[1] - limits[0]) / 20, **look)

@@ -1,37 +1,36 @@
-"""The explorer: choose a clip, move a slider, see what is dropped, export the figure.
-
-The way of a change: widget -> state (a dict) -> scene (cached) -> bytes -> picture. Cheap enough to follow a
-slider, it runs on one worker thread that always takes the latest state; no `Output` widget is on the way, because
-those swallow exceptions.
-"""
+"""The explorer: choose a clip, move a slider, see what is dropped, ask a question, export the figure."""
 
 from __future__ import annotations
 
 import html
 import math
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import ipywidgets as widgets
+import pandas as pd
 
-from vtc_lab.clips.reading import ROOT, read_clip
+from vtc_lab.clips.reading import ROOT, find_clips, read_clip
 from vtc_lab.figures.export import save_figure
 from vtc_lab.figures.filmstrip import describe, show, strip
+from vtc_lab.figures.style import VENUES
 from vtc_lab.measures import answer_fidelity, fidelity
+from vtc_lab.qa.samples import Sample
+from vtc_lab.reducers.registry import methods
 from vtc_lab.sweeps.run import STAGES
 from vtc_lab.tokens import Reduction, VTCError
-from vtc_lab.widgets.controls import OWN_FILE, OptionPanel, clip_menu, make_controls, sample_menu
-from vtc_lab.widgets.state import MODEL, Scene, ask_scene, build_scene, code_line, complete_state, name_of
-from vtc_lab.widgets.worker import Worker, explain
+from vtc_lab.widgets.controls import OptionPanel, Slider, button, field, menu, row, show_if
+from vtc_lab.widgets.panel import Panel
+from vtc_lab.widgets.settings import State, bundled_samples, call_line, name_of
+from vtc_lab.widgets.state import BUDGETS, ENCODER_NAMES, MODEL, View, ask_view, build_view, complete_state, usual
 
 if TYPE_CHECKING:  # importing the model imports transformers, which takes seconds
-    from vtc_lab.models.video_model import VideoModel
+    from vtc_lab.models.video_model import Answer, VideoModel
 
 _ROOM = 1120  # pixels in a row, shared by the methods on show
 _LEGEND = "As it is: kept. Dark and hatched: dropped. Tinted: merged into the patch with a dot of that colour."
-_FOR_BUDGET = {"ratio": ["ratio"], "stages": ["temporal_ratio", "spatial_ratio"], "fidelity": ["min_fidelity"]}
+_SAMPLES = 4  # of each kind in the menu
+_HAVE_SLIDERS = [name for names in BUDGETS.values() for name in names]
 
 
 def explore(model: VideoModel | str | None = None, **state: object) -> Explorer:
@@ -53,7 +52,7 @@ def explore(model: VideoModel | str | None = None, **state: object) -> Explorer:
     Raises
     ------
     VTCError
-        For an unknown setting. What is wrong with a value is said in the widget.
+        For an unknown setting or name, or a value of the wrong kind. What else is wrong is said in the widget.
 
     Examples
     --------
@@ -65,197 +64,192 @@ def explore(model: VideoModel | str | None = None, **state: object) -> Explorer:
     return Explorer(complete_state({**chosen, **state, "model": name}), given)
 
 
-class Explorer(widgets.VBox):
+class Explorer(Panel):
     """The widget; `state` is what it shows, as a dict that `explore(**state)` takes."""
 
-    def __init__(self, state: dict[str, object], model: VideoModel | None = None) -> None:
-        self._model, self._folder = model, state["folder"]
-        self._controls, self._rows = make_controls(state)
-        self._worker = Worker()
-        self._images = [widgets.Image(format="jpeg", layout=widgets.Layout(width="100%")) for _ in range(2)]
-        self._ledgers = [widgets.HTML(layout=widgets.Layout(min_height="80px")) for _ in range(2)]
-        self._message, self._code, self._answers = widgets.HTML(), widgets.HTML(), widgets.HTML()
+    def __init__(self, state: State, model: VideoModel | None = None) -> None:
+        super().__init__({"folder": state["folder"]}, model)
+        self._controls = controls = _controls(state)
+        self._folder = field("folder", state["folder"], "data/clips")
+        self._file = field("or a file", "", "path of a video")
+        self._sample = menu("sample", _sample_menu(), None)
+        self._ask = button("Ask", "question", "success", lambda: self._queue(self._put_question))
+        self._answers = widgets.HTML()
         apart = {"border_left": "2px solid #bbb", "padding": "0 0 0 12px", "margin": "0 0 0 12px"}
-        self._panels = [
-            widgets.VBox([ledger, image], layout=widgets.Layout(flex="1 1 0", min_width="0", **look))
-            for ledger, image, look in zip(self._ledgers, self._images, ({}, apart), strict=True)
+        self._columns = [
+            widgets.VBox(
+                [widgets.HTML(layout={"min_height": "80px"}), widgets.Image(format="jpeg", layout={"width": "100%"})],
+                layout=widgets.Layout(flex="1 1 0", min_width="0", **look),
+            )
+            for look in ({}, apart)
         ]
-        self._pictures = widgets.HBox(self._panels)
-        self._export = widgets.Button(description="Export", icon="download", button_style="primary")
-        self._export.on_click(lambda _: self._worker.queue(partial(self._attempt, self._write_figure, self._now)))
-        self._ask = widgets.Button(description="Ask", icon="question", button_style="success")
-        self._ask.on_click(lambda _: self._worker.queue(partial(self._attempt, self._put_question, self._now)))
-        self._sample = sample_menu()
-        self._sample.observe(self._take_sample, "value")
-        self._options = {"options": OptionPanel(state["method"], state["options"], self._changed)}
-        self._options["compare_options"] = OptionPanel(state["compare"], state["compare_options"], self._changed)
-        for control in self._controls.values():
-            control.observe(self._changed, "value")
-        self._last, self._said, self._held = None, "", False
-        self._now = self.state  # of the latest change; whoever works in another thread gets it and reads no control
-        self._arrange()
-        super().__init__([self._panel(), self._message, self._answers, self._pictures, self._code])
+        self._pictures = widgets.HBox()
+        self._source: tuple | None = None
+        for name, options in (("method", "options"), ("compare", "compare_options")):
+            rebuild = controls[options].rebuild
+            controls[name].observe(lambda change, again=rebuild: again(change["new"], {}, _HAVE_SLIDERS), "value")
+        self._folder.observe(lambda change: self._take_folder(change["new"].strip()), "value")
+        self._file.observe(lambda change: self._take_file(change["new"].strip()), "value")
+        self._sample.observe(lambda change: self._take_sample(change["new"]), "value")
+        self._observe()
+        self.children = [*self._rows(), self._message, self._answers, self._pictures, self._code]
         self._attempt(self._draw, self._now)
 
-    @property
-    def state(self) -> dict[str, object]:
-        """Every setting, as plain JSON values."""
-        state = {key: control.value for key, control in self._controls.items() if key != "own_file"}
-        if state["clip"] == OWN_FILE:
-            state["clip"] = self._controls["own_file"].value
-        state.update({key: panel.values for key, panel in self._options.items()})
-        return complete_state({**state, "folder": self._folder, "model": state["model"].strip()})
+    def _complete(self, state: State) -> State:
+        return complete_state({**state, "model": state["model"].strip()})
 
-    @property
-    def message(self) -> str:
-        """What the explorer has to say at the moment: an error, or what was exported, or nothing."""
-        return self._said
+    def _changed(self, change: dict[str, Any] | None = None) -> None:
+        if not self._held:
+            if change and change["owner"] in (self._controls["clip"], self._controls["question"]):
+                self._sample.value = None  # it is no longer the sample that is on show
+            self._answers.value = ""  # they were about another state
+        super()._changed(change)
 
-    def wait(self, seconds: float = 30.0) -> None:
-        """Return once the picture shows the latest state.
+    def _take(self, **settings: object) -> None:
+        """Set several controls, a clip that is not in the menu too, and draw once."""
+        with self._together():
+            clips, clip = self._controls["clip"], settings.get("clip")
+            if clip and clip not in dict(clips.options).values():
+                clips.options = [*clips.options, (clip, clip)]
+            for name, value in settings.items():
+                self._controls[name].value = value
 
-        Raises
-        ------
-        VTCError
-            If that takes longer.
-        """
-        if not self._worker.idle.wait(seconds):
-            raise VTCError(f"the explorer is still at work after {seconds:g} s; wait longer")
-
-    def _changed(self, change: dict) -> None:
-        if change["owner"] in (self._controls["method"], self._controls["compare"]):
-            name = "options" if change["owner"] is self._controls["method"] else "compare_options"
-            self._options[name].rebuild(change["new"], {})
-        if self._held or (change["owner"] is self._controls["folder"] and not self._take_folder(change["new"])):
-            return
-        if change["owner"] in [self._controls[name] for name in ("clip", "own_file", "question")]:
-            self._sample.value = None  # it is no longer the sample that is on show
-        self._refresh()
-
-    def _refresh(self) -> None:
-        self._now = self.state
-        self._arrange()
-        self._answers.value = ""  # they were about another state
-        self._worker.request(partial(self._attempt, self._draw, self._now))
-
-    def _attempt(self, job: Callable[[dict[str, object]], None], state: dict[str, object]) -> None:
-        """Do a job for a state, or say what was wrong."""
+    def _take_folder(self, folder: str) -> None:
         try:
-            job(state)
-        except Exception as error:
-            self._say(*explain(error))
-
-    def _draw(self, state: dict[str, object]) -> None:
-        """Show a state; on an error the last good picture stays."""
-        if not state["clip"]:
-            self._say("type the path of a video into the field beside the menu, and press Enter")
+            listed = _clip_menu(folder)
+        except VTCError as error:
+            self._say(str(error), "error")
             return
-        source = (state["encoder"], state["model"], state["clip"], state["frames"])
-        if source != self._last:
-            loaded = state["encoder"] != MODEL or (self._last or ())[:2] == source[:2]
-            first = "" if loaded else f"loading {state['model'] or 'the bundled model'}, "
-            self._say(f"{first}reading and encoding the clip ...")
-        scene = self._scene(state)
-        room = _ROOM // len(scene.reductions)
-        pictures = [strip(scene.shown, reduction, room) for reduction in scene.reductions]
-        ledgers = [_ledger(scene, reduction) for reduction in scene.reductions]
-        self._last = source
-        for panel, (image, ledger) in enumerate(zip(pictures, ledgers, strict=True)):
-            self._images[panel].value, self._ledgers[panel].value = image, ledger
-        self._pictures.children = self._panels[: len(pictures)]
-        source_line = f"{_LEGEND} Tokens: {scene.tokens.encoder}; frames read by {scene.clip.reader}."
-        if (each := math.ceil(len(scene.clip) / len(scene.shown))) > 1:
-            source_line += f" A token is of {each} frames, of which the first is shown."
-        self._code.value = f"<small>{html.escape(source_line)}</small><br><code>{html.escape(code_line(state))}</code>"
-        self._say("")
+        self._fixed = {"folder": folder}
+        self._sample.value = None
+        with self._together():
+            self._controls["clip"].options = listed
 
-    def _take_sample(self, change: dict) -> None:
-        """Set clip, frames, encoder and question to those of a sample; one drawing follows, for the last of them."""
-        sample = change["new"]
+    def _take_file(self, clip: str) -> None:
+        if clip:
+            self._take(clip=clip)
+
+    def _take_sample(self, sample: Sample | None) -> None:
         if sample is None:
             return
-        path = Path(sample["clip"])
+        path = Path(str(sample["clip"]))
         try:
             frames = len(read_clip(path))
         except VTCError as error:
-            self._say(*explain(error))
+            self._say(str(error), "error")
             return
-        self._held = True
-        self._controls["own_file"].value = path.relative_to(ROOT).as_posix() if path.is_relative_to(ROOT) else str(path)
-        self._controls["clip"].value = OWN_FILE
-        self._controls["frames"].value = frames
-        self._controls["encoder"].value = MODEL
-        self._controls["question"].value = sample["question"]
-        self._held = False
-        self._refresh()
+        clip = path.relative_to(ROOT).as_posix() if path.is_relative_to(ROOT) else str(path)
+        self._take(clip=clip, frames=frames, encoder=MODEL, question=sample["question"])
 
-    def _take_folder(self, folder: str) -> bool:
-        """Put the clips of another folder into the menu and choose the first; say so if there is none."""
-        folder = folder.strip()
-        try:
-            listed = clip_menu(folder)
-        except VTCError as error:
-            self._say(*explain(error))
-            return False
-        self._folder, self._held = folder, True
-        self._controls["clip"].options = listed
-        self._controls["clip"].value = listed[0][1]
-        self._held, self._sample.value = False, None
-        return True
+    def _model_of(self, state: State) -> VideoModel | None:
+        return self._model_named(state["model"]) if state["encoder"] == MODEL else None
 
-    def _scene(self, state: dict[str, object]) -> Scene:
-        given = self._model is not None and state["model"] == name_of(self._model)
-        return build_scene(state, self._model if given else None)
-
-    def _put_question(self, state: dict[str, object]) -> None:
-        self._say("asking ...")
-        scene = self._scene(state)
-        answers, right = ask_scene(state, scene)
-        if state is self._now:  # else they are about what is no longer on show
-            self._answers.value = _answer_table(scene, answers, right)
+    def _draw(self, state: State) -> None:
+        """Show a state; on an error the last good picture stays."""
+        source = (state["encoder"], state["model"], state["clip"], state["frames"])
+        if source != self._source:
+            self._say("reading and encoding the clip ...")
+        view = build_view(state, self._model_of(state))
+        room = _ROOM // len(view.reductions)
+        made = [(_ledger(view, reduction), strip(view.shown, reduction, room)) for reduction in view.reductions]
+        self._source = source
+        for column, values in zip(self._columns, made, strict=False):
+            for part, value in zip(column.children, values, strict=True):
+                part.value = value
+        self._pictures.children = self._columns[: len(made)]
+        line = f"{_LEGEND} Tokens: {view.tokens.encoder}; frames read by {view.clip.reader}."
+        if (each := math.ceil(len(view.clip) / len(view.shown))) > 1:
+            line += f" A token is of {each} frames, of which the first is shown."
+        code = call_line("explore", state, usual(state["model"]))
+        self._code.value = f"<small>{html.escape(line)}</small><br><code>{html.escape(code)}</code>"
         self._say("")
 
-    def _write_figure(self, state: dict[str, object]) -> None:
-        self._say("drawing the figure ...")
-        scene = self._scene(state)
-        figure = show(scene.shown, *scene.reductions, venue=state["venue"])
-        provenance = {"explorer": state, "encoder": scene.tokens.encoder}
-        paths = save_figure(figure, state["figure"], provenance=provenance)
-        folder = next(iter(paths.values())).parent
-        shown = folder.relative_to(ROOT) if folder.is_relative_to(ROOT) else folder
-        self._say(f"wrote {shown}/{state['figure']} as {', '.join(sorted(paths))}")
+    def _put_question(self, state: State) -> None:
+        self._say("asking ...")
+        model = self._model_of(state)
+        view = build_view(state, model)
+        answers, right = ask_view(state, view, model)
+        if state is self._now:  # else they are about what is no longer on show
+            self._answers.value = _answer_table(view, answers, right)
+        self._say("")
 
-    def _say(self, text: str, kind: str = "said") -> None:
-        self._said = text
-        style = "color:#b00020;font-weight:600" if kind == "error" else "color:#444"
-        self._message.value = f'<div class="vtc-{kind}" style="{style};white-space:pre-wrap">{html.escape(text)}</div>'
+    def _write(self, state: State) -> None:
+        self._say("drawing the figure ...")
+        view = build_view(state, self._model_of(state))
+        figure = show(view.shown, *view.reductions, venue=state["venue"])
+        provenance: State = {"explorer": state, "encoder": view.tokens.encoder}
+        self._say_written(save_figure(figure, state["figure"], provenance=provenance))
 
     def _arrange(self) -> None:
-        """Show the controls that count in the present state."""
-        self._rows["model"].layout.display = "" if self._controls["encoder"].value == MODEL else "none"
-        self._rows["own_file"].layout.display = "" if self._controls["clip"].value == OWN_FILE else "none"
-        for kind, names in _FOR_BUDGET.items():
-            for name in names:
-                self._rows[name].layout.display = "" if self._controls["budget"].value == kind else "none"
+        show_if(self._controls["encoder"].value == MODEL, self._controls["model"])
+        for budget, names in BUDGETS.items():
+            show_if(self._controls["budget"].value == budget, *(self._controls[name] for name in names))
 
-    def _panel(self) -> widgets.Widget:
-        r = self._rows
-        rows = [
-            [r["folder"], r["clip"], r["own_file"], r["frames"]],
-            [r["encoder"], r["model"]],
-            [r["budget"], r["ratio"], r["temporal_ratio"], r["spatial_ratio"], r["min_fidelity"]],
-            [r["method"], self._options["options"].box],
-            [r["compare"], self._options["compare_options"].box],
-            [self._sample, r["question"], self._ask],
-            [r["figure"], r["venue"], self._export],
+    def _rows(self) -> list[widgets.Widget]:
+        c = self._controls
+        return [
+            row(self._folder, c["clip"], self._file, c["frames"]),
+            row(c["encoder"], c["model"]),
+            row(c["budget"], *(c[name] for name in _HAVE_SLIDERS)),
+            row(c["method"], c["options"]),
+            row(c["compare"], c["compare_options"]),
+            row(self._sample, c["question"], self._ask),
+            row(c["figure"], c["venue"], self._export),
         ]
-        wrap = widgets.Layout(flex_flow="row wrap", align_items="center")
-        return widgets.VBox([widgets.HBox(row, layout=wrap) for row in rows])
 
 
-def _ledger(scene: Scene, reduction: Reduction) -> str:
-    """The result in words, as HTML."""
-    kept = fidelity(scene.tokens, reduction, ["coverage", "coverage_p5"])
+def _controls(state: State) -> dict[str, Any]:
+    """Return a control for each setting but the folder."""
+    clips, names = _clip_menu(state["folder"]), list(methods().index)
+    if state["clip"] not in dict(clips).values():
+        clips.append((state["clip"], state["clip"]))
+    kinds = [("total ratio", "ratio"), ("time x space", "stages"), ("fidelity", "fidelity")]
+    controls: dict[str, Any] = {
+        "clip": menu("clip", clips, state["clip"]),
+        "encoder": menu("encoder", ENCODER_NAMES, state["encoder"]),
+        "model": field("model", state["model"], "a folder or hub id; empty is the bundled toy", 400),
+        "method": menu("method", names, state["method"]),
+        "compare": menu("against", [("nothing", ""), *((name, name) for name in names)], state["compare"]),
+        "budget": menu("budget by", kinds, state["budget"]),
+        "question": field("question", state["question"], "type one, or choose a sample", 400),
+        "figure": field("figure", state["figure"]),
+        "venue": menu("venue", list(VENUES), state["venue"]),
+    }
+    for name, options in (("method", "options"), ("compare", "compare_options")):
+        controls[options] = OptionPanel(state[name], state[options], _HAVE_SLIDERS)
+    sliders = {
+        "frames": widgets.IntSlider(min=1, max=64, continuous_update=False),
+        "ratio": widgets.FloatLogSlider(base=2, min=0, max=7, step=0.05),
+        "temporal_ratio": widgets.FloatLogSlider(base=2, min=0, max=5, step=0.05),
+        "spatial_ratio": widgets.FloatLogSlider(base=2, min=0, max=6, step=0.05),
+        "min_fidelity": widgets.FloatSlider(min=0, max=1, step=0.01),
+    }
+    for key, slider in sliders.items():
+        label = "coverage at least" if key == "min_fidelity" else key.replace("_", " ")
+        controls[key] = Slider(label, state[key], slider)
+    return controls
+
+
+def _clip_menu(folder: str) -> list[tuple[str, str]]:
+    """Return the names and paths of the clips in a folder, "" for the bundled ones."""
+    if folder:
+        return [(path.name, str(path)) for path in find_clips(folder)]
+    return [(name, name) for name in (path.relative_to(ROOT).as_posix() for path in find_clips())]
+
+
+def _sample_menu() -> list[tuple[str, Sample | None]]:
+    """Return a few samples of every kind from the bundled test set, with their texts."""
+    kinds: dict[str, list[tuple[str, Sample | None]]] = {}
+    for sample in bundled_samples():
+        text = f"{sample['kind']}: {sample['question']} ({Path(str(sample['clip'])).stem})"
+        kinds.setdefault(sample["kind"], []).append((text, sample))
+    few = [entry for entries in kinds.values() for entry in entries[:_SAMPLES]]
+    return [("none", None), *sorted(few, key=lambda entry: entry[0])]
+
+
+def _ledger(view: View, reduction: Reduction) -> str:
+    """Return the result in words, as HTML."""
+    kept = fidelity(view.tokens, reduction, ["coverage", "coverage_p5"])
     return (
         f"<div style='line-height:1.4'><b>{html.escape(describe(reduction))}</b>: {reduction.ledger}; "
         f"coverage {kept['coverage']:.3f} (5th percentile {kept['coverage_p5']:.3f})<br>"
@@ -263,22 +257,17 @@ def _ledger(scene: Scene, reduction: Reduction) -> str:
     )
 
 
-def _answer_table(scene: Scene, answers: list, right: str | None) -> str:
-    """The answers with everything and with what each method kept, as an HTML table, and whether one flipped."""
-    full = answers[0]
-    names = ["everything", *(describe(reduction) for reduction in scene.reductions)]
-    rows = []
-    for name, answer in zip(names, answers, strict=True):
+def _answer_table(view: View, answers: list[Answer], right: str | None) -> str:
+    """Return the answers with everything and with what each method kept, as an HTML table."""
+    full, rows = answers[0], []
+    for name, answer in zip(["everything", *map(describe, view.reductions)], answers, strict=True):
         best = sorted(answer.scores.items(), key=lambda item: -item[1])[:3]
         likely = ", ".join(f"{text or '(space)'} {probability:.2f}" for text, probability in best)
         flip = "" if answer.text == full.text else f" (flipped from {full.text!r})"
         cells = [name, f"{answer.entered} of {answer.total}", answer.text + flip, likely]
         cells.append(f"{answer_fidelity(full, answer)['kl']:.4f}")
-        cells += [f"{1000 * answer.seconds[stage]:.1f}" for stage in STAGES]
-        weight = "600" if flip else "400"
-        row = "".join(f"<td style='padding-right:14px'>{html.escape(cell)}</td>" for cell in cells)
-        rows.append(f"<tr style='font-weight:{weight}'>{row}</tr>")
-    heads = ("", "tokens", "answer", "probability", "KL, nats", *(f"{stage} ms" for stage in STAGES))
-    head = "".join(f"<th style='text-align:left;padding-right:14px'>{text}</th>" for text in heads)
-    truth = f"<p>The right answer is <b>{html.escape(right)}</b>.</p>" if right else ""
-    return f"<table class='vtc-answers'><tr>{head}</tr>{''.join(rows)}</table>{truth}"
+        rows.append([*cells, *(f"{1000 * answer.seconds[stage]:.1f}" for stage in STAGES)])
+    heads = ["", "tokens", "answer", "probability", "KL, nats", *(f"{stage} ms" for stage in STAGES)]
+    table = pd.DataFrame(rows, columns=heads).style.hide(axis="index").format(escape="html")
+    shown = table.to_html(table_attributes="class='vtc-answers'")
+    return shown + (f"<p>The right answer is <b>{html.escape(right)}</b>.</p>" if right else "")
