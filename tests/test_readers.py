@@ -476,8 +476,8 @@ def test_a_missing_folder_and_a_bad_limit():
             '"clip"',
             "entry 1 of test_q.json has no 'video_name' or .*, only clip",
         ),
-        ("msvd-qa", "test_q.json", "]", "", "test_q.json cannot be read .Expecting ',' delimiter"),
-        ("msvd-qa", "test_a.json", '"dough"', '"dough', "test_a.json cannot be read .*Invalid control"),
+        ("msvd-qa", "test_q.json", "]", "", "test_q.json is no JSON .Expecting ',' delimiter"),
+        ("msvd-qa", "test_a.json", '"dough"', '"dough', "test_a.json is no JSON .*Invalid control"),
         ("nextqa-mc", "val.csv", ",2,6,CH", ",7,6,CH", "line 2 of val.csv has answer 7.0; with 5 options it is 0 to 4"),
         ("nextqa-mc", "val.csv", ",2,6,CH", ",x,6,CH", "line 2 of val.csv has answer 'x'; it must be a number"),
         ("nextqa-mc", "val.csv", '"washed, then dried the pan"', "washed, then", "line 3 of val.csv has more cells"),
@@ -485,7 +485,7 @@ def test_a_missing_folder_and_a_bad_limit():
         ("mvbench", "json/moving_direction.json", '"answer": "The', '"answer": "An', "not one of the options"),
         ("video-mme", "videomme/test.jsonl", '"answer": "C"', '"answer": "E"', "line 1 of test.jsonl has answer 'E'"),
         ("video-mme", "videomme/test.jsonl", '{"video_id": "301"', "nonsense", "line 2 of test.jsonl is no JSON"),
-        ("egoschema", "subset_answers.json", "{", "[{", "subset_answers.json cannot be read"),
+        ("egoschema", "subset_answers.json", "{", "[{", "subset_answers.json is no JSON"),
         ("plain", "qa.jsonl", '"answer"', '"said"', "line 1 of qa.jsonl is no sample, without answer"),
     ],
 )
@@ -505,7 +505,7 @@ def test_files_that_are_no_text_or_of_no_known_kind(tmp_path):
     with pytest.raises(vtc.VTCError, match="test_q.json is no UTF-8 text"):
         all_of("msvd-qa", tmp_path)
     (tmp_path / "deep.json").write_text("[" * 100_000)
-    with pytest.raises(vtc.VTCError, match="deep.json cannot be read"):
+    with pytest.raises(vtc.VTCError, match="deep.json is no JSON"):
         list(records(tmp_path / "deep.json"))
     with pytest.raises(vtc.VTCError, match=r"qa\.txt is of no kind"):
         list(records(tmp_path / "qa.txt"))

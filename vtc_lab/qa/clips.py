@@ -22,11 +22,11 @@ _PICTURES = (".jpg", ".jpeg", ".png")
 
 
 def clip_finder(root: Path) -> Callable[..., Part]:
-    """Return a function that looks for clips under a folder, for each name once: a video's questions can stand apart.
+    """Return a function that looks for clips under a folder, for each name once.
 
-    It takes a tuple of the names that a clip may have, a tuple of the folders below `root` where it may lie, and the
-    suffixes it may have. `clip` is the first path that is there. If none is, that is the first that was looked for,
-    and `tried` has them all.
+    It takes the names that a clip may have, the folders below `root` where it may lie, and its possible suffixes, as
+    tuples. `clip` is the first path that is there. If none is, it is the first that was looked for, and `tried` has
+    them all.
 
     >>> clip_finder(Path("data"))(("bikes",), ("videos", "clips"))
     {'clip': 'data/clips/bikes.mp4'}
@@ -54,12 +54,7 @@ def read_sample_clip(sample: Part, frames: int | None = None, fps: float | None 
     Returns
     -------
     Clip. A range that ends after the video does ends with the video, as in MVBench's notebook. A Clip is given back
-    as it is.
-
-    Raises
-    ------
-    VTCError
-        If the clip is missing (it names every file that was looked for), or cannot be read.
+    as it is. If there is none, the error names every file that was looked for.
 
     Examples
     --------
@@ -88,7 +83,7 @@ def read_sample_clip(sample: Part, frames: int | None = None, fps: float | None 
 
 
 def check_clips(samples: Iterable[Part]) -> pd.DataFrame:
-    """Return which clips of some samples are missing or not fetched yet, before a model is loaded.
+    """List the clips of some samples that are missing or not fetched yet, before a model is loaded.
 
     Parameters
     ----------
@@ -132,7 +127,7 @@ def _spellings(names: Iterable[str], suffixes: tuple[str, ...]) -> Iterator[str]
 
 
 def _missing(tried: Sequence[str]) -> str:
-    """Where a clip was looked for if it is at none of these paths, why it cannot be read if it is at one, or ""."""
+    """Where a clip was looked for if it is not there, why it cannot be read if it is, or ""."""
     path = _first_there(tried)
     try:
         return _listing(tried) if path is None else lfs_pointer(path) if path.is_file() else ""
@@ -156,9 +151,8 @@ def _listing(paths: Sequence[str]) -> str:
         stems.setdefault(stem, []).append(suffix)
     alike: dict[str, list[str]] = {}
     for stem, suffixes in stems.items():
-        alike.setdefault("|".join(suffixes), []).append(stem)
-    said = [", ".join(stems) + f" with {suffixes}" * bool(suffixes) for suffixes, stems in alike.items()]
-    return f"{', '.join(said)} below {top}"
+        alike.setdefault(" with " * any(suffixes) + "|".join(suffixes), []).append(stem)
+    return f"{', '.join(', '.join(stems) + suffixes for suffixes, stems in alike.items())} below {top}"
 
 
 def _read_pictures(
@@ -167,11 +161,8 @@ def _read_pictures(
     # Imported here because it loads PyAV, which decodes videos in a process of its own.
     from vtc_lab.clips.decoder import Index, Refused, choose
 
-    pictures = sorted(
-        (int(path.stem), path)
-        for path in folder.iterdir()
-        if path.suffix.lower() in _PICTURES and path.stem.isdecimal()
-    )
+    files = (path for path in folder.iterdir() if path.suffix.lower() in _PICTURES and path.stem.isdecimal())
+    pictures = sorted((int(path.stem), path) for path in files)
     if not rate or not pictures:
         what = "has no pictures named by a number" if rate else "is a folder and not a video"
         raise VTCError(f"{folder} {what}; give a video, or pictures such as 00001.jpg and their picture_rate")

@@ -44,13 +44,6 @@ def without_letters(options: list[str]) -> list[str]:
 def files(root: Path, *patterns: str) -> list[Path]:
     """Return what matches the first pattern that anything matches, such as the shards of a table.
 
-    Raises
-    ------
-    VTCError
-        If there is nothing; it names every pattern.
-
-    Examples
-    --------
     >>> [path.name for path in files(Path("tests/fixtures/plain"), "no.csv", "*.csv")]
     ['qa.csv']
     """

@@ -51,7 +51,7 @@ _CUT = {
 }
 _TOPS = ("video/", "", "video/data0613/", "data0613/")  # the last two: clips that were missing at first
 _TVQA_RATE = 3.0  # pictures a second
-_HUB = {"val": "validation"}  # what the hub calls a split
+_HUB = {"val": "validation"}  # how the hub names a split
 _VIDEO_MME = ("output_test_template", "output_template", "videomme", "Video-MME", "video_mme", "videomme_json_file")
 
 
@@ -125,7 +125,7 @@ def mvbench(root: Path, clips: Path, split: str) -> Samples:
 
 
 def _part(find: Callable[..., Part], record: Record, folder: str) -> Part:
-    """The clip as it is, the one that a range was cut out to, or the whole one and its range."""
+    """The whole clip, the one that a range was cut out to, or the whole one and the range."""
     video = record.text("video")
     places = tuple(f"{top}{name}" for name in (folder, _CONVERTED.get(folder, folder)) for top in _TOPS)
     if folder not in _CUT:
@@ -147,11 +147,12 @@ def _part(find: Callable[..., Part], record: Record, folder: str) -> Part:
 
 def video_mme(root: Path, clips: Path, split: str) -> Samples:
     """Find Video-MME: one table, of which a split is the clips of one length; or its own JSON, an entry a video."""
-    ends = (".jsonl", ".csv", ".json")
-    names = [*shards("videomme", "test"), *(f"videomme/test{end}" for end in ends)]
-    names += ["test-*.parquet", *(f"test{end}" for end in ends)]
-    names += [f"{top}{name}.json" for top in ("", "evaluation/") for name in _VIDEO_MME]
-    found, find = files(root, *names), clip_finder(clips)
+    tables = ["test-*.parquet", "test/*.parquet", "test.jsonl", "test.csv", "test.json"]
+    own = [f"{top}{name}.json" for top in ("", "evaluation/") for name in _VIDEO_MME]
+    found, find = (
+        files(root, *(f"{top}{table}" for top in ("videomme/", "") for table in tables), *own),
+        clip_finder(clips),
+    )
 
     def read() -> Samples:
         for record in _questions(records(*found)):

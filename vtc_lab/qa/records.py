@@ -25,25 +25,11 @@ class Record(NamedTuple):
     fields: dict[str, Any]
 
     def need(self, *names: str) -> Any:  # noqa: ANN401
-        """Return the value of a field, or of the first of several that is there, where releases name it differently.
-
-        Raises
-        ------
-        VTCError
-            If there is none; it names the place and what there is.
-
-        Examples
-        --------
-        >>> Record("line 3 of val.csv", {"qid": 6}).need("qid")
-        6
-        """
+        """Return the value of a field, or of the first of several that is there, where releases name it differently."""
         value = self.get(*names)
         if value is None:
-            there = ", ".join(map(str, self.fields)) or "nothing"
-            wanted = " or ".join(map(repr, names))
-            raise VTCError(
-                f"{self.place} has no {wanted}, only {there:.200}; give a file in the benchmark's own layout"
-            )
+            there, wanted = ", ".join(map(str, self.fields)) or "nothing", " or ".join(map(repr, names))
+            raise VTCError(f"{self.place} has no {wanted}, only {there:.200}; give a file in the benchmark's layout")
         return value
 
     def get(self, *names: str) -> Any:  # noqa: ANN401
@@ -133,13 +119,20 @@ def _readable(path: Path) -> Iterator[None]:
         raise
     except UnicodeDecodeError as error:
         raise VTCError(f"{path.name} is no UTF-8 text; save it as UTF-8") from error
-    except (ValueError, OSError, RecursionError) as error:
+    except (ValueError, OSError) as error:
         raise VTCError(f"{path.name} cannot be read ({error}); mend that, or fetch it again") from error
+
+
+def _parsed(text: str, where: str) -> Any:  # noqa: ANN401
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise VTCError(f"{where} is no JSON ({error}); mend that, or fetch the file again") from error
 
 
 def _load(path: Path, kind: type, called: str) -> Any:  # noqa: ANN401
     with _readable(path):
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
+        content = _parsed(path.read_text(encoding="utf-8-sig"), path.name)
     if not isinstance(content, kind):
         raise VTCError(f"{path.name} is a {type(content).__name__}; it must be {called}")
     return content
@@ -154,13 +147,7 @@ def _from_lines(path: Path) -> Iterator[tuple[str, object]]:
     with path.open(encoding="utf-8-sig") as file:
         for number, line in enumerate(file, 1):
             if line.strip():
-                try:
-                    value = json.loads(line)
-                except ValueError as error:
-                    raise VTCError(
-                        f"line {number} of {path.name} is no JSON ({error}); give an object a line"
-                    ) from error
-                yield f"line {number}", value
+                yield f"line {number}", _parsed(line, f"line {number} of {path.name}")
 
 
 def _from_csv(path: Path) -> Iterator[tuple[str, object]]:

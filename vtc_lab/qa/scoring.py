@@ -1,4 +1,4 @@
-"""Whether an answer is right, by the rule of its benchmark; pure functions of texts and probabilities."""
+"""Scoring of answers by the rules of the benchmarks: pure functions of texts and probabilities."""
 
 from __future__ import annotations
 
@@ -46,27 +46,20 @@ def score(sample: Sample, answer: Answer | str | Mapping[str, float] | None, rul
         where there is no answer.
     rule : by default the sample's own, "exact" if it has none:
 
-        - "exact": the text is the answer, or one of `also`, after `normalise`, which is ours: ActivityNet-QA's script
-          and the classifiers of MSVD-QA, MSRVTT-QA and TGIF-QA compare as it is, and models that write are judged
-          (`vtc_lab.qa.judge`).
-        - "wups", "wups0.9": `wups` of the text and the answer, or the best of `also`, with the threshold 0 or 0.9: by
-          these NExT-OE is scored. They are no shares of right answers, and need WordNet (`vtc_lab[wups]`).
-        - "letter": `letter_of` the text is the answer. Video-MME's script takes the first capital from A to D wherever
-          it stands, so "Dogs" counts as D, and leaves answers without one out of the mean; LongVideoBench's takes a
-          random option there; MVBench's takes the first word, and none at all for right. Here they are wrong.
-        - "likelihood": of all candidates the answer has the highest probability, alone. Where two begin with the same
-          token, `model.ask` weighs all as whole texts, without an end: one that begins another ("1" and "10", "a man"
-          and "a man in red", in tokens) is then always likelier than it. Ask such a list as lettered options.
+        - "exact": the text is the answer, or one of `also`, after `normalise`, which is ours: the benchmarks' own
+          scripts compare texts as they are.
+        - "wups", "wups0.9": the best `wups` of the text with the answer or one of `also`, with the threshold 0 or 0.9,
+          as NExT-OE is scored. These are not shares of right answers, and need WordNet (`vtc_lab[wups]`).
+        - "letter": `letter_of` the text is the answer. Where there is no clear letter the answer is wrong; Video-MME's
+          script leaves such answers out or takes any capital, LongVideoBench's draws one, MVBench's counts it as right.
+        - "likelihood": the answer has the highest probability of all candidates, alone. Ask candidates of which one
+          begins another ("1" and "10") as lettered options: `model.ask` weighs texts without their end, so that the
+          shorter is always likelier.
 
     Returns
     -------
     1.0 for right, 0.0 for wrong (by "wups" also between them), NaN where the benchmark keeps the answer to itself or
     there is none to score.
-
-    Raises
-    ------
-    VTCError
-        For an unknown rule, or an answer that the rule cannot score.
 
     Examples
     --------
@@ -115,11 +108,6 @@ def accuracy(
     DataFrame with the columns kind, n (scored answers), unscored and accuracy (of those scored, NaN if there are none);
     the last row, "all", is the mean over questions and not over kinds.
 
-    Raises
-    ------
-    VTCError
-        If there are more of one than of the other, and as `score`.
-
     Examples
     --------
     >>> accuracy([{"answer": "yes", "kind": "a"}, {"answer": "no", "kind": "b"}], ["Yes.", "yes"]).values.tolist()
@@ -134,18 +122,7 @@ def accuracy(
 
 
 def paired(samples: Iterable, answers: Iterable) -> Iterator[tuple]:
-    """Pair samples with their answers.
-
-    Raises
-    ------
-    VTCError
-        If there are more of one than of the other.
-
-    Examples
-    --------
-    >>> list(paired("ab", [1, 2]))
-    [('a', 1), ('b', 2)]
-    """
+    """Pair samples with their answers; VTCError if there are more of one than of the other."""
     nothing = object()
     for number, (sample, answer) in enumerate(zip_longest(samples, answers, fillvalue=nothing)):
         if sample is nothing or answer is nothing:
@@ -186,19 +163,8 @@ def letter_of(text: str, options: Sequence[str]) -> str | None:
 
     What is ambiguous is None, hence wrong: "A or B", "B. nothing" where nothing is C, "the first". The text of an
     option within a sentence does not count, because "it is not a dog" has one too. This is our definition; the
-    benchmarks' own scripts guess where they do not know.
+    benchmarks' own scripts guess.
 
-    Parameters
-    ----------
-    text : what the model said.
-    options : the texts of the options, in the order of their letters.
-
-    Returns
-    -------
-    A letter, or None.
-
-    Examples
-    --------
     >>> options = ["a blue cube", "the red ball", "nothing"]
     >>> [letter_of(text, options) for text in ("Answer: B.", "b", "the red ball", "I think (B)", "A man", "A or B")]
     ['B', 'B', 'B', 'B', None, None]
@@ -218,21 +184,20 @@ def letter_of(text: str, options: Sequence[str]) -> str | None:
         spaced = bool(first[3]) or first[2][-1].isspace()
         if first[2] in (")", "]") or (spaced and first[1].isupper()):
             return None if named in texts or _capitals(first[4], letters, options) - {letter} else letter
-    meant = {
-        letter for letter, option in zip(letters, texts, strict=True) if option in (normalise(text), normalise(said))
-    }
+    whole = (normalise(text), normalise(said))
+    meant = {letter for letter, option in zip(letters, texts, strict=True) if option in whole}
     found = meant or (set() if _NEGATED.search(text) else _capitals(said, letters, options))
     return found.pop() if len(found) == 1 else None
 
 
 def _capitals(text: str, letters: str, options: Sequence[str]) -> set[str]:
-    """The options' letters that stand alone in a text, and are no words there."""
+    """The options' letters that stand alone in a text and are not words there."""
     words = {letter for option in options for letter in _CAPITAL.findall(option)}
     found = (match for match in _CAPITAL.finditer(text) if match[1] in letters)
     return {match[1] for match in found if match[1] not in words or not _SUBJECT.match(text, match.end())}
 
 
-def likeliest(answer: Answer | Mapping[str, float], candidates: Sequence[str] | None) -> str | None:
+def likeliest(answer: Answer | str | Mapping[str, float], candidates: Sequence[str] | None) -> str | None:
     """Return the candidate with the highest probability, None if two share it."""
     scores = answer if isinstance(answer, Mapping) else getattr(answer, "scores", None)
     if not candidates or not isinstance(scores, Mapping) or not set(candidates) <= set(scores):
@@ -240,5 +205,5 @@ def likeliest(answer: Answer | Mapping[str, float], candidates: Sequence[str] | 
             f"the answer has the scores {scores!r:.80}; 'likelihood' needs one for each of {candidates!r:.80}"
         )
     best = max(scores[name] for name in candidates)
-    likeliest = [name for name in candidates if scores[name] == best]
-    return likeliest[0] if len(likeliest) == 1 else None
+    found = [name for name in candidates if scores[name] == best]
+    return found[0] if len(found) == 1 else None
