@@ -37,7 +37,7 @@ def draw(title: str = "Accuracy") -> Figure:
         left, right = figure.subplots(1, 2)
         for name, rows in data.groupby("method"):
             left.plot(rows.ratio, rows.accuracy, label=name, **method_style(name))
-        left.set(title=title, xlabel="ratio $M/K$", ylabel="accuracy")
+        left.set(title=title, xlabel="ratio M/K", ylabel="accuracy")
         left.legend()
         figure.colorbar(right.imshow([[0, 1], [2, 3]]), ax=right)
         right.fill_between([0, 1], [0, 1], hatch="//", alpha=0.5)
@@ -246,7 +246,8 @@ def test_errors_leave_the_earlier_figure(tmp_path):
     refuse("File exists; give a writable folder", tmp_path, blank(), folder=tmp_path / "file")
     refuse("Not a directory", tmp_path, blank(), folder=tmp_path / "file" / "below")
     refuse("File name too long", tmp_path, blank(), name="x" * 300)
-    refuse("cannot be drawn.*mend", tmp_path, draw(title="$\\frac{1$"))
+    (formula := Figure()).suptitle("$\\frac{1$")
+    refuse("cannot be drawn.*mend", tmp_path, formula)
     (tmp_path / "f.svg").unlink()
     (tmp_path / "f.svg").mkdir()
     refuse("f.svg was not written", tmp_path, blank())

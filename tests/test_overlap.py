@@ -2,6 +2,8 @@
 
 import itertools
 import json
+import xml.etree.ElementTree as ET
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -228,6 +230,16 @@ def test_figures_are_saved_with_their_tables(clip, everyone, tmp_path):
     assert facts["inches"][0] == 3.281 and facts["config"]["plot"] == "compare_kept"
     assert "every fourth frame whole" in facts["config"]["gaps"]["dycoke"]
     assert [one["kept"] for one in facts["config"]["reductions"]] == [54] * len(reductions)
+
+
+def test_dollars_in_names_and_notes_are_no_formulas(clip, tokens, tmp_path):
+    source = vtc.VideoTokens(tokens.values, tokens.saliency, encoder="$0 - $10", saliency_source=r"Ba$$in \frac")
+    reductions = [replace(vtc.reduce(source, name, ratio=4), method="$9") for name in ("visionzip", "uniform")]
+    for plot in (vtc.show, compare_kept, plot_agreement, plot_overlap):
+        given = reductions if plot is vtc.show else [reductions]
+        figure = plot(*given) if plot is plot_overlap else plot(clip, *given)
+        drawn = " ".join(ET.parse(vtc.save_figure(figure, "f", tmp_path)[".svg"]).getroot().itertext())
+        assert "$9" in drawn and r"Ba$$in \frac" in drawn and (plot is vtc.show or "$0 - $10" in drawn)
 
 
 def test_errors_are_sentences(clip, tokens):

@@ -47,10 +47,6 @@ class Picture(Figure):
 def attach(figure: _Figure, data: pd.DataFrame | None = None, **config: object) -> _Figure:
     """Give a figure its tidy table and what made it, for `save_figure` to write out.
 
-    Of a Clip, VideoTokens or Reduction in `config` the facts are written, not the pixels or values.
-
-    Examples
-    --------
     >>> attach(Figure(), seed=0).vtc
     {'data': None, 'config': {'seed': 0}}
     """
@@ -68,12 +64,11 @@ def save_figure(
 ) -> dict[str, Path]:
     """Write a figure as PDF, SVG and PNG, the table behind it as CSV, and how it was made as JSON.
 
-    All files are written to temporary names before any is replaced. The same figure from the same code gives the same
-    bytes; no file holds a date or a local path. The Subject of the PDF and the Description of SVG and PNG hold the
-    JSON too.
+    All files are replaced together, or none. The same figure from the same code gives the same bytes; no file holds a
+    date or a local path. The JSON is also the Subject of the PDF and the Description of SVG and PNG.
 
-    The JSON lists the files written with it. A file of the same name that is not in the list of the JSON beside it was
-    not written by `save_figure` and is never overwritten. A CSV in the list is removed if the figure has no table now.
+    The JSON lists its files. A file that it does not list is somebody else's and is never overwritten. A CSV that it
+    lists is removed when the figure has no table any more.
 
     Parameters
     ----------
@@ -146,8 +141,8 @@ def write_files(base: Path, contents: dict[str, bytes], what: str) -> dict[str, 
                 else:
                     undo.callback(target.unlink)
             undo.pop_all()  # all are in place
-        for suffix in earlier - contents.keys():
-            base.with_name(base.name + suffix).unlink(missing_ok=True)
+        if ".csv" in earlier - contents.keys():
+            base.with_name(f"{base.name}.csv").unlink(missing_ok=True)
     except OSError as error:
         reason = error.strerror or error
         raise VTCError(

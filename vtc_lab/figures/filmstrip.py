@@ -18,22 +18,11 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from PIL import Image, ImageDraw, ImageFont
 
 from vtc_lab.figures.export import Picture, attach
-from vtc_lab.figures.style import (
-    BLUE,
-    GREEN,
-    ORANGE,
-    PURPLE,
-    SKY,
-    SMALL,
-    VERMILION,
-    YELLOW,
-    figure_size,
-    paper_style,
-)
+from vtc_lab.figures.style import HUES, SMALL, figure_size, paper_style
 from vtc_lab.reducers.registry import get_method, methods
 from vtc_lab.tokens import Clip, Reduction, VTCError, demand_clip
 
-_HUES = np.rint([np.multiply(to_rgb(hue), 255) for hue in (ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILION, PURPLE)])
+_HUES = np.rint([np.multiply(to_rgb(hue), 255) for hue in HUES])
 _GAP = 6
 _CAPTION = 18
 _TILE_AREA = 16_000  # pixels of a frame in the explorer
@@ -139,14 +128,12 @@ def strip(clip: Clip, reduction: Reduction, room: int = 1120) -> bytes:
     rows = math.ceil(len(clip) / columns)
     tiles = draw_frames(clip, reduction, min(room // columns - _GAP, round(2 * ideal)))
     height, width = tiles.shape[1] + _CAPTION + _GAP, tiles.shape[2] + _GAP
-    sheet = np.full((rows * columns, height, width, 3), 255, np.uint8)
-    sheet[: len(clip), : tiles.shape[1], : tiles.shape[2]] = tiles
-    page = sheet.reshape(rows, columns, height, width, 3).swapaxes(1, 2).reshape(rows * height, columns * width, 3)
-    image = Image.fromarray(page)
+    image = Image.new("RGB", (columns * width, rows * height), "white")
     draw = ImageDraw.Draw(image)
-    for index, text in enumerate(captions(clip, reduction)):
-        place = (index % columns * width, index // columns * height + tiles.shape[1] + 2)
-        draw.text(place, fitting(text, tiles.shape[2]), fill=(40, 40, 40), font=FONT)
+    for index, (tile, caption) in enumerate(zip(tiles, captions(clip, reduction), strict=True)):
+        x, y = index % columns * width, index // columns * height
+        image.paste(Image.fromarray(tile), (x, y))
+        draw.text((x, y + len(tile) + 2), fitting(caption, tile.shape[1]), fill=(40, 40, 40), font=FONT)
     data = io.BytesIO()
     image.save(data, "jpeg", quality=90, subsampling=0)
     return data.getvalue()
@@ -180,7 +167,7 @@ def draw_frames(clip: Clip, reduction: Reduction, width: int) -> np.ndarray:
     gain[merged & ~kept] = 140
     gain[dropped] = 70
     tint = np.where((merged & ~kept)[..., None], colour * np.float32(0.45), np.where(dropped, 40, 0)[..., None])
-    picture = _thumbnails(_Frames(clip), rows, tall, columns, wide) * gain[:, :, None, :, None, None]
+    picture = _thumbnails(clip, rows, tall, columns, wide) * gain[:, :, None, :, None, None]
     picture >>= 8
     picture += tint.astype(np.uint16)[:, :, None, :, None]
     picture = picture.astype(np.uint8)
@@ -227,21 +214,8 @@ def _group_colours(anchor: np.ndarray, members: np.ndarray, grid: tuple[int, int
     return (_HUES[order[frame] % len(_HUES)] * shade[:, None]).astype(np.uint8)
 
 
-class _Frames:
-    """A clip as a cache key: two are the same if they share their pixels in memory."""
-
-    def __init__(self, clip: Clip) -> None:
-        self.frames = clip.frames
-
-    def __hash__(self) -> int:
-        return id(self.frames)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Frames) and self.frames is other.frames
-
-
 @lru_cache(maxsize=8)
-def _thumbnails(clip: _Frames, rows: int, tall: int, columns: int, wide: int) -> np.ndarray:
+def _thumbnails(clip: Clip, rows: int, tall: int, columns: int, wide: int) -> np.ndarray:
     """Return the frames in patches, (T, rows, tall, columns, wide, 3) uint16."""
     size = (columns * wide, rows * tall)
     frames = [np.asarray(Image.fromarray(frame).resize(size, Image.Resampling.BOX)) for frame in clip.frames]

@@ -65,7 +65,7 @@ def kept_overlap(reductions: Iterable[Reduction]) -> pd.DataFrame:
 def plot_overlap(reductions: Iterable[Reduction], *, venue: str = "neurips", span: str = "text") -> Picture:
     """Draw `kept_overlap` as an annotated heat map, with methods that keep the same next to each other.
 
-    The order is that of average linkage on 1 - Jaccard, with the leaves that have the nearest neighbours.
+    The order is that of average linkage on 1 - Jaccard, with optimal leaves.
 
     Parameters
     ----------
@@ -76,11 +76,6 @@ def plot_overlap(reductions: Iterable[Reduction], *, venue: str = "neurips", spa
     -------
     Figure, ready for `save_figure`; the table behind it has a row for each two methods in the order drawn: label,
     other, jaccard.
-
-    Raises
-    ------
-    VTCError
-        As `kept_overlap`, and for more methods than can be read in that width.
 
     Examples
     --------

@@ -24,9 +24,9 @@ VENUES = {  # widths in inches of one column and of the page's whole text
     "aaai": (3.3125, 7.0),
 }
 
-# Okabe and Ito's colours. Yellow is lost on white paper, so that only pictures use it.
+# Okabe and Ito's colours. Their yellow is lost on white paper, so only pictures use it.
 BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9"
-YELLOW = "#F0E442"
+HUES = (ORANGE, SKY, GREEN, "#F0E442", BLUE, VERMILION, PURPLE)  # of groups of merged patches
 GREY = "#777777"  # of the names of baselines
 SMALL = 6  # points, of titles of panels and of notes
 BELOW_MINIMUM = "below its minimum budget"
