@@ -90,21 +90,20 @@ def fidelity(
 
     Returns
     -------
-    dict of the measures asked for, in this order:
+    dict of the measures asked for, in this order; `list_measures` has their ranges. X are the source tokens, Y those of
+    `Reduction.reconstruct()`, in which a dropped token is replaced by the output of the *nearest* kept one.
 
     - coverage, coverage_p5: mean and 5th percentile of the cosine of each source token to the output it went into or,
-      if it was dropped, to the *most similar* output of its frame (of the nearest frame that has any). -1 to 1; 1 is
-      lossless in direction. Our definition.
-    - reconstruction_error: |X - Y|^2 / |X|^2, where Y is `Reduction.reconstruct()`: a dropped token is replaced by the
-      output of the *nearest* token that was kept. At least 0; 0 is lossless, zeros for Y would give 1.
+      if it was dropped, to the *most similar* output of its frame (of the nearest frame that has any). Our definition.
+    - reconstruction_error: |X - Y|^2 / |X|^2; zeros for Y would give 1.
     - retained_variance: <X, Y>^2 / (|X|^2 |Y|^2), X and Y without their mean token, and 0 if <X, Y> is negative: the
-      share of the source's variance that Y explains, up to its scale. 0 to 1. Where every token went into a plain mean
-      it is the explained variance 1 - |X - Y|^2 / |X|^2; methods that add tokens up are not punished for their size.
-    - cka: linear centred kernel alignment of X and Y, |X'Y|^2 / (|X'X| |Y'Y|) without their mean tokens: whether the
-      tokens keep their relative positions, up to rotation and scale. 0 to 1. Exact; its cost grows with M D min(M, D).
-      Kornblith et al. 2019, arXiv 1905.00414, section 3.
-    - saliency_kept: sum of min(weight, 1) * saliency over the total saliency. 0 to 1; a kept token brings all of its
-      own, a mean that of its mean member. Our definition. Left out where tokens carry no saliency.
+      share of the source's variance that Y explains, up to its scale. Where every token went into a plain mean it is
+      the explained variance 1 - |X - Y|^2 / |X|^2; methods that add tokens up are not punished for their size.
+    - cka: linear centred kernel alignment |X'Y|^2 / (|X'X| |Y'Y|), X and Y without their mean tokens (Kornblith et al.
+      2019, arXiv 1905.00414, section 3): whether the tokens keep their relative positions, up to rotation and scale.
+      Exact; its cost grows with M D min(M, D).
+    - saliency_kept: sum of min(weight, 1) * saliency over the total saliency: a kept token brings all of its own, a
+      mean that of its mean member. Our definition. Left out where tokens carry no saliency.
 
     Tokens that are all equal have no variance: retained_variance and cka are 1 where neither X nor Y has any, 0 where
     one of them has. The error of a source of zeros is 0, or infinite if Y is not zero. Of no saliency at all 1 is kept.

@@ -118,12 +118,7 @@ def read_clip(
     -------
     Clip, turned upright as the file says; its `reader` is "decord ..." or "PyAV ...". PyAV reads what decord cannot or
     does not find exactly: files cut short, with an edit list or open groups of pictures or not starting at 0, and
-    reads above 500 MB.
-
-    Raises
-    ------
-    VTCError
-        If the file is missing, empty, cut short or no video, or does not have the frames asked for.
+    reads above 500 MB. A VTCError says why a file cannot be read, or which frames it has.
 
     Examples
     --------
