@@ -19,7 +19,7 @@ from vtc_lab.sweeps.store import TABLE
 from vtc_lab.widgets.ablation import ablate
 from vtc_lab.widgets.settings import call_line
 from vtc_lab.widgets.study import (
-    STUDY_DEFAULTS,
+    DEFAULTS,
     comparable,
     complete_study,
     in_words,
@@ -184,7 +184,7 @@ def test_methods_options_ratios_and_kinds_make_the_setting(open_panel):
     assert study_methods(state) == ["pool", "tome", *expected, "uniform", "random"]
     assert {sample["kind"] for sample in study_samples(state)} == {"count"}
     assert "significance" not in options and errors(panel) == ""
-    again = eval(call_line("ablate", state, STUDY_DEFAULTS).replace("vtc.", ""), {"ablate": ablate})
+    again = eval(call_line("ablate", state, DEFAULTS).replace("vtc.", ""), {"ablate": ablate})
     assert again.state == state
     chosen["option"].value = "temporal_ratio"
     chosen["values"].typed.value = "1, 2, none"
@@ -202,7 +202,7 @@ def test_every_setting_survives(open_panel, tmp_path):
         **{"ablated": "tome", "options": {}, "option": "scope", "values": ["frame"], "ratios": [2, 3], "seeds": 2},
         **{"value": "tv", "results": str(tmp_path / "b.sqlite"), "figure": "other", "venue": "cvpr"},
     }
-    assert state.keys() == STUDY_DEFAULTS.keys()
+    assert state.keys() == DEFAULTS.keys()
     panel = open_panel(**state)
     assert panel.state == json.loads(json.dumps(state)) and errors(panel) == ""
     assert [choice[1] for choice in study_methods(panel.state)[1:2]] == [{"scope": "frame"}]

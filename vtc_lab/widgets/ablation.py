@@ -6,7 +6,6 @@ show comes from the results file.
 
 from __future__ import annotations
 
-import html
 import math
 import threading
 import time
@@ -23,24 +22,13 @@ from vtc_lab.figures.curves import plot_curves
 from vtc_lab.figures.export import save_figure
 from vtc_lab.figures.tables import save_table
 from vtc_lab.qa.samples import Sample
-from vtc_lab.sweeps.run import Progress, summary, sweep
+from vtc_lab.sweeps.run import Progress, look_up, summary, sweep
 from vtc_lab.sweeps.stats import bootstrap_interval
 from vtc_lab.tokens import VTCError
+from vtc_lab.widgets import study
 from vtc_lab.widgets.controls import button, labelled, row, show_if
 from vtc_lab.widgets.panel import Panel, words
 from vtc_lab.widgets.settings import State, call_line, name_of
-from vtc_lab.widgets.study import (
-    ALWAYS,
-    STUDY_DEFAULTS,
-    better,
-    comparable,
-    complete_study,
-    in_words,
-    results_file,
-    study_methods,
-    study_samples,
-    study_settings,
-)
 from vtc_lab.widgets.study_controls import study_controls, take_method, take_option, take_samples
 from vtc_lab.widgets.worker import Worker
 
@@ -48,7 +36,6 @@ if TYPE_CHECKING:  # importing the model imports transformers, which takes secon
     from vtc_lab.models.video_model import VideoModel
 
 _PAUSE = 1.0  # seconds at least from one picture of a run to the next
-_SHARE = 4  # and this many times as long as drawing kept the processor from the run
 _ONE_AT_A_TIME = threading.Lock()  # runs of all panels: a model is no place for two threads
 _PANELS: weakref.WeakSet[Ablation] = weakref.WeakSet()
 
@@ -83,12 +70,12 @@ def ablate(model: VideoModel | str | None = None, **state: object) -> Ablation:
     ([], ['distinct', 'neighbours'])
     """
     given = None if isinstance(model, str) else model
-    return Ablation(complete_study({**state, "model": name_of(model)}), given)
+    return Ablation(study.complete_study({**state, "model": name_of(model)}), given)
 
 
 @dataclass
 class _Run:
-    """A run: the settings that it is for, how to stop it, and how far it is."""
+    """A run that goes on or has ended: its settings, how to stop it, and how far it is."""
 
     settings: State
     halt: threading.Event = field(default_factory=threading.Event)
@@ -107,7 +94,7 @@ class Ablation(Panel):
         self._runner = Worker()
         self._workers.append(self._runner)
         self._latest: _Run | None = None  # the run that goes on, or was the last
-        self._drawn, self._took = -math.inf, 0.0
+        self._drawn = -math.inf
         self._controls = controls = study_controls(state)
         self._image = widgets.Image(format="png", layout={"width": "100%", "max_width": "900px"})
         self._bar = widgets.FloatProgress(min=0, max=1, layout={"width": "220px"})
@@ -131,7 +118,7 @@ class Ablation(Panel):
     def run(self) -> None:
         """Begin to compute what is not there yet for the settings on show; a run that goes on is stopped."""
         self.stop()
-        self._latest = run = _Run(study_settings(self._now))
+        self._latest = run = _Run(study.study_settings(self._now))
         self._say("")
         self._stop.disabled = False
         self._line.value = words("starting ...")
@@ -150,7 +137,10 @@ class Ablation(Panel):
         super().close()
 
     def _complete(self, state: State) -> State:
-        return complete_study(state)
+        return study.complete_study(state)
+
+    def _code_line(self, state: State) -> str:
+        return call_line("ablate", state, study.DEFAULTS)
 
     def _rebuild(self, take: Callable[[dict[str, Any], str], None], change: dict[str, Any]) -> None:
         """Rebuild the controls that depend on the one that was changed, then draw once."""
@@ -161,25 +151,24 @@ class Ablation(Panel):
     def _arrange(self) -> None:
         show_if(self._controls["ablated"].value, self._controls["option"], self._controls["options"])
 
-    def _sweep(self, state: State, run: _Run, progress: Callable[[Progress], None]) -> pd.DataFrame:
+    def _asked(self, state: State) -> dict[str, Any]:
+        """Return a state's sweep, as arguments."""
         if not state["ratios"]:
             raise VTCError("no ratio is chosen; choose one or more")
-        return sweep(
-            self._model_named(state["model"]),
-            study_samples(state),
-            study_methods(state),
-            state["ratios"],
-            seeds=range(state["seeds"]),
-            results=results_file(state["results"])[0],
-            progress=progress,
-            stop=run.halt,
-        )
+        return {
+            "model": self._model_of(state),
+            "samples": study.study_samples(state),
+            "methods": study.study_methods(state),
+            "ratios": state["ratios"],
+            "seeds": range(state["seeds"]),
+            "results": study.results_file(state["results"])[0],
+        }
 
     def _work(self, run: _Run, state: State) -> None:
         """Run, in the runner's thread."""
         try:
             with _ONE_AT_A_TIME:
-                self._sweep(state, run, partial(self._heard, run))
+                sweep(**self._asked(state), progress=partial(self._heard, run), stop=run.halt)
         finally:
             run.ended = True
             if run is self._latest:
@@ -191,69 +180,55 @@ class Ablation(Panel):
         if run is not self._latest:
             return
         self._bar.value = progress.done / max(1, progress.total)
-        shown = run.settings == study_settings(self._now)
+        shown = run.settings == study.study_settings(self._now)
         if not run.halt.is_set():
             other = "" if shown else " (a run with other settings than those on show)"
             self._line.value = words(f"{progress}{other}")
-        if shown and time.monotonic() - self._drawn > max(_PAUSE, _SHARE * self._took):
+        if shown and time.monotonic() - self._drawn > _PAUSE:
             self._request()
 
     def _found(self, state: State) -> Progress:
         """Return what is there for a state: of the latest run, or of the results file."""
         run = self._latest
-        if run and run.progress and run.settings == study_settings(state):
+        if run and run.progress and run.settings == study.study_settings(state):
             return run.progress
-        looked = _Run(study_settings(state))
-        looked.halt.set()  # to look up and compute nothing
-        self._sweep(state, looked, partial(setattr, looked, "progress"))
-        return looked.progress
+        return look_up(**self._asked(state))
 
     def _draw(self, state: State) -> None:
-        """Show a state, in the drawer's thread; on an error the last good picture stays."""
-        self._code.value = f"<code>{html.escape(call_line('ablate', state, STUDY_DEFAULTS))}</code>"
         if self._result.value == "":
             self._result.value = words("loading the model ...")
-        start = time.thread_time()
-        idle = self._latest is None or self._latest.ended  # if not, bar and line belong to the run
-        share, line = 0.0, ""
-        try:
-            progress = self._found(state)
-            share = progress.done / max(1, progress.total)
-            line = f"{progress.done} of {progress.total} settings of clips are done"
-            line += "; Run does the rest" if share < 1 else ""
-            self._show(state, progress)
-        finally:
-            if idle:
-                self._bar.value, self._line.value = share, words(line)
-            self._drawn, self._took = time.monotonic(), time.thread_time() - start
-
-    def _show(self, state: State, progress: Progress) -> None:
-        samples, table = study_samples(state), progress.table()
-        whole = comparable(table, samples, progress.total)
+        progress, samples = self._found(state), study.study_samples(state)
+        if self._latest is None or self._latest.ended:  # else bar and line belong to the run
+            self._bar.value = progress.done / max(1, progress.total)
+            rest = "; Run does the rest" if progress.done < progress.total else ""
+            self._line.value = words(f"{progress.done} of {progress.total} settings of clips are done{rest}")
+        table = progress.table()
+        whole = study.comparable(table, samples, progress.total)
         result = "nothing of this has been run yet; press Run"
-        shown = whole.method.isin(ALWAYS).any()
+        shown = whole.method.isin(study.ALWAYS).any()
         if shown:
             figure = plot_curves(whole, state["value"], venue=state["venue"], span="text")
             self._image.value = figure._repr_png_()
-            result = in_words(figure.vtc["data"], state["value"])
+            result = study.in_words(vars(figure)["vtc"]["data"], state["value"])
         show_if(shown, self._image)
         self._result.value = words(result)
-        counts = (_sizes(samples, whole), summary(table)[1], results_file(state["results"])[1])
+        counts = (_sizes(samples, whole), summary(table)[1], study.results_file(state["results"])[1])
         self._counts.value = words("; ".join(filter(None, counts)))
+        self._drawn = time.monotonic()
 
     def _write(self, state: State) -> None:
         progress = self._found(state)
-        table = comparable(progress.table(), study_samples(state), progress.total)
+        table = study.comparable(progress.table(), study.study_samples(state), progress.total)
         name, value = state["figure"], state["value"]
         made: State = {"ablation": state}
         rows = bootstrap_interval(table, value)
         figure = plot_curves(table, value, venue=state["venue"], span="text")
         files = save_figure(figure, name, provenance=made)
-        self._say_written(files, save_table(rows, f"{name}_table", best=better(value), provenance=made))
+        self._say_written(files, save_table(rows, f"{name}_table", best=study.better(value), provenance=made))
 
     def _rows(self) -> list[widgets.Widget]:
         c = self._controls
-        always = widgets.Label(f"and always {' and '.join(ALWAYS)}, baselines")
+        always = widgets.Label(f"and always {' and '.join(study.ALWAYS)}, baselines")
         return [
             row(c["samples"], c["clips"]),
             labelled("kinds", c["kinds"]),

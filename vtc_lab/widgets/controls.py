@@ -22,9 +22,9 @@ def menu(label: str, options: Sequence, value: object) -> widgets.Dropdown:
     return widgets.Dropdown(options=options, value=value, description=label, layout=widgets.Layout(width="290px"))
 
 
-def field(label: str, value: str, hint: str = "", width: int = 290) -> widgets.Text:
+def field(label: str, value: str, hint: str = "") -> widgets.Text:
     """Return a field for text, which counts once Enter is pressed."""
-    look = {"layout": widgets.Layout(width=f"{width}px"), **_LATER}
+    look = {"layout": widgets.Layout(width="290px"), **_LATER}
     return widgets.Text(value=value, description=label, placeholder=hint, **look)
 
 
@@ -35,9 +35,9 @@ def button(label: str, icon: str, style: str, press: Callable[[], None]) -> widg
     return made
 
 
-def row(*controls: widgets.Widget, **look: str) -> widgets.HBox:
+def row(*controls: widgets.Widget) -> widgets.HBox:
     """Return controls side by side, on as many lines as they need."""
-    return widgets.HBox(controls, layout=widgets.Layout(**_WRAP, **look))
+    return widgets.HBox(controls, layout=widgets.Layout(**_WRAP))
 
 
 def labelled(label: str, box: widgets.Widget) -> widgets.HBox:
@@ -195,7 +195,5 @@ def _option(name: str, value: object, hint: object, limits: tuple[float, float] 
     whole = isinstance(value, int) and hint is not float
     if limits is None or not math.isfinite(limits[1] - limits[0]) or not limits[0] <= value <= limits[1]:
         return (widgets.IntText if whole else widgets.FloatText)(value=value, **look)  # the method says what is right
-    look |= {"min": limits[0], "max": limits[1]}
-    if whole:
-        return widgets.BoundedIntText(value=value, **look)
-    return widgets.BoundedFloatText(value=value, step=(limits[1] - limits[0]) / 20, **look)
+    look |= {"min": limits[0], "max": limits[1], "step": 1 if whole else (limits[1] - limits[0]) / 20}
+    return (widgets.BoundedIntText if whole else widgets.BoundedFloatText)(value=value, **look)

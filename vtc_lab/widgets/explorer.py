@@ -18,7 +18,7 @@ from vtc_lab.measures import answer_fidelity, fidelity
 from vtc_lab.qa.samples import Sample
 from vtc_lab.reducers.registry import methods
 from vtc_lab.sweeps.run import STAGES
-from vtc_lab.tokens import Reduction, VTCError
+from vtc_lab.tokens import Reduction
 from vtc_lab.widgets.controls import OptionPanel, Slider, button, field, menu, row, show_if
 from vtc_lab.widgets.panel import Panel
 from vtc_lab.widgets.settings import State, bundled_samples, call_line, name_of
@@ -74,7 +74,7 @@ class Explorer(Panel):
         self._file = field("or a file", "", "path of a video")
         self._sample = menu("sample", _sample_menu(), None)
         self._ask = button("Ask", "question", "success", lambda: self._queue(self._put_question))
-        self._answers = widgets.HTML()
+        self._answers, self._note = widgets.HTML(), widgets.HTML()
         apart = {"border_left": "2px solid #bbb", "padding": "0 0 0 12px", "margin": "0 0 0 12px"}
         self._columns = [
             widgets.VBox(
@@ -88,15 +88,21 @@ class Explorer(Panel):
         for name, options in (("method", "options"), ("compare", "compare_options")):
             rebuild = controls[options].rebuild
             controls[name].observe(lambda change, again=rebuild: again(change["new"], {}, _HAVE_SLIDERS), "value")
-        self._folder.observe(lambda change: self._take_folder(change["new"].strip()), "value")
-        self._file.observe(lambda change: self._take_file(change["new"].strip()), "value")
-        self._sample.observe(lambda change: self._take_sample(change["new"]), "value")
+        for control, take in (
+            (self._folder, self._take_folder),
+            (self._file, self._take_file),
+            (self._sample, self._take_sample),
+        ):
+            control.observe(lambda change, take=take: self._attempt(take, change["new"]), "value")
         self._observe()
-        self.children = [*self._rows(), self._message, self._answers, self._pictures, self._code]
+        self.children = [*self._rows(), self._message, self._answers, self._pictures, self._note, self._code]
         self._attempt(self._draw, self._now)
 
     def _complete(self, state: State) -> State:
         return complete_state({**state, "model": state["model"].strip()})
+
+    def _code_line(self, state: State) -> str:
+        return call_line("explore", state, usual(state["model"]))
 
     def _changed(self, change: dict[str, Any] | None = None) -> None:
         if not self._held:
@@ -115,41 +121,30 @@ class Explorer(Panel):
                 self._controls[name].value = value
 
     def _take_folder(self, folder: str) -> None:
-        try:
-            listed = _clip_menu(folder)
-        except VTCError as error:
-            self._say(str(error), "error")
-            return
-        self._fixed = {"folder": folder}
+        listed = _clip_menu(folder.strip())
+        self._fixed = {"folder": folder.strip()}
         self._sample.value = None
         with self._together():
             self._controls["clip"].options = listed
 
     def _take_file(self, clip: str) -> None:
-        if clip:
-            self._take(clip=clip)
+        if clip.strip():
+            self._take(clip=clip.strip())
 
     def _take_sample(self, sample: Sample | None) -> None:
-        if sample is None:
-            return
-        path = Path(str(sample["clip"]))
-        try:
-            frames = len(read_clip(path))
-        except VTCError as error:
-            self._say(str(error), "error")
-            return
-        clip = path.relative_to(ROOT).as_posix() if path.is_relative_to(ROOT) else str(path)
-        self._take(clip=clip, frames=frames, encoder=MODEL, question=sample["question"])
+        if sample is not None:
+            path = Path(str(sample["clip"]))
+            clip = path.relative_to(ROOT).as_posix() if path.is_relative_to(ROOT) else str(path)
+            self._take(clip=clip, frames=len(read_clip(path)), encoder=MODEL, question=sample["question"])
 
-    def _model_of(self, state: State) -> VideoModel | None:
-        return self._model_named(state["model"]) if state["encoder"] == MODEL else None
+    def _answering(self, state: State) -> VideoModel | None:
+        return self._model_of(state) if state["encoder"] == MODEL else None
 
     def _draw(self, state: State) -> None:
-        """Show a state; on an error the last good picture stays."""
         source = (state["encoder"], state["model"], state["clip"], state["frames"])
         if source != self._source:
             self._say("reading and encoding the clip ...")
-        view = build_view(state, self._model_of(state))
+        view = build_view(state, self._answering(state))
         room = _ROOM // len(view.reductions)
         made = [(_ledger(view, reduction), strip(view.shown, reduction, room)) for reduction in view.reductions]
         self._source = source
@@ -160,13 +155,12 @@ class Explorer(Panel):
         line = f"{_LEGEND} Tokens: {view.tokens.encoder}; frames read by {view.clip.reader}."
         if (each := math.ceil(len(view.clip) / len(view.shown))) > 1:
             line += f" A token is of {each} frames, of which the first is shown."
-        code = call_line("explore", state, usual(state["model"]))
-        self._code.value = f"<small>{html.escape(line)}</small><br><code>{html.escape(code)}</code>"
+        self._note.value = f"<small>{html.escape(line)}</small>"
         self._say("")
 
     def _put_question(self, state: State) -> None:
         self._say("asking ...")
-        model = self._model_of(state)
+        model = self._answering(state)
         view = build_view(state, model)
         answers, right = ask_view(state, view, model)
         if state is self._now:  # else they are about what is no longer on show
@@ -175,7 +169,7 @@ class Explorer(Panel):
 
     def _write(self, state: State) -> None:
         self._say("drawing the figure ...")
-        view = build_view(state, self._model_of(state))
+        view = build_view(state, self._answering(state))
         figure = show(view.shown, *view.reductions, venue=state["venue"])
         provenance: State = {"explorer": state, "encoder": view.tokens.encoder}
         self._say_written(save_figure(figure, state["figure"], provenance=provenance))
@@ -207,11 +201,11 @@ def _controls(state: State) -> dict[str, Any]:
     controls: dict[str, Any] = {
         "clip": menu("clip", clips, state["clip"]),
         "encoder": menu("encoder", ENCODER_NAMES, state["encoder"]),
-        "model": field("model", state["model"], "a folder or hub id; empty is the bundled toy", 400),
+        "model": field("model", state["model"], "a folder or hub id; empty is the bundled toy"),
         "method": menu("method", names, state["method"]),
         "compare": menu("against", [("nothing", ""), *((name, name) for name in names)], state["compare"]),
         "budget": menu("budget by", kinds, state["budget"]),
-        "question": field("question", state["question"], "type one, or choose a sample", 400),
+        "question": field("question", state["question"], "type one, or choose a sample"),
         "figure": field("figure", state["figure"]),
         "venue": menu("venue", list(VENUES), state["venue"]),
     }

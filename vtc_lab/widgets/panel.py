@@ -29,19 +29,18 @@ if TYPE_CHECKING:
 class Panel(widgets.VBox):
     """A widget whose state, a dict of plain JSON values, says all that it shows.
 
-    A panel fills `_controls`, each of which has a `value` and is named as its setting, calls `_observe`, and says how
-    to `_complete` a state, `_draw` it and `_write` its files. What runs in a worker's thread gets the state of the
-    latest change and reads no control.
+    A panel puts a control for each setting, anything with a `value`, into `_controls`, calls `_observe`, and defines
+    the methods that are not implemented here. What runs in a worker's thread gets a state and reads no control.
     """
 
     def __init__(self, fixed: State, model: VideoModel | None) -> None:
         super().__init__()
         self._fixed, self._model = fixed, model
         self._controls: dict[str, Any] = {}
-        self._workers = [Worker()]
-        self._now: State = {}
+        self._workers = [Worker()]  # the first one draws
+        self._now: State = {}  # of the latest change
         self._said, self._held = "", False
-        self._failed: Callable[[State], None] | None = None  # the job whose error is on show
+        self._failed: Callable[[Any], None] | None = None  # the job whose error is on show
         self._message, self._code = widgets.HTML(), widgets.HTML()
         self._export = button("Export", "download", "primary", lambda: self._queue(self._write))
 
@@ -64,7 +63,7 @@ class Panel(widgets.VBox):
             If that takes longer.
         """
         end = time.monotonic() + seconds
-        for worker in reversed(self._workers):  # the others end with a request to the first, which draws
+        for worker in reversed(self._workers):  # the others end with a request to the first
             if not worker.idle.wait(max(0, end - time.monotonic())):
                 raise VTCError(f"the panel is still at work after {seconds:g} s; wait longer")
 
@@ -76,26 +75,36 @@ class Panel(widgets.VBox):
     def _complete(self, state: State) -> State:
         raise NotImplementedError
 
+    def _code_line(self, state: State) -> str:
+        """Return the line of code that opens the panel in a state."""
+        raise NotImplementedError
+
     def _arrange(self) -> None:
         """Show the controls that count in the present state."""
+        raise NotImplementedError
 
     def _draw(self, state: State) -> None:
+        """Show a state; on an error the last good picture stays."""
         raise NotImplementedError
 
     def _write(self, state: State) -> None:
+        """Export the figure of a state."""
         raise NotImplementedError
 
     def _observe(self) -> None:
         """Take the present state, and from now on every change of a control."""
-        self._now = self.state
-        self._arrange()
+        self._take_state()
         for control in self._controls.values():
             control.observe(self._changed, "value")
 
+    def _take_state(self) -> None:
+        self._now = self.state
+        self._code.value = f"<code>{html.escape(self._code_line(self._now))}</code>"
+        self._arrange()
+
     def _changed(self, change: dict[str, Any] | None = None) -> None:
         if not self._held:
-            self._now = self.state
-            self._arrange()
+            self._take_state()
             self._say("")
             self._request()
 
@@ -115,18 +124,17 @@ class Panel(widgets.VBox):
     def _queue(self, job: Callable[[State], None]) -> None:
         self._workers[0].queue(partial(self._attempt, job, self._now))
 
-    def _attempt(self, job: Callable[[State], None], state: State) -> None:
-        """Do a job for a state, or say what was wrong; an error that nobody foresaw comes with its traceback."""
+    def _attempt(self, job: Callable[[Any], None], given: object) -> None:
+        """Do a job, or say what was wrong; an error that nobody foresaw comes with its traceback."""
         try:
-            job(state)
+            job(given)
             if job == self._failed:
                 self._say("")
-        except VTCError as error:
-            self._say(str(error), "error")
-            self._failed = job
         except Exception as error:
             trace = "".join(traceback.format_exception(error))
-            self._say(f"This should not have happened; please report it:\n{trace}", "error")
+            unforeseen = f"This should not have happened; please report it:\n{trace}"
+            self._say(str(error) if isinstance(error, VTCError) else unforeseen, "error")
+            self._failed = job
 
     def _say(self, text: str, kind: str = "said") -> None:
         self._said, self._failed, self._message.value = text, None, words(text, kind)
@@ -139,9 +147,9 @@ class Panel(widgets.VBox):
             parts.append(f"{place.removesuffix(suffix)} as {', '.join(sorted(paths))}")
         self._say(f"wrote {' and '.join(parts)}")
 
-    def _model_named(self, name: str) -> VideoModel:
-        """Return the model that was given, if it is the one, or else that of this name."""
-        given = self._model
+    def _model_of(self, state: State) -> VideoModel:
+        """Return the model that was given, if the state names it, or else the one of that name."""
+        given, name = self._model, state["model"]
         return given if given is not None and name_of(given) == name else loaded_model(name, type(self).__name__)
 
 

@@ -7,7 +7,7 @@ from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
 from vtc_lab.clips.reading import find_clips, one_each, read_clip, resolve
-from vtc_lab.encoders import ENCODERS, EfficientNetLite0, Pixels, load_encoder
+from vtc_lab.encoders import ENCODERS, load_encoder
 from vtc_lab.figures.style import VENUES
 from vtc_lab.reducers.registry import finds_budget, get_method, methods, needs_saliency, reduce
 from vtc_lab.tokens import Clip, Reduction, VideoTokens, VTCError
@@ -163,6 +163,4 @@ def _encode(path: str, changed: int, frames: int, encoder: str) -> VideoTokens:
     return _encoder(encoder).encode(_read(path, changed, frames))
 
 
-@lru_cache(maxsize=2)
-def _encoder(name: str) -> Pixels | EfficientNetLite0:
-    return load_encoder(name)
+_encoder = lru_cache(maxsize=2)(load_encoder)

@@ -20,7 +20,7 @@ from vtc_lab.sweeps.plan import variants
 from vtc_lab.tokens import VTCError, suggest
 from vtc_lab.widgets.settings import State, bundled_samples, complete
 
-STUDY_DEFAULTS: State = {
+DEFAULTS: State = {
     "model": "",  # folder or hub id; "" is the bundled one
     "samples": "",  # a file of samples; "" is the bundled test set
     "clips": 12,  # the first ones of the set that have a question of these kinds
@@ -53,7 +53,7 @@ def complete_study(state: State) -> State:
     names = list(methods().index)
     choices = {"methods": names, "ablated": ["", *names], "venue": VENUES, "value": VALUES}
     nothing = {} if state.get("ablated", True) else {"options": {}, "option": "", "values": []}
-    state = complete("ablation", {**state, **nothing}, STUDY_DEFAULTS, choices)
+    state = complete("ablation", {**state, **nothing}, DEFAULTS, choices)
     if state["option"] not in ["", *varied_options(state["ablated"])]:
         known = suggest(state["option"], varied_options(state["ablated"]))
         raise VTCError(f"option is {state['option']!r}; of {state['ablated']!r} {known}")
