@@ -580,42 +580,35 @@ import sys, tracemalloc
 import pyarrow, pyarrow.parquet
 from vtc_lab.qa.readers import read_benchmark
 tracemalloc.start()
-arrow = number = 0
-for number, _ in enumerate(read_benchmark(*sys.argv[1:]), 1):
-    arrow = max(arrow, pyarrow.total_allocated_bytes())
-print(tracemalloc.get_traced_memory()[1] + arrow, number)
+for name, folder in zip(sys.argv[1::2], sys.argv[2::2]):
+    tracemalloc.reset_peak()
+    arrow = 0
+    for number, _ in enumerate(read_benchmark(name, folder), 1):
+        arrow = max(arrow, pyarrow.total_allocated_bytes())
+    print(tracemalloc.get_traced_memory()[1] + arrow, number)
 """
 
 
-def peak(name, folder):
-    """Bytes at most in use at once while samples are read, by Python and by Arrow, and how many samples."""
-    run = subprocess.run([sys.executable, "-c", PEAK, name, str(folder)], cwd=ROOT, capture_output=True, text=True)
-    assert run.returncode == 0, run.stderr
-    return map(int, run.stdout.split())
-
-
-@pytest.mark.parametrize("kind", ["jsonl", "csv", "parquet"])
-def test_memory_does_not_grow_with_the_file(tmp_path, kind):
-    """Files of some megabytes are read in one; the parquet file has one group of rows."""
+def test_memory_does_not_grow_with_the_file(tmp_path):
+    """JSON lines, CSV and Parquet of some megabytes; the parquet file has one group of rows."""
     rows = [
         {"video_name": f"v{n // 500}", "question": "what " + "x" * 120, "question_id": f"q{n}", "answer": "a"}
         for n in range(30_000)
     ]
-    if kind == "parquet":
-        (tmp_path / "data").mkdir()
-        table, file = pyarrow.Table.from_pylist(rows), tmp_path / "data/test-0.parquet"
-        pyarrow.parquet.write_table(table, file, compression="NONE", use_dictionary=False)
-        del table
-    else:
-        plain = [{"clip": row["video_name"]} | row for row in rows]
-        lines = "\n".join(map(json.dumps, plain))
-        (tmp_path / "qa.jsonl").write_text(lines) if kind == "jsonl" else pd.DataFrame(plain).to_csv(
-            tmp_path / "qa.csv", index=False
-        )
-    size = sum(path.stat().st_size for path in tmp_path.rglob("*.*") if path.is_file())
-    del rows
-    most, number = peak("plain" if kind in ("jsonl", "csv") else "msvd-qa", tmp_path)
-    assert number == 30_000 and size > 4_000_000 and most < 3_000_000
+    plain = [{"clip": row["video_name"]} | row for row in rows]
+    files = {"jsonl/qa.jsonl": "plain", "csv/qa.csv": "plain", "parquet/data/test-0.parquet": "msvd-qa"}
+    for file in files:
+        (tmp_path / file).parent.mkdir(parents=True)
+    (tmp_path / "jsonl/qa.jsonl").write_text("\n".join(map(json.dumps, plain)))
+    pd.DataFrame(plain).to_csv(tmp_path / "csv/qa.csv", index=False)
+    table = pyarrow.Table.from_pylist(rows)
+    pyarrow.parquet.write_table(table, tmp_path / list(files)[2], compression="NONE", use_dictionary=False)
+    asked = [word for file, name in files.items() for word in (name, str(tmp_path / file.split("/")[0]))]
+    run = subprocess.run([sys.executable, "-c", PEAK, *asked], cwd=ROOT, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    for file, line in zip(files, run.stdout.splitlines(), strict=True):
+        most, number = map(int, line.split())
+        assert number == 30_000 and (tmp_path / file).stat().st_size > 4_000_000 and most < 3_000_000
 
 
 @given(
