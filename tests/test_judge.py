@@ -407,7 +407,7 @@ def test_a_refusal_ends_it_and_what_was_asked_is_stored(tmp_path):
     cache = tmp_path / "verdicts.db"
     with serving(until_five) as server, pytest.raises(vtc.VTCError, match="refuses with 401"):
         judge_all(together(40), ["dough"] * 40, Judge(server.url, "tiny", cache=cache), workers=1)
-    assert len(server.seen) >= 6
+    assert 6 <= len(server.seen) < 12
     assert sqlite3.connect(cache).execute("SELECT count(*) FROM verdicts").fetchone() == (5,)
 
 

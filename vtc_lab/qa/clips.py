@@ -1,4 +1,4 @@
-"""Where the clips of samples lie, which are missing, and reading the part of them that a sample is about."""
+"""Finding the clips of samples, listing those that are missing, and reading the part that a sample is about."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ def _spellings(names: Iterable[str], suffixes: tuple[str, ...]) -> Iterator[str]
 
 
 def _missing(tried: Sequence[str]) -> str:
-    """Where a clip was looked for if it is not there, why it cannot be read if it is, or ""."""
+    """The paths at which a clip was looked for, or why it cannot be read, or ""."""
     path = _first_there(tried)
     try:
         return _listing(tried) if path is None else lfs_pointer(path) if path.is_file() else ""

@@ -43,9 +43,9 @@ _COLUMNS = "key PRIMARY KEY, model, question, answer, prediction, correct, score
 class Judge:
     """An OpenAI-compatible endpoint: its url, the judging model's name there, and how it is asked.
 
-    `key_env` names the environment variable that holds the key (None sends none), `cache` is an SQLite file of verdicts
-    that are not asked for again. The client waits `timeout` seconds for each of 1 + `retries` tries, and between them
-    as long as the endpoint wants (Retry-After, up to two minutes). Some models refuse a `temperature`: None sends none.
+    `key_env` names the environment variable that holds the key (None sends none); `cache` is an SQLite file of verdicts
+    that are not asked for again. The client makes up to 1 + `retries` tries of `timeout` seconds each, and waits
+    between them as long as the endpoint asks (Retry-After, up to two minutes). `temperature` None sends none.
 
     >>> Judge("http://localhost:8000/v1/", "llama-3").url
     'http://localhost:8000/v1'
@@ -62,7 +62,7 @@ class Judge:
     def __post_init__(self) -> None:
         host = r"([\w.-]+|\[[\da-fA-F:]+\])(:\d+)?"
         url = re.fullmatch(rf"(https?://{host}[\w./~%-]*?)(/chat/completions)?/*", str(self.url))
-        if not url:  # neither message shows what was given: it may be the key
+        if not url:  # neither message repeats the value: it may hold the key
             raise VTCError(
                 "url is no API's; give one like 'http://localhost:8000/v1', without a user, password or query"
             )
@@ -72,7 +72,7 @@ class Judge:
 
 
 class Verdict(NamedTuple):
-    """What a judge said of one answer."""
+    """A judge's opinion of one answer."""
 
     correct: bool | None = None  # None where there is no verdict, which is not a no
     score: float | None = None  # 0 to 5
@@ -82,7 +82,7 @@ class Verdict(NamedTuple):
 
 
 def judge_all(samples: Iterable[Sample], predictions: Iterable[str], by: Judge, workers: int = 1) -> pd.DataFrame:
-    """Ask whether predictions mean the same as the reference answers, for each sample.
+    """Ask a language model, for each sample, if the prediction means the same as the reference answer.
 
     The protocol is Video-ChatGPT's (Maaz et al. 2024, arXiv 2306.05424, quantitative_evaluation): yes or no, and a
     score from 0 to 5. The prompt is our own, so do not compare with published numbers, and name the judge with yours.
@@ -90,13 +90,13 @@ def judge_all(samples: Iterable[Sample], predictions: Iterable[str], by: Judge, 
     Parameters
     ----------
     samples, predictions : in the same order. Of a multiple-choice sample the `stem` is the question.
-    by : the judge. With a cache, a run that broke off goes on where it was.
+    by : the judge. With a cache, an interrupted run continues where it stopped.
     workers : how many are asked at the same time.
 
     Returns
     -------
     DataFrame in the order of the samples: id, kind, prediction, correct (nullable), score, problem, reply and cached.
-    `correct.mean()` is the accuracy and `score.mean()` the score; both leave out what has no verdict, so say how many.
+    `correct.mean()` is the accuracy and `score.mean()` the score; both leave out rows without a verdict.
 
     Raises
     ------
@@ -110,12 +110,12 @@ def judge_all(samples: Iterable[Sample], predictions: Iterable[str], by: Judge, 
     (0, 8)
     """
     key = _key(by.key_env)
-    http = openai.DefaultHttpxClient(follow_redirects=False)  # what is asked goes nowhere else
+    http = openai.DefaultHttpxClient(follow_redirects=False)  # nothing is sent elsewhere
     client = openai.OpenAI(
         api_key=key or "none", base_url=by.url, timeout=by.timeout, max_retries=by.retries, http_client=http
     )
     waiting, rows, silent, pool = [], [], 0, ThreadPoolExecutor(workers, "judge")
-    asked: dict[tuple[str, str, str], Future[Verdict]] = {}  # what comes again is asked once
+    asked: dict[tuple[str, str, str], Future[Verdict]] = {}  # the same texts are judged once
     try:
         for sample, said in paired(samples, predictions):
             texts = (sample.get("stem", sample.get("question")), sample.get("answer"), said)
@@ -131,7 +131,7 @@ def judge_all(samples: Iterable[Sample], predictions: Iterable[str], by: Judge, 
                 kept = "is in the cache" if by.cache else "is lost without a cache"
                 raise VTCError(f"{silent} questions in a row got no answer ({verdict.problem}); the rest {kept}")
     except BaseException as error:
-        # Answers on their way are paid for and will be stored; an interrupt does not wait for them.
+        # Requests under way are paid for, so their verdicts are still stored; an interrupt does not wait for them.
         pool.shutdown(wait=isinstance(error, Exception), cancel_futures=True)
         raise
     pool.shutdown()
@@ -172,7 +172,7 @@ def _problem(question: object, answer: object, prediction: object) -> str:
 
 
 def _judge(client: openai.OpenAI, key: str, by: Judge, *texts: str) -> Verdict:
-    """The verdict that the cache has, or else the judge's; the file may be shared by threads and processes."""
+    """The verdict in the cache, or else the judge's; threads and processes may share the file."""
     place = hashlib.sha256(json.dumps([by.model, by.temperature, PROMPT, *texts]).encode()).hexdigest()
     try:
         with closing(sqlite3.connect(by.cache or ":memory:", timeout=60, isolation_level=None)) as cache:
@@ -215,7 +215,7 @@ def _ask(client: openai.OpenAI, key: str, by: Judge, question: str, answer: str,
             return Verdict(problem=reason)
         except openai.APIConnectionError as error:
             return Verdict(problem=f"no answer ({type(error.__cause__ or error).__name__})")
-        except (ValueError, LookupError, AttributeError, TypeError):  # no chat at all
+        except (ValueError, LookupError, AttributeError, TypeError):  # the reply is not a chat completion
             reply = ""
         if found := read_verdict(reply):
             return Verdict(*found, reply=reply)

@@ -1,4 +1,4 @@
-"""What the readers of benchmarks share: finding their files; and the layout of anybody's own samples."""
+"""Helpers for finding the files of benchmarks, and the layout of your own samples."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Samples = Iterator[Sample]
 
 
 def plain(root: Path, clips: Path, split: str) -> Samples:
-    """Find anybody's own .jsonl or .csv."""
+    """Find your own .jsonl or .csv."""
     file = root if root.is_file() else files(root, "qa.jsonl", "qa.csv")[0]
     home = file.parent if clips == root else clips
     find = clip_finder(home)

@@ -147,12 +147,10 @@ def _part(find: Callable[..., Part], record: Record, folder: str) -> Part:
 
 def video_mme(root: Path, clips: Path, split: str) -> Samples:
     """Find Video-MME: one table, of which a split is the clips of one length; or its own JSON, an entry a video."""
-    tables = ["test-*.parquet", "test/*.parquet", "test.jsonl", "test.csv", "test.json"]
-    own = [f"{top}{name}.json" for top in ("", "evaluation/") for name in _VIDEO_MME]
-    found, find = (
-        files(root, *(f"{top}{table}" for top in ("videomme/", "") for table in tables), *own),
-        clip_finder(clips),
-    )
+    tables = ("test-*.parquet", "test/*.parquet", "test.jsonl", "test.csv", "test.json")
+    own = (f"{top}{name}.json" for top in ("", "evaluation/") for name in _VIDEO_MME)
+    found = files(root, *(f"{top}{table}" for top in ("videomme/", "") for table in tables), *own)
+    find = clip_finder(clips)
 
     def read() -> Samples:
         for record in _questions(records(*found)):

@@ -18,14 +18,14 @@ _FRAMEQA = ("object", "number", "color", "location")
 
 @dataclass(frozen=True)
 class Open:
-    """How a benchmark with open answers lies on disk.
+    """The layout of a benchmark with open answers.
 
     Parameters
     ----------
-    folder : what Video-LLaVA calls its folder.
+    folder : its folder in Video-LLaVA.
     places : folders of its clips, the official one first.
     kind : names the kind of a question, given the entries of its question and its answer.
-    names : what a clip may be called, given the name in the annotations.
+    names : file names of a clip, given the name in the annotations.
     numbered : that name, where the annotations have a number.
     joined : patterns of files whose entries have both question and answer.
     """
@@ -97,7 +97,7 @@ def _answered(questions: Iterator[Record], file: Path | None) -> Iterator[tuple[
     known = {answer.get("question_id"): answer for answer in answers if answer.get("question_id") is not None}
     for n, question in enumerate(questions):
         asked = question.get("question_id")
-        beside = answers[n] if n < len(answers) else None  # tried first, because an id may stand twice
+        beside = answers[n] if n < len(answers) else None  # tried first, because an id may occur twice
         aligned = beside and (asked is None or beside.get("question_id") in (asked, None))
         answer = beside if aligned else known.get(asked)
         if answer is None:

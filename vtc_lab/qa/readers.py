@@ -1,4 +1,4 @@
-"""Read Video-QA benchmarks as people have them on disk, in their official layouts."""
+"""Reading of Video-QA benchmarks in their official layouts."""
 
 from __future__ import annotations
 
@@ -42,10 +42,10 @@ def read_benchmark(
     Parameters
     ----------
     name : one of `benchmarks()`.
-    folder : what holds its annotations and clips ("plain": such a folder, or the file itself).
-    split : one of the benchmark's own; by default the first that `benchmarks()` names. Of MVBench it is a task.
-    limit : how many samples at most.
-    clips : the folder of the clips, where they are not with the annotations.
+    folder : the folder of its annotations and clips ("plain": such a folder, or the file itself).
+    split : one of the benchmark's own; by default the first that `benchmarks()` names. For MVBench it is a task.
+    limit : the most samples to read.
+    clips : the folder of the clips, if they are not with the annotations.
 
     Returns
     -------
@@ -59,8 +59,7 @@ def read_benchmark(
     Raises
     ------
     VTCError
-        At once for an unknown name or split, or if a file is missing (it names those it looked for); while reading,
-        for an entry that is not as the benchmark has it.
+        At once for an unknown name or split or a missing file; while reading, for an entry in another layout.
 
     Examples
     --------
@@ -68,7 +67,7 @@ def read_benchmark(
     >>> sample["answer"], sample["candidates"], sample["kind"]
     ('C', ['A', 'B', 'C', 'D', 'E'], 'CH')
 
-    What a benchmark that keeps its answers wants to be sent, an id and a letter:
+    For a benchmark with secret answers, the ids and letters to submit:
 
     >>> from vtc_lab.qa.scoring import letter_of
     >>> samples = list(read_benchmark("egoschema", "tests/fixtures/egoschema", "full", limit=2))

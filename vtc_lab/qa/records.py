@@ -110,7 +110,7 @@ def read_object(path: Path) -> dict[str, Any]:
 
 @contextmanager
 def _readable(path: Path) -> Iterator[None]:
-    """Turn whatever goes wrong with a file into a sentence about it."""
+    """Turn the errors of reading a file into one sentence."""
     try:
         if pointer := lfs_pointer(path):
             raise VTCError(pointer)

@@ -1,4 +1,4 @@
-"""Video-QA samples: what one is, and reading them from anybody's own files."""
+"""The `Sample`, a question about a video, and reading samples from your own files."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _TABLES = (".csv", ".tsv")
 
 
 class Part(TypedDict, total=False):
-    """The video, or the part of it, that a sample is about; see `read_sample_clip`."""
+    """A video, or a part of one; see `read_sample_clip`."""
 
     clip: Required[str | Clip]  # an absolute path, or frames that were read before
     tried: list[str]  # every path that was looked for, where no clip is at any of them
@@ -27,10 +27,10 @@ class Part(TypedDict, total=False):
 
 
 class Question(TypedDict, total=False):
-    """What a sample asks, and what is right."""
+    """A question about a video, and its right answer."""
 
     question: Required[str]  # what the model is asked; with options, they are in it
-    answer: Required[str | None]  # with options a letter; None where the benchmark keeps it to itself
+    answer: Required[str | None]  # with options a letter; None where the benchmark keeps it secret
     candidates: Sequence[str] | None  # the closed list of answers, letters with options; None for open answers
     rule: str  # how the answer is scored, see `score`; "exact" if there is none
     also: list[str]  # other right answers
@@ -73,8 +73,8 @@ def read_samples(path: str | Path | None = None) -> list[Sample]:
 def read_plain(file: Path, home: Path | None = None) -> Iterator[Sample]:
     """Read samples of a .jsonl or .csv file, whose clips are relative to `home`, by default the file's own folder.
 
-    Each entry has clip, question and answer, and may have `start` and `end`, `candidates`, or `options` of which the
-    answer is the letter or the text; lists in a CSV are written as JSON, and its empty cells give nothing.
+    Each entry has clip, question and answer. It may have `start`, `end`, `candidates`, and `options`, of which the
+    answer is then the letter or the text. In a CSV, lists are written as JSON, and empty cells are left out.
 
     >>> next(read_plain(Path("tests/fixtures/plain/qa.csv")))["answer"]
     'yes'
@@ -118,7 +118,7 @@ def choice(record: Record, options: list[str], right: float | None) -> Question:
 
 
 def open_question(record: Record, answer: Record | None = None, also: str | None = None) -> Question:
-    """Return a question with an open answer, which may be in another record and have an alternative."""
+    """Return a question with an open answer, which may stand in another record, and its alternative if it has one."""
     right = (answer or record).text("answer")
     asked: Question = {"question": record.text("question"), "answer": right, "candidates": None, "rule": "exact"}
     return {**asked, "also": [also]} if also else asked

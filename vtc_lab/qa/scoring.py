@@ -37,7 +37,7 @@ _NEGATED = re.compile(r"\bnot\b|n['\u2019]t\b|\bneither\b", re.IGNORECASE)
 
 
 def score(sample: Sample, answer: Answer | str | Mapping[str, float] | None, rule: str | None = None) -> float:
-    """Return 1 if an answer to a sample is right, else 0.
+    """Return 1.0 if an answer to a sample is right, else 0.0.
 
     Parameters
     ----------
@@ -58,7 +58,7 @@ def score(sample: Sample, answer: Answer | str | Mapping[str, float] | None, rul
 
     Returns
     -------
-    1.0 for right, 0.0 for wrong (by "wups" also between them), NaN where the benchmark keeps the answer to itself or
+    1.0 for right, 0.0 for wrong (by "wups" also between them), NaN where the benchmark keeps the answer secret or
     there is none to score.
 
     Examples
@@ -132,11 +132,11 @@ def paired(samples: Iterable, answers: Iterable) -> Iterator[tuple]:
 
 
 def normalise(text: str) -> str:
-    """Return a short answer without what does not matter: case, punctuation, articles, and whether numbers are words.
+    """Return a short answer without differences in case, punctuation, articles and the spelling of numbers.
 
     After the evaluation of VQA (Antol et al. 2015), simplified: Unicode is brought to NFKC and case folded; apostrophes
-    and the commas of thousands go; all else that is no letter, digit, accent or decimal point separates words; a, an
-    and the go unless nothing else is there; zero to ten become digits.
+    and the commas of thousands are removed; anything else that is not a letter, digit, accent or decimal point separates
+    words; a, an and the are removed unless nothing else is there; zero to ten become digits.
 
     >>> normalise("The two dogs!"), normalise("don't"), normalise("1,000.5"), normalise("A")
     ('2 dogs', 'dont', '1000.5', 'a')

@@ -96,7 +96,7 @@ def wordnet() -> Path:
 
 
 class WordNet:
-    """What a folder of WordNet's files says about words."""
+    """The words and senses in a folder of WordNet's files."""
 
     def __init__(self, folder: Path) -> None:
         # Some copies were written on Windows, whose line ends move the offsets.
@@ -146,7 +146,7 @@ class WordNet:
         return 2 * depth / (sum(lengths) + 2 * depth)
 
     def _base(self, word: str) -> str:
-        """The shortest form of a word as the first of verb, noun and adjective that it can be, or it as it is."""
+        """The shortest base form of a word, as a verb, noun or adjective."""
         known = (self._forms(word, pos) for pos in ("vna" if word.endswith(("ing", "ed")) else "nva"))
         return next((min(forms, key=len) for forms in known if forms), word)
 
@@ -155,7 +155,7 @@ class WordNet:
         return next(((pos, self.senses[pos][form][0]) for pos in _FILES for form in self._forms(word, pos)), None)
 
     def _forms(self, word: str, pos: str) -> list[str]:
-        """What WordNet has of a word and its base forms: those of the exceptions, or those with another ending."""
+        """A word and its base forms, by the exceptions or else by endings, as far as WordNet has them."""
         forms = self.exceptions[pos].get(word)
         if forms is None:
             endings = (rule.split(":") for rule in _ENDINGS[pos].split())
@@ -177,7 +177,7 @@ class WordNet:
         return (1 + min(low for low, _ in above), 1 + max(high for _, high in above)) if above else (0, 0)
 
     def _parents(self, synset: Synset) -> list[Synset]:
-        """What is right above a sense: what it is a kind of, then what it is an instance of."""
+        """The senses right above one: those it is a kind of, then those it is an instance of."""
         if synset == _ROOT:
             return []
         fields = self._line(synset)
@@ -187,7 +187,7 @@ class WordNet:
         return [(pos.replace("s", "a"), int(offset)) for kind in kinds for _, offset, pos, _ in kind]
 
     def _name(self, synset: Synset) -> tuple[str, str, int]:
-        """What senses are sorted by: the first word, the kind of word, and which of its senses it is."""
+        """The key by which senses are sorted: the first word, its part of speech, and the number of the sense."""
         if synset == _ROOT:
             return "", "", 0
         fields = self._line(synset)
@@ -201,6 +201,6 @@ class WordNet:
 
 
 def _index(path: Path) -> dict[str, list[int]]:
-    """Where the senses of each word stand, the most frequent first."""
+    """The places of the senses of each word, the most frequent first."""
     lines = (line.split() for line in path.read_text(encoding="utf-8").splitlines() if not line.startswith(" "))
     return {fields[0]: [int(offset) for offset in fields[-int(fields[2]) :]] for fields in lines}
