@@ -135,7 +135,7 @@ def normalise(text: str) -> str:
     """Return a short answer without differences in case, punctuation, articles and the spelling of numbers.
 
     After the evaluation of VQA (Antol et al. 2015), simplified: Unicode is brought to NFKC and case folded; apostrophes
-    and the commas of thousands are removed; anything else that is not a letter, digit, accent or decimal point separates
+    and the commas of thousands are removed; all else that is not a letter, digit, accent or decimal point separates
     words; a, an and the are removed unless nothing else is there; zero to ten become digits.
 
     >>> normalise("The two dogs!"), normalise("don't"), normalise("1,000.5"), normalise("A")
