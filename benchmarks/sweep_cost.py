@@ -48,7 +48,7 @@ def main() -> None:
     arguments = parser.parse_args()
     model, draw = vtc.load_model(), random.Random(0)
     methods = [*vtc.methods().index, *MORE[1:]][:14]
-    settings = [choice.setting for choice in settings_of(methods, RATIOS, [0])]
+    settings = settings_of(methods, RATIOS, [0])
     groups = itertools.groupby(vtc.read_samples(), key=lambda sample: sample["clip"])
     groups = [list(group) for _, group in itertools.islice(groups, arguments.clips)]
     alone(model, groups[0], settings[-1])  # what only the first call costs

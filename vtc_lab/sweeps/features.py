@@ -1,29 +1,32 @@
-"""Fidelity against compression, from features alone: every clip under every method at every ratio."""
+"""Sweep over features alone: the fidelity of every clip under every method at every ratio."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import product
 
 import pandas as pd
 
 from vtc_lab.measures import fidelity
-from vtc_lab.reducers.registry import get_method, reduce
-from vtc_lab.tokens import MinimumBudgetError, VideoTokens, VTCError
+from vtc_lab.reducers.registry import reduce
+from vtc_lab.sweeps.jobs import failure
+from vtc_lab.sweeps.plan import Chosen, settings_of
+from vtc_lab.tokens import VideoTokens, VTCError
 
 
 def fidelity_sweep(
     clips: Mapping[str, VideoTokens],
-    methods: Sequence[str | tuple[str, Mapping[str, object]]],
+    methods: Sequence[Chosen],
     ratios: Sequence[float] = (1, 2, 4, 8, 16),
     measures: str | Sequence[str] | None = None,
 ) -> pd.DataFrame:
-    """Fidelity of the tokens of some clips under every method and ratio, as a table that the plots take.
+    """Return the fidelity of clips' tokens under every method and ratio, as a table that the plots take.
 
     Parameters
     ----------
     clips : the tokens of each clip by its name.
     methods : registered names, or pairs of a name and its options.
-    ratios : each from 1 to the number of tokens of a clip.
+    ratios : each 1 or more.
     measures : as `fidelity` takes them.
 
     Returns
@@ -35,7 +38,7 @@ def fidelity_sweep(
     Raises
     ------
     VTCError
-        If there are no clips, for an unknown method or measure, or if methods or ratios are no lists.
+        If there are no clips, or for an unknown method, option or measure.
 
     Examples
     --------
@@ -46,27 +49,16 @@ def fidelity_sweep(
     """
     if not isinstance(clips, Mapping) or not clips:
         raise VTCError(f"clips are {clips!r:.60}; give a dict of names and VideoTokens")
-    for name, values in {"methods": methods, "ratios": ratios}.items():
-        if isinstance(values, str) or not isinstance(values, Sequence):
-            raise VTCError(f"{name} is {values!r}; give a list")
     rows = []
-    for clip, tokens in clips.items():
-        for entry in methods:
-            name, options = entry if isinstance(entry, tuple) else (entry, {})
-            changed = ", ".join(f"{key}={value}" for key, value in options.items())
-            label = f"{get_method(name).name} ({changed})" if changed else get_method(name).name
-            for ratio in ratios:
-                row = {"sample": clip, "clip": clip, "method": name, "label": label, "ratio": float(ratio)}
-                row["total"] = tokens.total
-                try:
-                    reduced = reduce(tokens, name, ratio=ratio, **options)
-                except Exception as error:  # whatever a user's method raises, the rest goes on
-                    words = str(error) if isinstance(error, VTCError) else f"{type(error).__name__}: {error}"
-                    rows.append(
-                        row
-                        | {"status": "minimum" if isinstance(error, MinimumBudgetError) else "error", "error": words}
-                    )
-                    continue
-                done = {"kept": len(reduced), "reduce_s": reduced.seconds, "status": "ok", "error": ""}
-                rows.append(row | done | fidelity(tokens, reduced, measures))
+    for (clip, tokens), setting in product(clips.items(), settings_of(methods, ratios, [0])):
+        row = {"sample": clip, "clip": clip, "method": setting.method, "label": setting.label, "ratio": setting.ratio}
+        row["total"] = tokens.total
+        try:
+            reduced = reduce(tokens, setting.method, ratio=setting.ratio, **setting.options)
+        except Exception as error:  # whatever a user's method raises, the rest goes on
+            failed = failure(error)
+            rows.append(row | {"status": failed.status, "error": failed.error})
+            continue
+        row |= {"kept": len(reduced), "reduce_s": reduced.seconds, "status": "ok", "error": ""}
+        rows.append(row | fidelity(tokens, reduced, measures))
     return pd.DataFrame(rows)

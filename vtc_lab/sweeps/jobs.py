@@ -56,11 +56,14 @@ class Result(NamedTuple):
 
 @dataclass(frozen=True)
 class Setting:
-    """A method with all its options at a ratio, or at the budget that its options make (None)."""
+    """A method with all its options at a ratio, or at the budget that its options make (None); and its columns."""
 
     method: str
     options: dict[str, Any]
     ratio: float | None
+    changed: str  # JSON of the options that are not default, without the seed; "" for none
+    label: str
+    seed: int
 
     @property
     def salient(self) -> bool:
@@ -85,16 +88,16 @@ class Asking:
 
 @dataclass(frozen=True)
 class Job:
-    """The clip, its samples, all settings of the plan, and for each setting the numbers of the samples still to do."""
+    """A clip, its samples by their numbers in the plan, all settings, and for each the samples still to do."""
 
     asking: Asking
     clip: Part
-    samples: tuple[Question, ...]
+    samples: dict[int, Question]
     settings: tuple[Setting, ...]
     wanted: tuple[tuple[int, ...], ...]
 
 
-Finished = tuple[int, int, Result]  # number of the sample and of the setting in the job
+Finished = tuple[int, int, Result]  # number of the sample and of the setting in the plan
 
 
 def work(model: VideoModel, job: Job) -> Iterator[list[Finished]]:
@@ -107,16 +110,16 @@ def work(model: VideoModel, job: Job) -> Iterator[list[Finished]]:
     for chunk in _chunks(job, clip.tokens.total):
         reductions = {n: clip.reduce(job.settings[n]) for n in chunk}
         answers = clip.ask(reductions)
-        yield [(s, n, clip.result(s, job.settings[n], reductions[n], answer)) for (s, n), answer in answers.items()]
+        yield [(i, n, clip.result(i, job.settings[n], reductions[n], answer)) for (i, n), answer in answers.items()]
 
 
 def failed(job: Job, error: Exception) -> Iterator[list[Finished]]:
     """Yield every result of a job as this failure, which came before anything could be reduced."""
-    yield [(s, n, _failure(error)) for n, wanted in enumerate(job.wanted) for s in wanted]
+    yield [(i, n, failure(error)) for n, wanted in enumerate(job.wanted) for i in wanted]
 
 
 def _chunks(job: Job, total: int) -> Iterator[list[int]]:
-    """The settings that are prefilled together: neighbours in the plan, of one ratio, and only those still to do."""
+    """Yield settings to prefill together: neighbours in the plan, of one ratio, and of these those still to do."""
     numbers = sorted(range(len(job.settings)), key=lambda n: job.settings[n].ratio or math.inf)
     for ratio, same in groupby(numbers, key=lambda n: job.settings[n].ratio):
         together = list(same)
@@ -127,7 +130,7 @@ def _chunks(job: Job, total: int) -> Iterator[list[int]]:
 
 
 class _ClipAtWork:
-    """A job's clip, read, encoded, and asked everything with all tokens."""
+    """A job's clip: read, encoded, and asked everything with all tokens."""
 
     def __init__(self, model: VideoModel, job: Job) -> None:
         if "clip" not in job.clip:
@@ -141,7 +144,7 @@ class _ClipAtWork:
             except Exception as error:
                 self.salient = error
         self.tokens = model.encode(self.clip)
-        asked = sorted({s for wanted in job.wanted for s in wanted})
+        asked = sorted({i for wanted in job.wanted for i in wanted})
         self.full = dict(zip(asked, self._answers(asked, [None])[0], strict=True))
 
     def _encoded(self, setting: Setting) -> VideoTokens:
@@ -163,50 +166,44 @@ class _ClipAtWork:
         groups: dict[tuple[int, ...], dict[int, Reduction]] = {}
         for n, reduction in reductions.items():
             if isinstance(reduction, Exception):
-                found |= {(s, n): reduction for s in wanted[n]}
+                found |= {(i, n): reduction for i in wanted[n]}
             elif torch.equal(reduction.tokens, everything):
-                found |= {(s, n): self.full[s] for s in wanted[n]}
+                found |= {(i, n): self.full[i] for i in wanted[n]}
             else:
                 groups.setdefault(wanted[n], {})[n] = reduction
         for asked, some in groups.items():
             rows = self._answers(asked, list(some.values()))
-            found |= {(s, n): row[at] for n, row in zip(some, rows, strict=True) for at, s in enumerate(asked)}
+            for n, row in zip(some, rows, strict=True):
+                found |= {(i, n): answer for i, answer in zip(asked, row, strict=True)}
         return found
 
     def _answers(self, asked: Sequence[int], reductions: Sequence[Reduction | None]) -> list[list[Answer | Exception]]:
-        """Answers of each reduction to some samples; of a batch that fails the halves are tried, down to one answer."""
+        """Answers of each reduction to some samples; a batch that is too large or fails is halved, down to one."""
         kept = self.tokens.total if reductions[0] is None else len(reductions[0])
-        limit = max(1, _CACHED // (kept * len(reductions)))
-        if len(asked) > limit:
-            return self._in_parts([asked[n : n + limit] for n in range(0, len(asked), limit)], reductions)
-        samples, asking = [self.job.samples[s] for s in asked], self.job.asking
-        try:
-            rows = self.model.ask_each(
-                [sample["question"] for sample in samples],
-                self.clip,
-                reductions,
-                candidates=[sample["candidates"] for sample in samples],
-                positions=asking.positions,
-                max_new_tokens=asking.max_new_tokens,
-            )
-            return [[_sound(answer) for answer in row] for row in rows]
-        except Exception as error:
-            half, middle = len(asked) // 2, len(reductions) // 2
-            if half:
-                return self._in_parts([asked[:half], asked[half:]], reductions)
-            if middle:
-                return self._answers(asked, reductions[:middle]) + self._answers(asked, reductions[middle:])
-            return [[error]]
+        if len(asked) == 1 or kept * len(reductions) * len(asked) <= _CACHED:
+            samples, asking = [self.job.samples[i] for i in asked], self.job.asking
+            try:
+                rows = self.model.ask_each(
+                    [sample["question"] for sample in samples],
+                    self.clip,
+                    reductions,
+                    candidates=[sample["candidates"] for sample in samples],
+                    positions=asking.positions,
+                    max_new_tokens=asking.max_new_tokens,
+                )
+                return [[_sound(answer) for answer in row] for row in rows]
+            except Exception as error:
+                if len(asked) == len(reductions) == 1:
+                    return [[error]]
+        half, middle = len(asked) // 2, len(reductions) // 2
+        if half:
+            halves = (self._answers(asked[:half], reductions), self._answers(asked[half:], reductions))
+            return [first + second for first, second in zip(*halves, strict=True)]
+        return self._answers(asked, reductions[:middle]) + self._answers(asked, reductions[middle:])
 
-    def _in_parts(
-        self, parts: list[Sequence[int]], reductions: Sequence[Reduction | None]
-    ) -> list[list[Answer | Exception]]:
-        found = [self._answers(part, reductions) for part in parts]
-        return [[answer for row in rows for answer in row] for rows in zip(*found, strict=True)]
-
-    def result(self, s: int, setting: Setting, reduction: Reduction | Exception, answer: Answer | Exception) -> Result:
+    def result(self, i: int, setting: Setting, reduction: Reduction | Exception, answer: Answer | Exception) -> Result:
         """Return what came of a sample under a setting."""
-        sample, full, tokens = self.job.samples[s], self.full[s], self._encoded(setting)
+        sample, full, tokens = self.job.samples[i], self.full[i], self._encoded(setting)
         known: dict[str, Any] = {"total": tokens.total, "frames": len(self.clip)}
         known |= {"read_s": self.clip.seconds, "encode_s": tokens.seconds}
         try:
@@ -220,7 +217,7 @@ class _ClipAtWork:
                 )
             right = score(sample, answer)
         except Exception as error:
-            return _failure(error)._replace(**known, again=not isinstance(error, VTCError))
+            return failure(error)._replace(**known, again=not isinstance(error, VTCError))
         candidates = sample["candidates"]
         if isinstance(full, Exception):
             known["error"] = f"nothing to compare with: {_words(full)}"
@@ -250,7 +247,8 @@ def _sound(answer: Answer) -> Answer | VTCError:
     return VTCError(NO_NUMBERS) if any(map(math.isnan, answer.scores.values())) else answer
 
 
-def _failure(error: Exception) -> Result:
+def failure(error: Exception) -> Result:
+    """Return an exception as a result: its status, and the exception in one line."""
     status = "minimum" if isinstance(error, MinimumBudgetError) else "error"
     return Result(status=status, error=_words(error), again=True)
 

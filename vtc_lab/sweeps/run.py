@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import pandas as pd
 
 from vtc_lab.clips.reading import check_reading
-from vtc_lab.sweeps.jobs import Asking, Finished, Job, work
+from vtc_lab.sweeps.jobs import Asking, Finished, Job, Setting, work
 from vtc_lab.sweeps.keys import portable, result_origins
 from vtc_lab.sweeps.plan import Chosen, Plan, make_plan, settings_of
 from vtc_lab.sweeps.store import UNSAVED, Store
@@ -122,14 +122,13 @@ def sweep(
     (True, [896, 448], {'ok'})
     """
     _check(samples, results, executor, progress, stop)
-    plan = _planned(model, samples, (methods, ratios, seeds), (frames, fps, positions, max_new_tokens), results)
-    model = model.fresh()
+    asking = Asking(frames, fps, positions, max_new_tokens)
+    plan = _planned(model, samples, settings_of(methods, ratios, seeds), asking, results)
     halted = getattr(stop, "is_set", stop) or (lambda: False)
     with nullcontext() if results is None else closing(Store(results)) as store:
         found = store.known(plan.keys) if store else {}
-        jobs, members = plan.jobs(found)
-        total, started = plan.total, time.perf_counter()
-        before = done = plan.done(found)
+        before, total = plan.progress(found)
+        done, started = before, time.perf_counter()
 
         def tell() -> None:
             left = (time.perf_counter() - started) / (done - before) * (total - done) if done > before else math.nan
@@ -137,12 +136,11 @@ def sweep(
                 progress(Progress(done, total, left, lambda: plan.table(found)))
 
         tell()
-        for number, finished in _work(model, executor, jobs, halted):
-            new = [(members[number][s], n, result) for s, n, result in finished]
-            found |= {plan.keys[i][n]: result for i, n, result in new}
+        for finished in _work(model.fresh(), executor, plan.jobs(found), halted):
+            found |= {plan.keys[i][n]: result for i, n, result in finished}
             if store:
-                store.add((plan.keys[i][n], plan.place(i, n), plan.row(i, n, result)) for i, n, result in new)
-            done += len({n for _, n, _ in new})
+                store.add((plan.keys[i][n], plan.place(i, n), plan.row(i, n, result)) for i, n, result in finished)
+            done += len({n for _, n, _ in finished})
             tell()
         for key in store.waiting if store else ():
             found[key] = found[key]._replace(error="; ".join(filter(None, (found[key].error, store.problem))))
@@ -157,16 +155,14 @@ def look_up(
     *,
     results: str | os.PathLike,
     seeds: Sequence[int] = (0,),
-    frames: int | None = None,
-    fps: float | None = None,
-    positions: Literal["preserve", "compact"] = "preserve",
-    max_new_tokens: int = 16,
+    **asking: Any,  # noqa: ANN401
 ) -> Progress:
     """Return how much of a sweep is in its results file, and that as a table, without computing anything.
 
     Parameters
     ----------
-    model, samples, methods, ratios, results, seeds, frames, fps, positions, max_new_tokens : as for `sweep`.
+    model, samples, methods, ratios, results, seeds : as for `sweep`.
+    asking : frames, fps, positions and max_new_tokens, as for `sweep`.
 
     Raises
     ------
@@ -174,10 +170,10 @@ def look_up(
         As `sweep`.
     """
     _check(samples, results)
-    plan = _planned(model, samples, (methods, ratios, seeds), (frames, fps, positions, max_new_tokens), results)
+    plan = _planned(model, samples, settings_of(methods, ratios, seeds), Asking(**asking), results)
     with closing(Store(results)) as store:
         found = store.known(plan.keys)
-    return Progress(plan.done(found), plan.total, math.nan, lambda: plan.table(found))
+    return Progress(*plan.progress(found), math.nan, lambda: plan.table(found))
 
 
 def summary(table: pd.DataFrame) -> tuple[pd.DataFrame, str]:
@@ -206,11 +202,8 @@ def summary(table: pd.DataFrame) -> tuple[pd.DataFrame, str]:
     >>> counts.loc["all"].tolist(), sentence.split(";")[0]
     ([1, 0, 1, 0], '2 results: 1 ok, 0 below a minimum budget, 1 failed')
     """
-    if not isinstance(table, pd.DataFrame):
-        raise VTCError(f"the table is a {type(table).__name__}; give the DataFrame that vtc.sweep returns")
-    for column in ("label", "status", "error"):
-        if column not in table:
-            raise VTCError(f"the table has no column {column!r}; give the DataFrame that vtc.sweep returns")
+    if not isinstance(table, pd.DataFrame) or not {"label", "status", "error"} <= set(table):
+        raise VTCError(f"the table is {table!r:.60}; give the DataFrame that vtc.sweep returns")
     errors = table.error.astype(object).where(table.error.notna(), "").astype(str)  # a saved CSV has NaN for ""
     counts = pd.DataFrame({status: table.status == status for status in ("ok", "minimum", "error")})
     counts["unsaved"] = errors.str.contains(UNSAVED, regex=False)
@@ -226,18 +219,18 @@ def summary(table: pd.DataFrame) -> tuple[pd.DataFrame, str]:
     return counts, "; ".join(words)
 
 
-def _planned(model: VideoModel, samples: Iterable, settings: tuple, asking: tuple, results: object) -> Plan:
+def _planned(model: VideoModel, samples: Iterable, settings: list[Setting], asking: Asking, results: object) -> Plan:
     from vtc_lab.models.compression import demand_asking  # transformers, which whoever has a model has imported
     from vtc_lab.models.video_model import VideoModel
 
     if not isinstance(model, VideoModel):
         raise VTCError(f"model is {model!r:.60}; give what vtc.load_model gives")
-    check_reading(*asking[:2])
-    demand_asking(*asking[2:])
-    chosen = settings_of(*settings)
-    methods = {choice.setting.method for choice in chosen}
+    check_reading(asking.frames, asking.fps)
+    demand_asking(asking.positions, asking.max_new_tokens)
+    asking = Asking(*map(portable, vars(asking).values()))
+    methods = {setting.method for setting in settings}
     origins = dict.fromkeys(methods, "") if results is None else result_origins(model, methods)
-    return make_plan(model.name, samples, chosen, Asking(*map(portable, asking)), origins)
+    return make_plan(model.name, samples, settings, asking, origins)
 
 
 def _check(
@@ -262,19 +255,19 @@ def _duration(seconds: float) -> str:
 
 
 def _work(
-    model: VideoModel, executor: Executor | None, jobs: Sequence[Job], halted: Callable[[], bool]
-) -> Iterator[tuple[int, list[Finished]]]:
-    """Yield the number of a job and what is finished of it, until all are done or `halted`."""
-    left = range(len(jobs)) if executor is None else []
+    model: VideoModel, executor: Executor | None, jobs: list[Job], halted: Callable[[], bool]
+) -> Iterator[list[Finished]]:
+    """Yield what is finished, until all jobs are done or `halted`."""
+    left = jobs
     if executor is not None:
         left = yield from work_elsewhere(model, executor, jobs, halted)
         if left and not halted():
             words = f"the workers broke off; {len(left)} of {len(jobs)} clips are done in this process"
             warnings.warn(words, RuntimeWarning, stacklevel=4)
-    for number in left:
+    for job in left:
         if halted():
             return
-        for finished in work(model, jobs[number]):
-            yield number, finished
+        for finished in work(model, job):
+            yield finished
             if halted():
                 return

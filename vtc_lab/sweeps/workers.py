@@ -118,8 +118,8 @@ def _model(parcel: _Parcel) -> VideoModel:
 
 def work_elsewhere(
     model: VideoModel, executor: Executor, jobs: Sequence[Job], halted: Callable[[], bool]
-) -> Generator[tuple[int, list[Finished]], None, list[int]]:
-    """Yield the number of a job and what is finished of it; return the numbers of the jobs that a broken pool left."""
+) -> Generator[list[Finished], None, list[Job]]:
+    """Yield what is finished; return the jobs that a broken pool left."""
     waiting: dict[Future, int] = {}
     left, sweep = [], str(uuid.uuid4())
     parcels = _pack(model, jobs, sweep)
@@ -138,16 +138,13 @@ def work_elsewhere(
             for future in wait(waiting, timeout=0.2, return_when=FIRST_COMPLETED).done:
                 number = waiting.pop(future)
                 try:
-                    finished = [future.result()]
+                    yield future.result()
                 except BrokenExecutor:
                     left.append(number)
-                    continue
                 except Exception as error:
-                    finished = list(failed(jobs[number], error))
-                for part in finished:
-                    yield number, part
+                    yield from failed(jobs[number], error)
     finally:
         del _LENT[sweep]
         for future in waiting:
             future.cancel()
-    return sorted(left)
+    return [jobs[number] for number in sorted(left)]
