@@ -202,8 +202,8 @@ def summary(table: pd.DataFrame) -> tuple[pd.DataFrame, str]:
     >>> counts.loc["all"].tolist(), sentence.split(";")[0]
     ([1, 0, 1, 0], '2 results: 1 ok, 0 below a minimum budget, 1 failed')
     """
-    if not isinstance(table, pd.DataFrame) or not {"label", "status", "error"} <= set(table):
-        raise VTCError(f"the table is {table!r:.60}; give the DataFrame that vtc.sweep returns")
+    if missing := {"label", "status", "error"} - set(getattr(table, "columns", ())):
+        raise VTCError(f"the table has no column {min(missing)!r}; give the DataFrame that vtc.sweep returns")
     errors = table.error.astype(object).where(table.error.notna(), "").astype(str)  # a saved CSV has NaN for ""
     counts = pd.DataFrame({status: table.status == status for status in ("ok", "minimum", "error")})
     counts["unsaved"] = errors.str.contains(UNSAVED, regex=False)
