@@ -1,4 +1,4 @@
-"""Curves and the accuracy-throughput plane: what is drawn is what the table says, gaps included."""
+"""Curves, and what all figures of a sweep share: what is drawn is what the table says, gaps included."""
 
 import io
 import itertools
@@ -16,13 +16,13 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex
 
 import vtc_lab
-from vtc_lab.figures.curves import plot_curves, plot_pareto
+from vtc_lab.figures.curves import plot_curves
 from vtc_lab.figures.export import save_figure
 from vtc_lab.figures.heatmap import plot_heatmap
 from vtc_lab.figures.marks import looks
-from vtc_lab.figures.panels import plot_flips, plot_kinds
+from vtc_lab.figures.panels import plot_flips, plot_forest, plot_kinds
 from vtc_lab.figures.style import _ROSTER, BASELINES, figure_size, method_style
-from vtc_lab.sweeps.stats import bootstrap_interval
+from vtc_lab.sweeps.stats import bootstrap_interval, compare
 from vtc_lab.sweeps.tidy import tidy
 from vtc_lab.tokens import VTCError
 
@@ -34,10 +34,10 @@ def legend(figure) -> list[str]:
     return [text.get_text() for text in figure.legends[0].get_texts()]
 
 
-def gaps(axes) -> list[tuple[str, float, str]]:
-    """(reason, x, colour of the method) of each gap mark."""
-    under = [line for line in axes.get_lines() if str(line.get_gid()).startswith("gap-")][::2]
-    return [(line.get_gid()[4:], line.get_xdata()[0], to_hex(line.get_color()).upper()) for line in under]
+def gaps(axes) -> list[tuple[float, str]]:
+    """(x, colour of the method) of each mark of missing results."""
+    under = [line for line in axes.get_lines() if line.get_gid() == "missing"][::2]
+    return [(line.get_xdata()[0], to_hex(line.get_color()).upper()) for line in under]
 
 
 def line_of(axes, style: dict):
@@ -62,7 +62,8 @@ def all_figures(folder) -> None:
     table = made_up_sweep(["lftr", "lftr (temporal=select)", "dycoke", "uniform", "random"], gaps=gap)
     split = [f"lftr (temporal_ratio={t}, spatial_ratio={s})" for t in (1, 2) for s in (1, 2)]
     grid = pd.concat([made_up_sweep([label], [2], seed=seed) for seed, label in enumerate(split[1:])])
-    figures = [plot_curves(table), plot_pareto(table), plot_kinds(table, 8), plot_flips(table), plot_heatmap(grid)]
+    figures = [plot_curves(table), plot_kinds(table, 8), plot_flips(table), plot_heatmap(grid)]
+    figures.append(plot_forest(compare(table)))
     for figure in figures:
         save_figure(figure, figure.vtc["config"]["plot"], folder)
 
@@ -87,14 +88,14 @@ def test_the_line_of_each_label_is_its_mean_against_the_tokens_kept():
     )
 
 
-def test_floors_are_grey_and_demanded():
+def test_baselines_are_grey_and_demanded():
     table = made_up_sweep(["lftr", "uniform", "random", "pool"])
     (axes,) = plot_curves(table).axes
     for baseline in ("uniform", "random", "pool"):
         r, g, b = bytes.fromhex(line_of(axes, method_style(baseline)).get_color()[1:])
         assert r == g == b
     bare = table[table.method == "lftr"]
-    for call in (plot_curves, plot_pareto, plot_flips, lambda t: plot_kinds(t, 4)):
+    for call in (plot_curves, plot_flips, lambda t: plot_kinds(t, 4)):
         with pytest.raises(VTCError, match="holds no baseline.*'uniform'"):
             call(bare)
 
@@ -126,7 +127,7 @@ def test_crowded_ratios_leave_out_labels_and_not_ticks():
     assert all(left[2] < right[0] for left, right in itertools.pairwise(boxes))
 
 
-def test_a_floor_an_error_and_a_setting_not_run_are_marked_and_counted():
+def test_results_that_are_missing_for_any_reason_are_marked_and_counted():
     table = made_up_sweep(
         ["lftr", "tome", "dycoke", "uniform"],
         gaps={("dycoke", 8): "minimum", ("dycoke", 16): "minimum", ("tome", 4): "error"},
@@ -137,22 +138,26 @@ def test_a_floor_an_error_and_a_setting_not_run_are_marked_and_counted():
     (axes,) = figure.axes
     colour = {label: method_style(label)["color"].upper() for label in table.label.unique()}
     assert sorted(gaps(axes)) == [
-        ("absent", 112, colour["lftr"]),
-        ("empty", 448, colour["uniform"]),
-        ("error", 224, colour["tome"]),
-        ("minimum", 56, colour["dycoke"]),
-        ("minimum", 112, colour["dycoke"]),
+        (56, colour["dycoke"]),
+        *sorted([(112, colour["dycoke"]), (112, colour["lftr"])]),
+        (224, colour["tome"]),
+        (448, colour["uniform"]),
     ]
-    assert {"below its minimum budget: 96 rows", "failed: 48 rows", "no value: 5 rows", "not run: 1 cells"} <= set(
-        legend(figure)
-    )
+    assert legend(figure)[-2:] == ["missing: 197 of 960 results", "mean over fewer samples"]
     for label, hole in (("tome", 224), ("lftr", 112)):  # a gap in the line, not a bridge over it
         line = line_of(axes, method_style(label))
         assert np.isnan(line.get_ydata()[line.get_xdata().tolist().index(hole)])
     config = figure.vtc["config"]["without_result"]
     assert {"label": "dycoke", "ratio": 8, "status": "minimum", "error": "dycoke cannot", "rows": 48} in config
     data = figure.vtc["data"]
-    assert data[data.label == "uniform"].missing.sum() == 5 and data.absent.sum() == 1
+    lacking = data[data.n < data.of].set_index(["label", "ratio"])[["n", "missing", "of"]].T.to_dict("list")
+    assert lacking == {
+        ("tome", 4): [0, 48, 48],
+        ("dycoke", 8): [0, 48, 48],
+        ("dycoke", 16): [0, 48, 48],
+        ("uniform", 2): [43, 5, 48],
+        ("lftr", 8): [0, 0, 48],  # not run: no row is missing
+    }
 
 
 def test_a_mean_over_fewer_samples_stands_apart_from_the_line():
@@ -176,7 +181,7 @@ def test_samples_that_failed_under_every_setting_are_counted_and_spoil_no_compar
     table = made_up_sweep(["lftr", "uniform"])
     table.loc[table["clip"] == "clips/003.mp4", ["right", "status"]] = [None, "error"]
     figure = plot_curves(table)
-    assert legend(figure)[-1] == "no result under any setting: 40 rows"
+    assert legend(figure)[-1] == "missing: 40 of 480 results, 40 under every setting"
     assert not gaps(figure.axes[0])
     assert np.isfinite(line_of(figure.axes[0], method_style("lftr")).get_ydata()).all()
 
@@ -187,7 +192,7 @@ def test_gap_marks_lie_below_the_data():
     drawn(figure)
     (axes,) = figure.axes
     box = axes.get_window_extent()
-    marks = [line for line in axes.get_lines() if str(line.get_gid()).startswith("gap-")]
+    marks = [line for line in axes.get_lines() if line.get_gid() == "missing"]
     points = np.array([line.get_transform().transform(line.get_xydata())[0] for line in marks])
     assert len(marks) == 28 and (points > box.min).all() and (points < box.max).all()
     lows = [
@@ -203,7 +208,7 @@ def test_gap_marks_lie_below_the_data():
 @pytest.mark.parametrize("span", ["column", "text"])
 def test_fourteen_methods_fit_and_the_legend_covers_nothing(span):
     table = made_up_sweep([*FOURTEEN, *BASELINES], clips=3)
-    for plot in (plot_curves, plot_pareto, plot_flips, lambda t, span: plot_kinds(t, 16, span=span)):
+    for plot in (plot_curves, plot_flips, lambda t, span: plot_kinds(t, 16, span=span)):
         figure = plot(table, span=span)
         renderer = drawn(figure)
         box = figure.legends[0].get_window_extent(renderer)
@@ -242,44 +247,13 @@ def test_a_label_with_one_ratio_is_a_point_and_asks_nothing_of_the_others():
     failed = made_up_sweep(["tome"], [8], gaps={("tome", 8): "error"}).assign(ratio=np.nan)
     figure = plot_curves(pd.concat([table, point, failed], ignore_index=True))
     assert line_of(figure.axes[0], method_style("lftr", 1)).get_xdata().tolist() == [299]
-    assert not gaps(figure.axes[0]) and {"tome, no result", "failed: 48 rows"} <= set(legend(figure))
+    assert not gaps(figure.axes[0]) and {"tome, no result", "missing: 48 of 384 results"} <= set(legend(figure))
 
 
 def test_one_clip_gives_means_without_intervals():
     figure = plot_curves(made_up_sweep(clips=1))
     assert figure.vtc["data"].low.isna().all() and figure.vtc["data"]["mean"].notna().all()
     assert figure._repr_png_().startswith(b"\x89PNG")
-
-
-def test_throughput_is_the_ratio_of_totals_over_the_same_samples():
-    table = made_up_sweep(gaps={("random", 16): "error"})
-    failed = table.index[(table.label == "lftr") & (table.ratio == 8)][:9]
-    table.loc[failed, ["status", "right", "prefill_s"]] = ["error", None, np.nan]
-    figure = plot_pareto(table)
-    seconds = table.prefill_s + table.decode_s
-    base = seconds[table.ratio == 1].groupby(table["sample"]).mean()
-    ok = table[table.status == "ok"]
-    seconds += table.reduce_s / ok.groupby(["label", "ratio", "clip"])["sample"].transform("size")  # once a clip
-    data = figure.vtc["data"].set_index(["label", "ratio"])
-    for label, ratio in (("lftr", 8), ("uniform", 4)):
-        mine = (table.label == label) & (table.ratio == ratio) & (table.status == "ok")
-        expected = base[table["sample"][mine]].sum() / seconds[mine].sum()
-        cell = data.loc[(label, ratio)]
-        assert cell.speed == pytest.approx(expected) and cell.speed_low < expected < cell.speed_high
-    assert 1 not in data.index.get_level_values("ratio")
-    assert {"random, none at 16×", "failed: 57 rows", "mean over fewer samples", "everything"} <= set(legend(figure))
-
-
-def test_the_frontier_is_what_nothing_beats_in_both():
-    figure = plot_pareto(made_up_sweep(["lftr", "tome", "uniform"], clips=20))
-    data = figure.vtc["data"]
-    points = [(1.0, figure.axes[0].get_lines()[-2].get_ydata()[0] / 100)]
-    points += list(zip(data.speed, data["mean"], strict=True))
-    best = {p for p in points if not any(q != p and q[0] >= p[0] and q[1] >= p[1] for q in points)}
-    x, y = figure.axes[0].get_lines()[-1].get_data()
-    assert {(round(a, 6), round(b / 100, 6)) for a, b in list(zip(x, y, strict=True))[1:]} == {
-        (round(a, 6), round(b, 6)) for a, b in best
-    }
 
 
 def mixed_totals() -> pd.DataFrame:
@@ -310,7 +284,7 @@ def test_a_table_read_back_from_csv_is_drawn_as_before_though_a_sample_has_no_cl
     table.loc[gone, ["clip", "kind", "status", "error"]] = ["", "", "error", "no such clip"]
     table.to_csv(tmp_path / "sweep.csv", index=False)
     back = pd.read_csv(tmp_path / "sweep.csv")
-    for plot in (plot_curves, plot_pareto, plot_flips, lambda t: plot_kinds(t, 4)):
+    for plot in (plot_curves, plot_flips, lambda t: plot_kinds(t, 4)):
         before, after = plot(table), plot(back)
         pd.testing.assert_frame_equal(before.vtc["data"], after.vtc["data"], check_dtype=False)
         assert legend(before) == legend(after)
@@ -326,7 +300,7 @@ def saved(tmp_path_factory) -> Path:
 
 def test_every_figure_is_written_with_its_numbers_and_real_fonts(saved):
     pdfs = sorted(saved.glob("*.pdf"))
-    assert [pdf.stem for pdf in pdfs] == ["plot_curves", "plot_flips", "plot_heatmap", "plot_kinds", "plot_pareto"]
+    assert [pdf.stem for pdf in pdfs] == ["plot_curves", "plot_flips", "plot_forest", "plot_heatmap", "plot_kinds"]
     for pdf in pdfs:
         assert len(pd.read_csv(pdf.with_suffix(".csv"))) > 2
         for font in pypdf.PdfReader(pdf).pages[0]["/Resources"]["/Font"].values():
@@ -364,12 +338,8 @@ def test_saving_again_after_showing_gives_the_same_bytes(tmp_path):
         (lambda t: plot_curves(t, "acuracy"), "no column 'acuracy'"),
         (lambda t: plot_curves(t, "said"), "'said' does not hold numbers"),
         (lambda t: plot_curves(t, venue="nips"), "neurips"),
-        (lambda t: plot_curves(t, level="a"), "level is 'a'; it must lie between 0 and 1"),
         (lambda t: plot_curves(t.assign(model=np.where(t.index < 9, "b", "a"))), "results of 2 models, 'a' and 'b'"),
         (lambda t: plot_curves(t.assign(status="error", error="disk full")), "none of the .* rows has .*: disk full"),
-        (lambda t: plot_pareto(t.drop(columns="prefill_s")), "no column 'prefill_s'"),
-        (lambda t: plot_pareto(t[t.ratio > 1]), "no result at ratio 1"),
-        (lambda t: plot_pareto(t[t.ratio == 1]), "no ratio above 1"),
     ],
 )
 def test_bad_input_is_one_sentence(call, words):

@@ -1,4 +1,4 @@
-"""Heat map, kinds and flips: cells, bars and marks say what the table says."""
+"""Heat map, kinds, forest and flips: cells, bars and marks say what the table says."""
 
 import numpy as np
 import pandas as pd
@@ -7,8 +7,9 @@ from made_up_sweep import KINDS, made_up_sweep
 from matplotlib.patches import Polygon, Rectangle
 
 from vtc_lab.figures.heatmap import plot_heatmap
-from vtc_lab.figures.panels import plot_flips, plot_kinds
+from vtc_lab.figures.panels import plot_flips, plot_forest, plot_kinds
 from vtc_lab.figures.style import method_style
+from vtc_lab.sweeps.stats import compare
 from vtc_lab.tokens import VTCError
 
 
@@ -29,8 +30,9 @@ def legend(figure) -> list[str]:
     return [text.get_text() for text in figure.legends[0].get_texts()]
 
 
-def gap_reasons(axes) -> list[str]:
-    return [line.get_gid()[4:] for line in axes.get_lines() if str(line.get_gid()).startswith("gap-")][::2]
+def gaps(axes) -> list[float]:
+    """The height of each mark of missing results."""
+    return [line.get_ydata()[0] for line in axes.get_lines() if line.get_gid() == "missing"][::2]
 
 
 def test_cells_hold_the_value_its_interval_and_the_tokens():
@@ -47,19 +49,23 @@ def test_cells_hold_the_value_its_interval_and_the_tokens():
     assert axes.yaxis_inverted() and [tick.get_text() for tick in axes.get_xticklabels()] == ["1×", "2×", "4×"]
 
 
-def test_cells_without_a_result_are_hatched_and_say_why():
+def test_cells_without_a_result_are_hatched_and_counted():
     table = grid(gaps={(4, 4): "minimum", (2, 4): "error"}, without=((4, 2),))
     table.loc[table.index[table.label == split_label(1, 2)][:3], ["right", "status"]] = [None, "error"]
-    (axes,) = plot_heatmap(table).axes
+    figure = plot_heatmap(table)
+    (axes,) = figure.axes
     texts = {tuple(np.floor(text.get_position()).astype(int)): text.get_text() for text in axes.texts}
-    assert texts[2, 2] == "below\nminimum" and texts[2, 1] == "failed" and texts[1, 2] == "not run"
+    assert {texts[at] for at in ((2, 2), (2, 1), (1, 2))} == {"missing:\n48 of 48"}
+    assert legend(figure) == ["missing: 147 of 432 results"]
+    reasons = [(gap["status"], gap["rows"]) for gap in figure.vtc["config"]["without_result"]]
+    assert reasons == [("error", 3), ("error", 48), ("minimum", 48)]
     assert texts[1, 0].endswith("448, 3 missing")
     hatched = {patch.get_xy() for patch in axes.patches if isinstance(patch, Rectangle) and patch.get_hatch()}
     assert hatched == {(2, 2), (2, 1), (1, 2)}
 
 
 @pytest.mark.parametrize(("value", "lower_is_better"), [("right", False), ("kl", True)])
-def test_cells_that_a_floor_beats_are_cut(value, lower_is_better):
+def test_cells_that_a_baseline_beats_are_cut(value, lower_is_better):
     table = grid()
     baselines = made_up_sweep(["uniform", "random"], [2, 4, 8], seed=5)
     figure = plot_heatmap(pd.concat([table, baselines], ignore_index=True), value)
@@ -98,8 +104,29 @@ def test_kinds_stand_in_columns_across_the_text_and_show_gaps():
     assert len(figure.axes) == 2
     ticks = [[tick.get_text().split("\n")[0] for tick in axes.get_yticklabels()] for axes in figure.axes]
     assert ticks == [["colour", "count"], ["direction", "order"]]
-    assert [sorted(gap_reasons(axes)) for axes in figure.axes] == [["minimum"] * 2, ["absent", "minimum", "minimum"]]
-    assert {"below its minimum budget: 48 rows", "not run: 1 cells"} <= set(legend(figure))
+    assert [len(gaps(axes)) for axes in figure.axes] == [2, 3]  # of dycoke, and of lftr's order, which was not run
+    assert legend(figure)[-1] == "missing: 60 of 144 results"
+
+
+def test_a_forest_has_a_row_for_each_label_and_fills_what_differs_beyond_chance():
+    table = made_up_sweep(["lftr", "dycoke", "uniform"], [1, 4, 16], clips=20, gaps={("dycoke", 16): "minimum"})
+    table.loc[table.index[(table.label == "lftr") & (table.ratio == 4)][:7], ["right", "status"]] = [None, "error"]
+    tests = compare(table)
+    figure = plot_forest(tests)
+    assert [axes.get_title() for axes in figure.axes] == ["4×", "16×"]
+    assert [tick.get_text() for tick in figure.axes[0].get_yticklabels()] == ["lftr", "dycoke", "uniform"]
+    for axes, ratio in zip(figure.axes, [4, 16], strict=True):
+        rows = tests[tests.ratio == ratio]
+        dots = [line for line in axes.get_lines() if line.get_marker() == "o" and not line.get_gid()]
+        assert [dot.get_ydata()[0] for dot in dots] == [0, 1, 2]
+        assert [dot.get_xdata()[0] for dot in dots] == pytest.approx((100 * rows.difference).tolist(), nan_ok=True)
+        ends = [segment[:, 0] for bars in axes.collections for segment in bars.get_segments() if len(segment)]
+        assert np.array(ends) == pytest.approx(100 * rows[["low", "high"]].dropna().to_numpy())
+        filled = [dot.get_markerfacecolor() == "black" for dot in dots]
+        assert filled == ((rows.p_holm < 0.05) & (rows.n == rows.of)).tolist()
+    assert [gaps(axes) for axes in figure.axes] == [[0], [1]] and any(filled)
+    assert legend(figure)[-1] == "missing: 87 of 480 results"
+    assert figure.legends[0].get_title().get_text() == "change in accuracy (points)\nagainst everything"
 
 
 def test_flips_are_counted_by_what_was_said_before():
@@ -122,12 +149,12 @@ def test_flips_are_counted_by_what_was_said_before():
     rows = figure.vtc["data"][figure.vtc["data"].ratio == 4]
     assert lost == pytest.approx((100 * rows.lost / rows.n).tolist())
     assert [bar.get_x() + bar.get_width() for bar in left.containers[0]] == pytest.approx([0, 0])  # to the left
-    assert gap_reasons(left) == ["error"] and "failed: 7 rows" in legend(figure)
+    assert gaps(left) == [0] and legend(figure)[-1] == "missing: 7 of 480 results"
     assert [bar.get_alpha() for bar in left.containers[0]] == [0.45, None]
 
 
 @pytest.mark.filterwarnings("error")
-def test_counting_flips_and_floors_draws_no_resamples_that_could_lack_a_label():
+def test_counting_flips_and_baselines_draws_no_resamples_that_could_lack_a_label():
     table = made_up_sweep(["lftr", "uniform"], [1, 4], clips=6)
     few = (table.ratio == 4) & (table["clip"] > "clips/001.mp4")
     table.loc[few, ["right", "flipped", "status"]] = [None, None, "error"]
@@ -153,6 +180,8 @@ def test_counting_flips_and_floors_draws_no_resamples_that_could_lack_a_label():
         (lambda t: plot_kinds(t, 1), "no compressed rows at ratio 1"),
         (lambda t: plot_kinds(t.drop(columns="kind"), 4), "no column 'kind'; did you mean"),
         (lambda t: plot_kinds(t[t.ratio == 4], 4), "no result at ratio 1"),
+        (lambda t: plot_forest(t), "no column 'reference'"),
+        (lambda t: plot_forest(pd.concat([compare(t), compare(t, value="kl")])), "more than one row for 'lftr' at rat"),
         (lambda t: plot_flips(t.drop(columns="flipped")), "no column 'flipped'"),
         (lambda t: plot_flips(t[t.ratio == 1]), "no ratio above 1"),
         (lambda t: plot_flips(t, span="page"), "span is 'page'"),

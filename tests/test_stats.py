@@ -1,4 +1,4 @@
-"""Intervals, paired tests and areas against plain references, hand-made values and simulated truth."""
+"""Intervals and paired tests against plain references, hand-made values and simulated truth."""
 
 import itertools
 
@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from made_up_sweep import made_up_sweep
 
 from vtc_lab.sweeps.run import summary
-from vtc_lab.sweeps.stats import area_under_curve, bootstrap_interval, compare
+from vtc_lab.sweeps.stats import bootstrap_interval, compare
 from vtc_lab.tokens import VTCError
 
 
@@ -31,7 +31,6 @@ def test_means_counts_and_intervals_match_a_loop_over_resamples():
         mine = table[(table.label == row.label) & (table.ratio == row.ratio)]
         known = mine[mine.status == "ok"]
         assert row.n == len(known) and row.missing == len(mine) - len(known) and row.clips == known["clip"].nunique()
-        assert (row.minimum, row.error) == tuple((mine.status == status).sum() for status in ("minimum", "error"))
         if not row.n:
             assert np.isnan([row.mean, row.low, row.high]).all()
             continue
@@ -51,7 +50,7 @@ def test_a_failed_row_is_missing_even_if_it_carries_a_number():
     table = made_up_sweep(["uniform"], [1], clips=3)
     table.loc[0, "status"] = "error"
     assert table.right.notna().all()
-    assert bootstrap_interval(table)[["n", "missing", "everywhere"]].values.tolist() == [[11, 1, 1]]
+    assert bootstrap_interval(table)[["n", "missing", "of"]].values.tolist() == [[11, 1, 11]]
 
 
 def test_rows_that_no_setting_answered_are_told_from_those_that_others_did():
@@ -59,12 +58,11 @@ def test_rows_that_no_setting_answered_are_told_from_those_that_others_did():
     table.loc[table["clip"] == "clips/001.mp4", "status"] = "error"
     table.loc[table.index[(table["clip"] == "clips/002.mp4") & (table.ratio == 4)][:4], "status"] = "minimum"
     found = bootstrap_interval(table)
-    counts = ["label", "ratio", "missing", "minimum", "error", "everywhere"]
-    assert found[counts].values.tolist() == [
-        ["lftr", 1, 4, 0, 0, 4],
-        ["lftr", 4, 6, 2, 0, 4],
-        ["uniform", 1, 4, 0, 0, 4],
-        ["uniform", 4, 6, 2, 0, 4],
+    assert found[["label", "ratio", "n", "missing", "of"]].values.tolist() == [
+        ["lftr", 1, 8, 4, 8],
+        ["lftr", 4, 6, 6, 8],
+        ["uniform", 1, 8, 4, 8],
+        ["uniform", 4, 6, 6, 8],
     ]
 
 
@@ -91,12 +89,14 @@ def test_groups_share_their_resamples():
     assert low[0] == low[1] and high[0] == high[1]
 
 
-def test_a_group_of_one_clip_has_a_mean_and_no_interval():
+def test_one_clip_has_a_mean_and_no_interval_whether_a_group_or_the_table_is_of_it():
     table = made_up_sweep(["lftr", "uniform"], [4], clips=3)
     table = table[(table.label == "lftr") | (table["clip"] == "clips/000.mp4")]
     found = bootstrap_interval(table).set_index("label")
     assert found.loc["uniform", ["low", "high"]].isna().all() and 0 <= found.loc["uniform", "mean"] <= 1
     assert found.loc["lftr", ["low", "high"]].notna().all()
+    alone = bootstrap_interval(made_up_sweep(["lftr"], [4], clips=1)).iloc[0]
+    assert (alone.n, alone.clips) == (4, 1) and np.isnan([alone.low, alone.high]).all() and 0 <= alone["mean"] <= 1
 
 
 @settings(max_examples=20, deadline=None)
@@ -214,45 +214,6 @@ def test_values_that_are_not_true_or_false_have_no_mcnemar():
     assert (found.gained + found.lost == found.n).all()
 
 
-def test_area_is_the_trapezoid_over_the_logarithm_of_the_tokens():
-    heights = {1: 1.0, 2: 0.9, 8: 0.5, 16: 0.2}
-    rows = [(clip, ratio, 896 // ratio, height) for clip in "ab" for ratio, height in heights.items()]
-    table = pd.DataFrame(rows, columns=["clip", "ratio", "kept", "coverage"]).assign(method="lftr")
-    (row,) = area_under_curve(table, "coverage").itertuples()
-    x = np.log([896 // ratio for ratio in heights])[::-1]
-    hand = np.trapezoid(list(heights.values())[::-1], x) / (x[-1] - x[0])
-    assert row.area == pytest.approx(hand) == pytest.approx((0.95 + 2 * 0.7 + 0.35) / 4)
-    assert (row.low, row.high) == pytest.approx((row.area, row.area))  # the clips do not differ
-    (perfect,) = area_under_curve(table.assign(coverage=1.0), "coverage").area
-    assert perfect == pytest.approx(1.0)
-
-
-def test_area_of_a_label_with_absent_ratios_is_none_and_says_so():
-    table = made_up_sweep(["lftr", "dycoke", "uniform"], [1, 2, 4, 8], gaps={("dycoke", 8): "minimum"})
-    table = table[(table.label != "uniform") | (table.ratio != 4)]
-    table.loc[table["clip"] == "clips/003.mp4", "status"] = "error"
-    table.loc[table.index[(table.label == "uniform") & (table.ratio == 2)][:3], "status"] = "error"
-    found = area_under_curve(table).set_index("label")
-    assert found.absent.to_dict() == {"lftr": "", "dycoke": "8", "uniform": "2 (3 rows), 4 (not run)"}
-    assert found.area.notna().to_dict() == {"lftr": True, "dycoke": False, "uniform": False}
-    assert found.missing.to_dict() == {"lftr": 16, "dycoke": 60, "uniform": 15}
-    assert found.n.to_dict() == {"lftr": 176, "dycoke": 132, "uniform": 129}
-    counts = found[["minimum", "error", "everywhere"]].to_numpy().tolist()
-    assert counts == [[0, 0, 16], [44, 0, 16], [0, 3, 12]]
-    lftr = found.loc["lftr"]
-    assert lftr.low < lftr.area < lftr.high and lftr.clips == 11
-
-
-def test_area_interval_matches_a_loop_over_resamples():
-    table = made_up_sweep(["lftr"], [1, 4, 8], clips=5)
-    (row,) = area_under_curve(table, draws=40, seed=2).itertuples()
-    means = table.assign(right=table.right.astype(float)).pivot_table(index="clip", columns="ratio", values="right")
-    weights = np.random.default_rng(2).multinomial(5, np.full(5, 0.2), size=40)
-    curves = weights @ means.to_numpy() / 5
-    areas = (curves[:, 0] + curves[:, 1]) / 2 * 2 / 3 + (curves[:, 1] + curves[:, 2]) / 2 / 3
-    assert (row.low, row.high) == pytest.approx(np.quantile(areas, [0.025, 0.975]))
-
-
 def free_budgets() -> pd.DataFrame:
     """A sweep with a label whose options make another budget for each clip; one of its clips failed."""
     table = made_up_sweep(["lftr", "uniform"], [1, 2, 8], clips=6)
@@ -267,15 +228,12 @@ def free_budgets() -> pd.DataFrame:
 def test_a_label_with_a_budget_of_its_own_for_each_clip_is_one_point():
     found = bootstrap_interval(free_budgets()).set_index("label").loc["lftr (min_fidelity=0.9)"]
     assert found.ratio == pytest.approx(896 / 140) and found.kept == 140
-    assert (found.n, found.clips, found.missing, found.error) == (20, 5, 4, 4)
+    assert (found.n, found.clips, found.missing, found.of) == (20, 5, 4, 24)
     assert compare(free_budgets()).label.value_counts().to_dict() == {
         "lftr": 2,
         "uniform": 2,
         "lftr (min_fidelity=0.9)": 1,
     }
-    areas = area_under_curve(free_budgets()).set_index("label")
-    absent = "1 (not run), 2 (not run), 8 (not run)"
-    assert areas.absent.to_dict() == {"lftr": "", "uniform": "", "lftr (min_fidelity=0.9)": absent}
 
 
 def test_kept_and_total_are_of_the_rows_that_the_mean_is_of():
@@ -301,10 +259,10 @@ def test_a_table_read_back_from_csv_gives_the_same_and_samples_without_a_clip_ar
     table.to_csv(tmp_path / "sweep.csv", index=False)
     back = pd.read_csv(tmp_path / "sweep.csv")
     assert back["clip"].isna().sum() == 16
-    for call in (bootstrap_interval, compare, area_under_curve):
+    for call in (bootstrap_interval, compare):
         pd.testing.assert_frame_equal(call(back, value=value), call(table, value=value))
     found = bootstrap_interval(back, value)
-    assert found[["n", "clips", "missing", "everywhere"]].to_numpy().tolist() == [[12, 3, 4, 4]] * 4
+    assert found[["n", "clips", "missing", "of"]].to_numpy().tolist() == [[12, 3, 4, 12]] * 4
     without = bootstrap_interval(table[~gone], value)  # a clip without a name is not drawn
     pd.testing.assert_frame_equal(found[["mean", "low", "high"]], without[["mean", "low", "high"]])
     assert summary(back)[1] == summary(table)[1]
@@ -323,40 +281,37 @@ def test_too_few_draws_for_a_label_of_few_clips_give_no_interval_and_no_warning(
 @pytest.mark.parametrize(
     ("call", "words"),
     [
-        (lambda t: bootstrap_interval([1]), "a list; give the DataFrame"),
+        (lambda t: bootstrap_interval([1]), "a list; give a DataFrame"),
         (lambda t: bootstrap_interval(t.iloc[:0]), "no rows"),
         (lambda t: bootstrap_interval(t, "rihgt"), "no column 'rihgt'; did you mean 'right'"),
         (lambda t: bootstrap_interval(t, "said"), "'said' does not hold numbers"),
         (lambda t: bootstrap_interval(t, by=["label", "kidn"]), "no column 'kidn'; did you mean 'kind'"),
         (lambda t: bootstrap_interval(t.drop(columns=["label", "method"])), "no column 'label'"),
-        (lambda t: bootstrap_interval(t[t["clip"] == "clips/000.mp4"]), "all rows are of one clip, 'clips/000.mp4'"),
         (lambda t: bootstrap_interval(t, level=95), "level is 95"),
         (lambda t: bootstrap_interval(t, level=None), "level is None; it must lie between 0 and 1"),
-        (lambda t: area_under_curve(t, level="a"), "level is 'a'; it must lie between 0 and 1"),
         (lambda t: bootstrap_interval(t, seed=-1), "seed is -1; it must be a whole number of 0 or more"),
         (lambda t: compare(t, seed=0.5), "seed is 0.5; it must be a whole number"),
-        (lambda t: compare(t, permutations=0), "permutations is 0; it must be a whole number of sign flips"),
-        (lambda t: bootstrap_interval(t.assign(clip="")), "no row names a clip; intervals need at least two"),
+        (lambda t: compare(t, permutations=0), "permutations is 0; it must be a whole number of 1 or more"),
+        (lambda t: bootstrap_interval(t.assign(clip="")), "'clip' is empty in 180 rows with a result"),
         (
             lambda t: compare(t.assign(model=np.where(t.ratio == 1, "b", "a"))),
             r"results of 2 models, 'a' and 'b'; choose the rows of one, such as table\[table.model == 'a'\]",
         ),
-        (lambda t: area_under_curve(t.assign(model=np.where(t.index < 9, "b", "a"))), "results of 2 models, 'a' and"),
         (lambda t: summary(None), "the table has no column 'error'; give the DataFrame that vtc.sweep returns"),
         (lambda t: summary(t.drop(columns="label")), "the table has no column 'label'"),
         (lambda t: compare(t.assign(ratio="2x")), "'ratio' does not hold numbers"),
         (lambda t: bootstrap_interval(t, draws=0), "draws is 0"),
-        (lambda t: bootstrap_interval(t.assign(status="fine")), "status 'fine' is unknown"),
+        (lambda t: bootstrap_interval(t.assign(status="fine")), "none of the 180 rows has a result in column 'right'"),
         (
             lambda t: bootstrap_interval(t.assign(clip=t["clip"].where(t.index > 3))),
             "'clip' is empty in 4 rows with a result",
         ),
         (lambda t: bootstrap_interval(t.assign(kl=np.inf), "kl"), "'kl' holds infinite numbers"),
         (lambda t: compare(t, "lfrt"), "no label is called 'lfrt'; did you mean 'lftr'"),
+        (lambda t: compare(t[t["clip"] == "clips/000.mp4"]), "of one clip; paired tests need two or more"),
         (lambda t: compare(t[t.ratio > 1]), "no result at ratio 1"),
         (lambda t: compare(t[t.ratio == 1]), "nothing to compare with 'everything'"),
         (lambda t: compare(t.drop(columns="sample")), "no column 'sample'"),
-        (lambda t: area_under_curve(t[t.ratio == 4]), "has 1 ratio"),
     ],
 )
 def test_bad_input_is_one_sentence(call, words):

@@ -6,13 +6,13 @@ import vtc_lab.models.torchvision_ops  # noqa: F401  (before anybody imports tra
 
 from vtc_lab.clips.reading import find_clips, one_each, read_clip
 from vtc_lab.encoders import load_encoder
-from vtc_lab.figures.curves import plot_curves, plot_pareto
+from vtc_lab.figures.curves import plot_curves
 from vtc_lab.figures.export import save_figure
 from vtc_lab.figures.filmstrip import show
 from vtc_lab.figures.heatmap import plot_heatmap
 from vtc_lab.figures.multiples import compare_kept
 from vtc_lab.figures.overlap import kept_overlap, plot_agreement, plot_overlap
-from vtc_lab.figures.panels import plot_flips, plot_kinds
+from vtc_lab.figures.panels import plot_flips, plot_forest, plot_kinds
 from vtc_lab.figures.tables import save_table
 from vtc_lab.measures import answer_fidelity, fidelity, list_measures
 from vtc_lab.pixels import pixel_fidelity, rebuild
@@ -25,7 +25,7 @@ from vtc_lab.reducers.registry import method, methods, reduce
 from vtc_lab.sweeps.features import fidelity_sweep
 from vtc_lab.sweeps.plan import variants
 from vtc_lab.sweeps.run import summary, sweep
-from vtc_lab.sweeps.stats import area_under_curve, bootstrap_interval, compare
+from vtc_lab.sweeps.stats import bootstrap_interval, compare
 from vtc_lab.sweeps.store import read_results
 from vtc_lab.tokens import Clip, Reduction, VideoTokens, VTCError
 from vtc_lab.toy.questions import make_clip
@@ -41,7 +41,6 @@ __all__ = [
     "ablate",
     "accuracy",
     "answer_fidelity",
-    "area_under_curve",
     "benchmarks",
     "bootstrap_interval",
     "check_clips",
@@ -66,10 +65,10 @@ __all__ = [
     "plot_agreement",
     "plot_curves",
     "plot_flips",
+    "plot_forest",
     "plot_heatmap",
     "plot_kinds",
     "plot_overlap",
-    "plot_pareto",
     "prune",
     "read_benchmark",
     "read_clip",

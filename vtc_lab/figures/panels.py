@@ -1,65 +1,46 @@
-"""Figures of a sweep that look at the answers: what each kind of question loses, and which answers flip."""
+"""A sweep's answers in panels: what each kind of question loses, which answers flip, what differs beyond chance."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.transforms import blended_transform_factory
+from matplotlib.transforms import blended_transform_factory, offset_copy
 
+from vtc_lab.figures import marks
 from vtc_lab.figures.export import attach
 from vtc_lab.figures.filmstrip import Picture
-from vtc_lab.figures.marks import (
-    GAPS,
-    SMALL,
-    checked,
-    count,
-    gap_entries,
-    gap_mark,
-    gap_reasons,
-    legend_below,
-    looks,
-    on_average,
-    pale,
-    span_of,
-    thin,
-    told,
-    unit,
-    with_absent,
-)
 from vtc_lab.figures.style import figure_size, paper_style
 from vtc_lab.sweeps.tidy import (
     EVERYTHING,
+    answered,
     counted,
+    demand,
+    demand_single,
     differences,
     intervals,
     uncompressed,
     uneven,
-    with_budgets,
-    with_everywhere,
+    with_absent,
 )
 from vtc_lab.tokens import VTCError
 
-_FLIPS = {  # what becomes of an answer: the legend's words, and the look of its bar
+_FLIPS: dict[str, tuple[str, dict[str, Any]]] = {  # what becomes of an answer: the legend's words, the look of its bar
     "lost": ("right to wrong", {"facecolor": "#D55E00"}),
     "other": ("wrong to another wrong", {"facecolor": "white", "edgecolor": "#777777", "hatch": "////////"}),
     "gained": ("wrong to right", {"facecolor": "#009E73"}),
 }
+_DOT: dict[str, Any] = {"color": "black", "marker": "o", "markersize": 4, "linestyle": "", "zorder": 3}
 
 
 def plot_kinds(
-    table: pd.DataFrame,
-    ratio: float,
-    value: str = "right",
-    *,
-    venue: str = "cvpr",
-    span: str = "column",
-    level: float = 0.95,
-    seed: int = 0,
+    table: pd.DataFrame, ratio: float, value: str = "right", *, venue: str = "cvpr", span: str = "column"
 ) -> Picture:
-    """What each kind of question loses at one ratio against the uncompressed run, with paired intervals over clips.
+    """Draw what each kind of question loses at one ratio, with paired 95 % intervals over clips.
 
     Parameters
     ----------
@@ -67,7 +48,6 @@ def plot_kinds(
     ratio : one of the table's, above 1.
     value : numeric column; true counts as 1.
     venue, span : as in `figure_size`; across the text the kinds stand in up to three columns.
-    level, seed : of the intervals, see `bootstrap_interval`.
 
     Returns
     -------
@@ -85,7 +65,7 @@ def plot_kinds(
     >>> plot_kinds(table, 4).vtc["data"][["label", "kind", "difference", "n"]].values.tolist()
     [['uniform', 'colour', -0.5, 2]]
     """
-    table = checked(table, value, ("clip", "sample", "kind", "ratio", "kept", "total"))
+    table = marks.checked(table, value, ("clip", "sample", "kind", "ratio", "kept", "total"))
     at = table[table.ratio == ratio]
     if at.empty or ratio == 1:
         there = ", ".join(f"{other:g}" for other in sorted(table.ratio.dropna().unique()) if other != 1)
@@ -93,54 +73,92 @@ def plot_kinds(
             f"the table has no compressed rows at ratio {ratio!r}; its ratios above 1 are: {there or 'none'}"
         )
     pairs = differences(table)
-    cells = with_absent(intervals(pairs[pairs.ratio == ratio], ["label", "kind"], level=level, seed=seed), "kind")
-    styles, kinds = (
-        {label: look for label, look in looks(table).items() if label in set(at.label)},
-        sorted(set(at.kind)),
-    )
-    name, factor = unit(value)
+    cells = with_absent(intervals(pairs[pairs.ratio == ratio], ["label", "kind"]), "kind")
+    styles = {label: look for label, look in marks.looks(table).items() if label in set(at.label)}
+    kinds = sorted(at.kind.unique())
+    name, factor = marks.unit(value)
     height = -(-len(kinds) // 3) if span == "text" else len(kinds)  # kinds above each other
-    columns = -(-len(kinds) // height)
     slot = {label: (place + 0.75) / (len(styles) + 0.5) for place, label in enumerate(styles)}
-    reasons = gap_reasons(cells)
     with paper_style():
         size = (figure_size(venue, span)[0], round(0.55 + height * max(0.3, 0.085 * (len(styles) + 1)), 3))
         figure = Picture(figsize=size)
-        panels = figure.subplots(1, columns, sharex=True, squeeze=False)[0]
+        panels = figure.subplots(1, -(-len(kinds) // height), sharex=True, squeeze=False)[0]
         for cell in cells.itertuples():
-            panel, y = divmod(kinds.index(cell.kind), height)
-            axes, style, y = panels[panel], styles[cell.label], y + slot[cell.label]
-            style = pale(style) if cell.missing > cell.everywhere else style
-            axes.plot(cell.mean * factor, y, **style | {"markersize": 3.5})
-            axes.hlines(y, cell.low * factor, cell.high * factor, **thin(style))
-        for axes in panels:
-            axes.axvline(0, color="black", linewidth=0.7, linestyle=(0, (6, 3)), zorder=1)
-        edge = panels[0].get_xlim()
-        panels[0].set_xlim(edge[0] - 0.08 * (edge[1] - edge[0]) * (len(reasons) > 0), edge[1])
-        for cell in reasons.itertuples():
-            panel, y = divmod(kinds.index(cell.kind), height)
-            left = blended_transform_factory(panels[panel].transAxes, panels[panel].transData)
-            for reason in GAPS:
-                if getattr(cell, reason):
-                    gap_mark(panels[panel], 0.025, y + slot[cell.label], reason, styles[cell.label], left)
-        counts = cells.groupby("kind").n.max()
+            panel, row = divmod(kinds.index(cell.kind), height)
+            style = styles[cell.label] | {"markersize": 3.5}
+            bounds = (cell.mean, cell.low, cell.high)
+            _draw_interval(panels[panel], row + slot[cell.label], bounds, factor, style, cell.n < cell.of)
+        _make_room(panels, cells)
+        answers = cells.groupby("kind").n.max()
         for panel, axes in enumerate(panels):
             mine = kinds[panel * height : (panel + 1) * height]
+            axes.axvline(0, color="black", linewidth=0.7, linestyle=(0, (6, 3)), zorder=1)
             axes.set(ylim=(height, 0))
-            axes.set_yticks(np.arange(len(mine)) + 0.5, [f"{kind}\nn = {counts[kind]}" for kind in mine])
+            axes.set_yticks(np.arange(len(mine)) + 0.5, [f"{kind}\nn = {answers[kind]}" for kind in mine])
             axes.hlines(range(1, height), 0, 1, "#dddddd", linewidth=0.5, transform=axes.get_yaxis_transform())
             axes.tick_params(axis="y", length=0)
-        answered = at.kept[at.value.notna()]
-        kept = f", tokens kept: {count(answered.mean())} of {on_average(at)}" if len(answered) else ""
-        where = f"{ratio:g}×{kept}"
-        entries = {label: Line2D([], [], **style) for label, style in styles.items()} | gap_entries(cells)
-        legend_below(figure, entries, f"change in {name.replace('%', 'points')} against {EVERYTHING}\nat {where}")
+        kept = at.kept[at.value.notna()]
+        tokens = f", tokens kept: {marks.count(kept.mean())} of {marks.tokens_of(at)}" if len(kept) else ""
+        entries = {label: Line2D([], [], **style) for label, style in styles.items()}
+        entries |= marks.missing_entries(cells) | marks.fewer_entry(cells)
+        marks.legend_below(figure, entries, f"{_change(name)} against {EVERYTHING}\nat {ratio:g}×{tokens}")
     data = cells.rename(columns={"mean": "difference"}).assign(ratio=ratio)
-    return attach(figure, data, **told("plot_kinds", at, value=value, ratio=ratio, level=level, seed=seed))
+    attach(figure, data, **marks.told("plot_kinds", at, value=value, ratio=ratio))
+    return figure
+
+
+def plot_forest(tests: pd.DataFrame, *, venue: str = "cvpr", span: str = "column") -> Picture:
+    """Draw paired differences with their intervals, a panel for each ratio.
+
+    Parameters
+    ----------
+    tests : as `vtc.compare` returns them; labels stand below each other in their order, and may be renamed.
+    venue, span : as in `figure_size`.
+
+    Returns
+    -------
+    Figure, ready for `save_figure`, with the tests attached. A filled dot differs beyond chance (p_holm < 0.05). A
+    difference over fewer samples than others is pale and marked at the left.
+
+    Raises
+    ------
+    VTCError
+        If a column of `vtc.compare` is missing, or a label has two rows at one ratio.
+
+    Examples
+    --------
+    >>> from vtc_lab.sweeps.stats import compare
+    >>> table = pd.DataFrame({"label": ["lftr"] * 8, "ratio": [1, 8] * 4, "sample": [1, 1, 2, 2, 3, 3, 4, 4],
+    ...                       "clip": [*"aaaabbbb"], "right": [1, 0, 1, 1, 1, 0, 1, 0]})
+    >>> plot_forest(compare(table)).axes[0].get_title()
+    '8×'
+    """
+    demand(tests, ("label", "ratio", "reference", "difference", "low", "high", "p_holm", "n", "missing", "of", "value"))
+    demand_single(tests)
+    labels, ratios = list(tests.label.unique()), sorted(tests.ratio.dropna().unique())
+    name, factor = marks.unit(tests["value"].iloc[0])
+    with paper_style():
+        figure = Picture(figsize=(figure_size(venue, span)[0], round(0.6 + 0.14 * len(labels), 3)))
+        panels = figure.subplots(1, len(ratios), sharex=True, sharey=True, squeeze=False)[0]
+        for axes, ratio in zip(panels, ratios, strict=True):
+            axes.set_title(f"{ratio:.3g}×", fontsize=8)
+            axes.axvline(0, color="black", linewidth=0.7, linestyle=(0, (6, 3)), zorder=1)
+            for cell in tests[tests.ratio == ratio].itertuples():
+                style = _DOT if cell.p_holm < 0.05 else _DOT | {"markerfacecolor": "white"}
+                bounds = (cell.difference, cell.low, cell.high)
+                _draw_interval(axes, labels.index(cell.label), bounds, factor, style, cell.n < cell.of)
+        _label_rows(panels[0], labels)
+        _make_room(panels, tests)
+        entries: dict[str, Any] = {"differs beyond chance (p < 0.05 after Holm)": Line2D([], [], **_DOT)}
+        entries["does not"] = Line2D([], [], **_DOT | {"markerfacecolor": "white"})
+        entries |= marks.missing_entries(tests)
+        marks.legend_below(figure, entries, f"{_change(name)}\nagainst {tests.reference.iloc[0]}")
+    attach(figure, tests, plot="plot_forest")
+    return figure
 
 
 def plot_flips(table: pd.DataFrame, *, venue: str = "cvpr", span: str = "column") -> Picture:
-    """How many answers a reduction turns from right to wrong, from wrong to right, and from wrong to another wrong.
+    """Draw how many answers turn from right to wrong, from wrong to right, and from wrong to another wrong.
 
     Parameters
     ----------
@@ -164,54 +182,80 @@ def plot_flips(table: pd.DataFrame, *, venue: str = "cvpr", span: str = "column"
     >>> plot_flips(table).vtc["data"][["label", "ratio", "n", "lost", "other", "gained"]].values.tolist()
     [['uniform', 4.0, 2, 1, 1, 0]]
     """
-    table = checked(table, "right", ("clip", "sample", "ratio", "kept", "total", "flipped"))
+    table = marks.checked(table, "right", ("clip", "sample", "ratio", "kept", "total", "flipped"))
     was = table["sample"].map(uncompressed(table).groupby("sample").value.first())
     changed = table.flipped.astype("Float64").to_numpy(float, na_value=np.nan) == 1
     table["lost"] = (was == 1) & (table.value == 0)
     table["gained"] = (was == 0) & (table.value == 1)
     table["other"] = (was == 0) & (table.value == 0) & changed
     table["value"] = table.value.where(was.notna())
-    table["status"] = with_everywhere(table)
+    table["answered"] = answered(table)
     small = table[table.ratio != 1]
     if small.empty:
         raise VTCError("the table has no ratio above 1, so no answer can flip; add one to the ratios of the sweep")
     keys = ["label", "ratio"]
     cells = small.groupby(keys, sort=False)[list(_FLIPS)].sum().reset_index()
-    cells = cells.merge(counted(small, keys)[0].drop(columns="mean"), on=keys)
-    cells = with_absent(with_budgets(cells, small, keys), "ratio")
-    ratios, styles = sorted(cells.ratio.dropna().unique()), looks(table)
-    names = [label for label in styles if label in set(small.label)]
-    reasons = gap_reasons(cells)
+    cells = with_absent(cells.merge(counted(small, keys)[0].drop(columns="mean"), on=keys), "ratio")
+    ratios, styles = sorted(cells.ratio.dropna().unique()), marks.looks(table)
+    labels = [label for label in styles if label in set(small.label)]
     with paper_style():
-        size = (figure_size(venue, span)[0], round(0.7 + 0.14 * len(names), 3))
-        figure = Picture(figsize=size)
+        figure = Picture(figsize=(figure_size(venue, span)[0], round(0.7 + 0.14 * len(labels), 3)))
         panels = figure.subplots(1, len(ratios), sharex=True, sharey=True, squeeze=False)[0]
         for axes, ratio in zip(panels, ratios, strict=True):
-            _draw_flips(axes, cells[cells.ratio == ratio], names)
-            for cell in reasons[reasons.ratio == ratio].itertuples():
-                right = blended_transform_factory(axes.transAxes, axes.transData)
-                for reason in GAPS:
-                    if getattr(cell, reason):
-                        gap_mark(axes, 0.93, names.index(cell.label), reason, styles[cell.label], right)
-            kept = cells[cells.ratio == ratio].kept.median()
-            axes.set_title(f"{ratio:.3g}×\n{'' if np.isnan(kept) else count(kept)}", fontsize=8)
-        panels[0].set_yticks(range(len(names)), names, fontsize=SMALL)
-        panels[0].set_ylim(len(names) - 0.4, -0.6)
+            mine = cells[cells.ratio == ratio]
+            _draw_flips(axes, mine, labels)
+            right = blended_transform_factory(axes.transAxes, axes.transData)
+            for label in mine.label[uneven(mine)]:
+                marks.missing_mark(axes, 0.93, labels.index(label), styles[label], right)
+            kept = mine.kept.median()
+            axes.set_title(f"{ratio:.3g}×\n{'' if np.isnan(kept) else marks.count(kept)}", fontsize=8)
+        _label_rows(panels[0], labels)
         low, high = panels[0].get_xlim()
         panels[0].set_xlim(1.05 * low, max(high, 0.2 * (high - low)))
         panels[0].xaxis.set_major_formatter(lambda x, _: f"{abs(x):g}")
-        entries = {words: Patch(linewidth=0, **look) for words, look in _FLIPS.values()} | gap_entries(cells)
-        legend_below(figure, entries, f"answers that changed (% of {span_of(cells.n[cells.n > 0])})")
-    return attach(figure, cells, **told("plot_flips", small))
+        entries: dict[str, Any] = {words: Patch(linewidth=0, **look) for words, look in _FLIPS.values()}
+        least, most = cells.n[cells.n > 0].min(), cells.n.max()
+        title = f"answers that changed (% of {least:,}{'' if least == most else f' to {most:,}'})"
+        marks.legend_below(figure, entries | marks.missing_entries(cells), title)
+    attach(figure, cells, **marks.told("plot_flips", small))
+    return figure
 
 
-def _draw_flips(axes: Axes, cells: pd.DataFrame, names: list[str]) -> None:
-    """One ratio's bars."""
+def _draw_flips(axes: Axes, cells: pd.DataFrame, labels: list[str]) -> None:
     axes.axvline(0, color="black", linewidth=0.6)
-    y = [names.index(label) for label in cells.label]
+    y = [labels.index(label) for label in cells.label]
     share = {flip: (100 * cells[flip] / cells.n.where(cells.n > 0)).to_numpy() for flip in _FLIPS}
     starts = {"lost": -share["lost"], "other": -share["lost"] - share["other"], "gained": 0}
     for flip, (_, look) in _FLIPS.items():
-        bars = axes.barh(y, share[flip], left=starts[flip], height=0.75, linewidth=0, **look)
+        bars = axes.barh(y, share[flip], 0.75, starts[flip], linewidth=0, **look)
         for bar, odd in zip(bars, uneven(cells), strict=True):
             bar.set_alpha(0.45 if odd else None)
+
+
+def _draw_interval(
+    axes: Axes, y: float, numbers: tuple[float, ...], factor: int, style: dict[str, Any], lacking: bool
+) -> None:
+    """Draw a mean and its interval, pale and marked at the left if it lacks samples that others have."""
+    mean, low, high = (number * factor for number in numbers)
+    if lacking:
+        left = blended_transform_factory(axes.transAxes, axes.transData)
+        marks.missing_mark(axes, 0, y, style, offset_copy(left, axes.get_figure(root=True), 5, 0, "points"))
+        style = marks.pale(style)
+    axes.plot(mean, y, **style)
+    axes.hlines(y, low, high, **marks.thin(style))
+
+
+def _make_room(panels: np.ndarray, cells: pd.DataFrame) -> None:
+    """Widen shared axes to the left for the marks of what is missing, if there are any."""
+    low, high = panels[0].get_xlim()
+    share = 0.2 * len(panels) / panels[0].figure.get_figwidth()
+    panels[0].set_xlim(low - share * (high - low) * uneven(cells).any(), high)
+
+
+def _label_rows(axes: Axes, labels: list[str]) -> None:
+    axes.set_yticks(range(len(labels)), labels, fontsize=marks.SMALL)
+    axes.set_ylim(len(labels) - 0.4, -0.6)
+
+
+def _change(name: str) -> str:
+    return f"change in {name.replace('%', 'points')}"

@@ -4,26 +4,23 @@ from __future__ import annotations
 
 import json
 import re
-from collections import Counter
-from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from vtc_lab.figures.export import csv_bytes, file_base, record, write_files
-from vtc_lab.figures.marks import EVERYWHERE, GAPS, count, unit
-from vtc_lab.sweeps.tidy import NOT_RUN, uneven
+from vtc_lab.figures.marks import count, unit
+from vtc_lab.sweeps.tidy import demand, demand_single, uneven, with_absent
 from vtc_lab.tokens import VTCError
 
 _SUFFIXES = (".tex", ".csv")
-_WORDS = {reason: words for reason, (_, words) in GAPS.items()} | {
-    "everywhere": EVERYWHERE,
-    "unfit": "only for values that are true or false",
-}
-_SIGNS = {"minimum": "f", "error": "e", "empty": "n", "absent": "a", "everywhere": "u", "unfit": "b"}  # superscripts
-_COUNTED = ("minimum", "error", "everywhere")  # columns of the package's tables that say why rows are missing
+_COUNTS = ["n", "missing", "of"]  # what the package's tables say of missing results
 _NONE = "--"
+_ESCAPES = str.maketrans(
+    {character: f"\\{character}" for character in "&%$#_{}"}
+    | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+)
 
 
 def save_table(
@@ -41,9 +38,8 @@ def save_table(
 
     Parameters
     ----------
-    table : of `bootstrap_interval`, by label and ratio (labels go down, ratios across), or of `compare`,
-        `area_under_curve` or your own (row by row). Columns low and high go into the cell of the column before them,
-        minimum, error and everywhere into marks and notes.
+    table : of `bootstrap_interval`, by label and ratio (labels go down, ratios across), or of `compare` or your own
+        (row by row). Columns low and high go into the cell of the column before them.
     name : of the files, without a folder; ".tex" or ".csv" is taken off.
     folder : made if missing; by default `figures` in the repository, or in the current folder outside of one.
     best : "max" or "min": what is set in bold at each ratio, of the column before low; None for no bold. A mean over
@@ -52,10 +48,9 @@ def save_table(
 
     Returns
     -------
-    The path of each file by its suffix: ".tex" and ".csv". A cell without a result is "--"; it and a cell whose mean
-    lacks rows that others have are marked, and a note under the table gives the reason and the number of rows. The
-    tokens kept are in the head of a ratio if all means over all samples have the same, and else in the cells that
-    differ.
+    The path of each file by its suffix: ".tex" and ".csv". A cell without a result is "--", and one that lacks results
+    which others have says how many of how many; notes under the table explain both. The tokens kept are in the head of
+    a ratio if all means over all samples have the same, and else in the cells that differ.
 
     Raises
     ------
@@ -80,9 +75,7 @@ def save_table(
     \\end{tabular}
     <BLANKLINE>
     """
-    if not isinstance(table, pd.DataFrame) or table.empty:
-        what = "an empty table" if isinstance(table, pd.DataFrame) else f"a {type(table).__name__}"
-        raise VTCError(f"{what} cannot be saved; give a DataFrame with rows, such as vtc.bootstrap_interval returns")
+    demand(table)
     if best not in ("max", "min", None):
         raise VTCError(f"best is {best!r}; choose 'max', 'min' or None")
     base = file_base(name, folder, _SUFFIXES, "table")
@@ -92,141 +85,120 @@ def save_table(
 
 
 def _latex(table: pd.DataFrame, best: str | None) -> str:
-    """The tabular of a table, with its notes."""
-    across = {"label", "ratio", "mean", "low", "high"} <= set(table.columns)
-    marks: Counter[str] = Counter()  # how many cells have the mark of a reason
-    numbers, texts, words = _by_ratio(table, marks) if across else _by_row(table, marks)
-    bold = np.zeros(texts.shape, bool)
-    groups = table["ratio"].to_numpy() if "ratio" in table and not across else np.zeros(len(texts))
-    for at, column in enumerate(texts.columns):
-        if best and column in numbers:
-            rivals = numbers[column].groupby(groups)
-            bold[:, at] = (numbers[column] == rivals.transform(best)) & (rivals.transform("nunique") > 1)
-    styler = texts.style.apply(lambda _: np.where(bold, "font-weight: bold", ""), axis=None)
-    for column in words:
-        styler.format(escape="latex", subset=(texts.index[table[column].notna()], [column]))
-    if across:
-        styler.format_index(escape="latex", axis=0)
+    """Return the tabular of a table, with its notes."""
+    table = table.reset_index(drop=True)
+    if {"label", "ratio", "mean", "low", "high"} <= set(table):
+        head, rows, layout = _by_ratio(table, best)
     else:
-        styler.format_index(escape="latex", axis=1).hide(axis="index")
-    layout = "l" * across + "".join("l" if column in words else "c" for column in texts.columns)
-    lines = styler.to_latex(hrules=True, convert_css=True, column_format=layout)
-    return lines.replace("\\bottomrule\n", f"\\bottomrule\n{_notes(table, marks, len(layout))}")
+        head, rows, layout = _by_row(table, best)
+    lines = [_row(head), "\\midrule", *map(_row, rows), "\\bottomrule"]
+    lines += [
+        f"\\multicolumn{{{len(layout)}}}{{l}}{{\\footnotesize {note}}} \\\\" for note in _notes(table, "".join(lines))
+    ]
+    return "\n".join([f"\\begin{{tabular}}{{{layout}}}", "\\toprule", *lines, "\\end{tabular}", ""])
 
 
-def _by_ratio(table: pd.DataFrame, marks: Counter[str]) -> tuple[pd.DataFrame, pd.DataFrame, list[str]]:
-    """Means and cells with labels down and ratios across, and no column of plain text."""
-    if table.duplicated(["label", "ratio"]).any():
-        label, ratio = table[table.duplicated(["label", "ratio"])].iloc[0][["label", "ratio"]]
-        raise VTCError(f"the table has more than one row for {label!r} at ratio {ratio:g}; save one value at a time")
+def _by_ratio(table: pd.DataFrame, best: str | None) -> tuple[list[str], list[list[str]], str]:
+    """Return head, rows and layout with labels down and ratios across."""
+    demand_single(table)
+    table = with_absent(table, "ratio") if set(_COUNTS) <= set(table) else table
     factor = unit(str(table["value"].iloc[0]))[1] if "value" in table else 1
-    comparable = ~uneven(table) if {"missing", "everywhere"} <= set(table) else pd.Series(True, table.index)
     budgets = _budgets(table)
-    full = budgets[comparable & table["mean"].notna()].groupby(table["ratio"])
+    full = budgets[_comparable(table) & table["mean"].notna()].groupby(table["ratio"])
     shared = {ratio: kept.iloc[0] if kept.nunique() == 1 else "" for ratio, kept in full}
     ratios = sorted(table["ratio"].dropna().unique())
-    digits = next(many for many in range(3, 18) if len({f"{ratio:.{many}g}" for ratio in ratios}) == len(ratios))
-    heads = {ratio: f"${ratio:.{digits}g}\\times${shared.get(ratio, '')}" for ratio in ratios}
-    own = budgets.where(budgets != table["ratio"].map(shared), "").where(table["mean"].notna(), "")
-    texts = [
-        _marked(_interval(row, factor) + kept, _reasons_of(row), marks)
-        for row, kept in zip(table.to_dict("records"), own, strict=True)
-    ]
-    cells = table.assign(mean=table["mean"].where(comparable), text=texts)
-    wide = [
-        cells.pivot(index="label", columns="ratio", values=column)
-        .reindex(index=table.label.unique(), columns=heads)
-        .rename(columns=heads)
-        .rename_axis(index=None, columns=None)
-        for column in ("mean", "text")
-    ]
-    return wide[0], wide[1].map(lambda text: _marked(_NONE, ["absent"], marks) if pd.isna(text) else text), []
+    own = budgets.where((budgets != table["ratio"].map(shared)) & table["mean"].notna(), "")
+    cells = {
+        (row["label"], row["ratio"]): bold + _interval(row["mean"], row, factor) + kept + _lost(row)
+        for row, bold, kept in zip(table.to_dict("records"), _bold(table, "mean", best), own, strict=True)
+    }
+    head = ["", *(f"${ratio:.4g}\\times${shared.get(ratio, '')}" for ratio in ratios)]
+    labels = table["label"].unique()
+    rows = [[_escape(label), *(cells.get((label, ratio), _NONE) for ratio in ratios)] for label in labels]
+    return head, rows, "l" + "c" * len(ratios)
+
+
+def _by_row(table: pd.DataFrame, best: str | None) -> tuple[list[str], list[list[str]], str]:
+    """Return head, rows and layout row by row, with intervals and counts of what is missing in their estimates."""
+    columns = list(table)
+    estimate = columns[columns.index("low") - 1] if {"low", "high"} <= set(columns) and columns[0] != "low" else None
+    folded = [*(("low", "high") if estimate else ()), *(("missing", "of") if set(_COUNTS) <= set(columns) else ())]
+    shown = [column for column in columns if column not in folded]
+    rows = []
+    for row, bold in zip(table.to_dict("records"), _bold(table, estimate, best), strict=True):
+        cells = {column: _text(row[column], str(column).startswith("p_")) for column in shown}
+        if estimate:
+            cells[estimate] = bold + _interval(row[estimate], row, 1) + _lost(row)
+        rows.append(list(cells.values()))
+    layout = "".join("c" if pd.api.types.is_numeric_dtype(table[column]) else "l" for column in shown)
+    return [_escape(str(column)) for column in shown], rows, layout
+
+
+def _bold(table: pd.DataFrame, estimate: str | None, best: str | None) -> pd.Series:
+    """Return the command for bold in the rows that are best at their ratio, if not all of them are."""
+    bold = pd.Series("", table.index)
+    if best and estimate:
+        numbers = table[estimate].where(_comparable(table))
+        rivals = numbers.groupby(table.get("ratio", bold))
+        bold[(numbers == rivals.transform(best)) & (rivals.transform("nunique") > 1)] = "\\bfseries "
+    return bold
+
+
+def _comparable(table: pd.DataFrame) -> pd.Series:
+    return ~uneven(table) if set(_COUNTS) <= set(table) else pd.Series(True, table.index)
 
 
 def _budgets(table: pd.DataFrame) -> pd.Series:
-    """The tokens kept of all in words, "" where they are not known."""
+    """Write the tokens kept of all, "" where they are not known."""
     if not {"kept", "total"} <= set(table):
         return pd.Series("", table.index)
-    pairs = zip(table["kept"], table["total"], strict=True)
-    texts = ["" if pd.isna(kept) or pd.isna(total) else f" ({count(kept)}/{count(total)})" for kept, total in pairs]
-    return pd.Series(texts, table.index)
+    known = table[["kept", "total"]].notna().all(axis=1)
+    return (" (" + table["kept"].map(count) + "/" + table["total"].map(count) + ")").where(known, "")
 
 
-def _by_row(table: pd.DataFrame, marks: Counter[str]) -> tuple[pd.DataFrame, pd.DataFrame, list[str]]:
-    """Numbers and cells row by row, intervals folded into their estimates, and the columns of plain text."""
-    columns = list(table.columns)
-    estimate = columns[columns.index("low") - 1] if {"low", "high"} <= set(columns) and columns[0] != "low" else None
-    folded = [*(("low", "high") if estimate else ()), *(_COUNTED if {"missing", *_COUNTED} <= set(columns) else ())]
-    shown = [column for column in columns if column not in folded]
-    words = [column for column in shown if not pd.api.types.is_numeric_dtype(table[column])]
-    texts = []
-    for row in table.to_dict("records"):
-        judged = row | {"mean": row[estimate]} if estimate else row
-        reasons, cells = _reasons_of(judged), {}
-        for column in shown:
-            if column == estimate:
-                cells[column] = _marked(_interval(judged, 1), reasons, marks)
-            elif isinstance(row[column], str) or not pd.isna(row[column]):
-                cells[column] = _number(row[column], str(column).startswith("p_"))
-            else:
-                unfit = column == "p_mcnemar" and row.get("n", 0) > 0
-                cells[column] = _marked(_NONE, ["unfit"] if unfit else reasons or ["empty"], marks)
-        texts.append(cells)
-    numbers = table[[estimate]].reset_index(drop=True) if estimate else pd.DataFrame()
-    return numbers, pd.DataFrame(texts, columns=shown), words
-
-
-def _interval(row: dict[str, object], factor: int) -> str:
-    """A mean with its interval."""
+def _interval(estimate: float, row: dict[str, Any], factor: int) -> str:
     digits = 1 if factor == 100 else 3
-    mean, low, high = (f"{row[key] * factor:.{digits}f}" for key in ("mean", "low", "high"))
-    return _NONE if pd.isna(row["mean"]) else _minus(mean if pd.isna(row["low"]) else f"{mean} [{low}, {high}]")
+    mean, low, high = (f"{number * factor:.{digits}f}" for number in (estimate, row["low"], row["high"]))
+    return _NONE if mean == "nan" else _minus(mean if low == "nan" else f"{mean} [{low}, {high}]")
 
 
-def _marked(text: str, reasons: list[str], marks: Counter[str]) -> str:
-    """A cell with the signs of the reasons why it lacks rows, which are counted."""
-    marks.update(reasons)
-    return text + (f"\\textsuperscript{{{','.join(_SIGNS[reason] for reason in reasons)}}}" if reasons else "")
+def _lost(row: dict[str, Any]) -> str:
+    """Write how many results a row lacks that others have."""
+    lost = row["of"] - row["n"] if set(_COUNTS) <= set(row) else 0
+    return f"\\textsuperscript{{{lost:g}/{row['of']:g}}}" if lost > 0 else ""
 
 
-def _rows_without(counts: Mapping[str, object]) -> dict[str, int]:
-    """How many rows have no result, by reason; nothing where the package did not count them."""
-    if not {"missing", *_COUNTED} <= set(counts.keys()):
-        return {}
-    known = {reason: int(counts[reason]) for reason in _COUNTED}
-    return known | {"empty": int(counts["missing"]) - sum(known.values())}
-
-
-def _reasons_of(row: dict[str, object]) -> list[str]:
-    """Why a cell's mean lacks rows that others have, or why there is none."""
-    rows = _rows_without(row)
-    reasons = [reason for reason, lost in rows.items() if lost > 0 and reason != "everywhere"]
-    if NOT_RUN in str(row.get("absent", "")):
-        reasons.append("absent")
-    if reasons or not pd.isna(row.get("mean", 0)):
-        return reasons
-    return ["everywhere" if rows.get("everywhere") else "empty"]
-
-
-def _number(value: object, probability: bool) -> str:
+def _text(value: float | str, probability: bool) -> str:
+    if isinstance(value, str):
+        return _escape(value)
+    if pd.isna(value):
+        return _NONE
     if probability and value < 0.001:
         return "$<$0.001"
-    return _minus(f"{value:.3g}") if isinstance(value, float) else str(value)
+    return _minus(f"{value:.3g}") if isinstance(value, float) else _escape(str(value))
 
 
 def _minus(text: str) -> str:
-    """The text with minus signs for the hyphens that begin a number."""
+    """Write minus signs for the hyphens that begin a number."""
     return re.sub(r"(?<!e)-(?=\d)", "$-$", text)
 
 
-def _notes(table: pd.DataFrame, marks: Counter[str], columns: int) -> str:
-    """A line under the table for each reason why rows have no result or a cell has a mark."""
-    rows = _rows_without(table.select_dtypes("number").sum())
-    lines = []
-    for reason, sign in _SIGNS.items():
-        if marks[reason] or rows.get(reason, 0) > 0:
-            mark = f"\\textsuperscript{{{sign}}} " if marks[reason] else ""
-            lost = f"{rows[reason]} rows, which no mean includes" if rows.get(reason) else f"{marks[reason]} cells"
-            note = f"{mark}{_WORDS[reason]}: {lost}"
-            lines.append(f"\\multicolumn{{{columns}}}{{l}}{{\\footnotesize {note}}} \\\\\n")
-    return "".join(lines)
+def _escape(text: str) -> str:
+    return text.translate(_ESCAPES)
+
+
+def _row(cells: list[str]) -> str:
+    return " & ".join(cells) + " \\\\"
+
+
+def _notes(table: pd.DataFrame, text: str) -> list[str]:
+    """Return what explains the cells without a result, those that lack some, and the rows that none includes."""
+    notes = []
+    if _NONE in text:
+        notes.append(f"{_NONE} no result")
+    if "\\textsuperscript" in text:
+        notes.append("\\textsuperscript{n/N} missing, n of N results that other settings have")
+    if set(_COUNTS) <= set(table):
+        nowhere = (table["n"] + table["missing"] - table["of"]).clip(lower=0).sum()
+        notes += [f"missing under every setting: {nowhere:g} results"] if nowhere else []
+    return notes
