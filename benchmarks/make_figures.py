@@ -105,10 +105,10 @@ def finding(answers: pd.DataFrame) -> list[str]:
             lines[-1] += f" {row.ratio:g}x {verdict}, {_points(row)};"
         lines[-1] = lines[-1][:-1] + "."
     for ratio, rows in against.groupby("ratio"):
-        best = rows[rows.missing == 0].sort_values("difference").iloc[-1]
+        best = rows[rows.n == rows.of].sort_values("difference").iloc[-1]
         lines.append(f"- Best at {ratio:g}x against `random`: `{best.label}`, {_points(best)}.")
     loss = vtc.compare(table)
-    close = loss[(loss.missing == 0) & (loss.difference >= -CLOSE)]
+    close = loss[(loss.n == loss.of) & (loss.difference >= -CLOSE)]
     names = ", ".join(f"`{row.label}` at {row.ratio:g}x ({_points(row)})" for row in close.itertuples())
     lines.append(f"- Within {100 * CLOSE:g} points of no reduction: {names or 'no method at any ratio above 1x'}.")
     lines.append(f"- {vtc.summary(answers)[1]}.")
@@ -126,10 +126,9 @@ def accuracy_table(cells: pd.DataFrame) -> list[str]:
 
 
 def _percent(row) -> str:
-    if not row.n:
-        return "below its minimum budget"
-    text = f"{100 * row.mean:.1f} ({100 * row.low:.1f} to {100 * row.high:.1f})"
-    return f"{text}, {row.n} of {row.n + row.missing}" if row.missing else text
+    text = f"{100 * row.mean:.1f} ({100 * row.low:.1f} to {100 * row.high:.1f})" if row.n else ""
+    lacking = f"missing, {row.of - row.n} of {row.of}" if row.n < row.of else ""
+    return ", ".join(filter(None, (text, lacking)))
 
 
 def _points(row) -> str:
@@ -154,10 +153,7 @@ def main() -> None:
         paths = vtc.save_figure(figure, name, given.folder)
         page += [f"## {name.replace('_', ' ')}", "", caption, "", f"![{caption.split('.')[0]}]({name}.png)", ""]
     vtc.save_table(cells, "accuracy", given.folder)
-    vtc.save_table(vtc.area_under_curve(curves), "area_under_the_curve", given.folder)
-    page += [
-        "Tables: [accuracy](accuracy.csv), [area under the accuracy curve](area_under_the_curve.csv); also as LaTeX."
-    ]
+    page.append("The table of accuracies as [CSV](accuracy.csv) and [LaTeX](accuracy.tex).")
     (paths[".png"].parent / "README.md").write_text("\n".join(page) + "\n", encoding="utf-8")
     if given.folder is None:  # the same words in the project's README
         readme = paths[".png"].parent.parent / "README.md"
