@@ -155,10 +155,10 @@ def main() -> None:
     vtc.save_table(cells, "accuracy", given.folder)
     page.append("The table of accuracies as [CSV](accuracy.csv) and [LaTeX](accuracy.tex).")
     (paths[".png"].parent / "README.md").write_text("\n".join(page) + "\n", encoding="utf-8")
-    if given.folder is None:  # the same words in the project's README
-        readme = paths[".png"].parent.parent / "README.md"
-        before, _, rest = readme.read_text(encoding="utf-8").partition(BEGIN)
-        readme.write_text(before + "\n".join(text) + rest.partition(END)[2], encoding="utf-8")
+    if given.folder is None:  # the same words in the page on the model
+        model = paths[".png"].parent.parent / "docs" / "model.md"
+        before, _, rest = model.read_text(encoding="utf-8").partition(BEGIN)
+        model.write_text(before + "\n".join(text) + rest.partition(END)[2], encoding="utf-8")
     print(f"\nwrote {paths['.png'].parent.name}/ in {time.perf_counter() - start:.0f} s")
 
 

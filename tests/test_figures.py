@@ -24,7 +24,7 @@ def test_figures_regenerate_byte_for_byte(tmp_path):
     assert "2 generated clips" in page and page.count("![") == page.count(".png)") == 9
 
 
-def test_the_readme_says_what_the_gallery_says():
-    pages = [(ROOT / name).read_text() for name in ("README.md", "figures/README.md")]
+def test_the_page_on_the_model_says_what_the_gallery_says():
+    pages = [(ROOT / name).read_text() for name in ("docs/model.md", "figures/README.md")]
     texts = [page.partition(BEGIN)[2].partition(END)[0] for page in pages]
     assert texts[0] == texts[1] and "200 generated clips" in texts[0]

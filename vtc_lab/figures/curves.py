@@ -11,8 +11,7 @@ from matplotlib.lines import Line2D
 from matplotlib.transforms import blended_transform_factory, offset_copy
 
 from vtc_lab.figures import marks
-from vtc_lab.figures.export import attach
-from vtc_lab.figures.filmstrip import Picture
+from vtc_lab.figures.export import Picture, attach
 from vtc_lab.figures.style import figure_size, paper_style
 from vtc_lab.sweeps.tidy import EVERYTHING, intervals, uneven, with_absent
 

@@ -14,8 +14,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Polygon, Rectangle
 
 from vtc_lab.figures import marks
-from vtc_lab.figures.export import attach
-from vtc_lab.figures.filmstrip import Picture
+from vtc_lab.figures.export import Picture, attach
 from vtc_lab.figures.style import BASELINES, figure_size, paper_style
 from vtc_lab.sweeps.tidy import counted, intervals, tidy, uneven
 from vtc_lab.tokens import VTCError
@@ -72,7 +71,7 @@ def plot_heatmap(table: pd.DataFrame, value: str = "right", *, venue: str = "cvp
         axes.set_yticks(np.arange(len(down)) + 0.5, [f"{ratio:g}×" for ratio in down])
         axes.tick_params(length=0)
         axes.spines[:].set_visible(False)
-        axes.set_title(f"{name}, 95% interval, tokens kept of {marks.tokens_of(rows)}", fontsize=marks.SMALL)
+        axes.set_title(f"{name}, 95% interval, tokens kept of {marks.tokens_of(rows)}", fontsize=marks.LEGEND)
         entries = marks.missing_entries(cells, _hatched())
         if cells.below_baseline.any():
             corner = Line2D([], [], marker=[(-1, 1), (1, 1), (1, -1), (-1, 1)], linestyle="", markersize=5)
@@ -135,7 +134,7 @@ def _draw_cell(axes: Axes, x: int, y: int, cell: pd.Series, factor: int, colour_
             text += f", {cell.of - cell.n} missing"
         if cell.below_baseline:
             axes.add_patch(Polygon([(x + 1, y), (x + 0.8, y), (x + 1, y + 0.3)], facecolor="white", edgecolor="black"))
-    axes.text(x + 0.5, y + 0.5, text, color=ink, bbox=box, fontsize=marks.SMALL - 0.5, ha="center", va="center")
+    axes.text(x + 0.5, y + 0.5, text, color=ink, bbox=box, fontsize=marks.LEGEND - 0.5, ha="center", va="center")
 
 
 def _hatched(x: int = 0, y: int = 0) -> Rectangle:

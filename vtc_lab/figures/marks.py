@@ -12,12 +12,12 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.transforms import Transform
 
-from vtc_lab.figures.filmstrip import Picture
+from vtc_lab.figures.export import Picture
 from vtc_lab.figures.style import BASELINES, method_style
 from vtc_lab.sweeps.tidy import tidy, uneven
 from vtc_lab.tokens import VTCError
 
-SMALL = 7  # points, of what is written beside the data
+LEGEND = 7  # points, of legends and of names beside the data
 LOWER_IS_BETTER = ("flipped", "kl", "tv")
 _UNITS = {  # the name of a value on an axis, and the factor from the table to it
     "right": ("accuracy (%)", 100),
@@ -124,7 +124,7 @@ def legend_below(figure: Picture, entries: dict[str, Any], title: str = "") -> N
         list(entries),
         loc="outside lower center",
         ncols=columns,
-        fontsize=SMALL,
+        fontsize=LEGEND,
         handlelength=3,
         columnspacing=1,
         labelspacing=0.25,

@@ -12,9 +12,8 @@ from matplotlib.patches import Patch
 from matplotlib.transforms import blended_transform_factory, offset_copy
 
 from vtc_lab.figures import marks
-from vtc_lab.figures.export import attach
-from vtc_lab.figures.filmstrip import Picture
-from vtc_lab.figures.style import figure_size, paper_style
+from vtc_lab.figures.export import Picture, attach
+from vtc_lab.figures.style import GREEN, GREY, VERMILION, figure_size, paper_style
 from vtc_lab.sweeps.tidy import (
     EVERYTHING,
     answered,
@@ -30,9 +29,9 @@ from vtc_lab.sweeps.tidy import (
 from vtc_lab.tokens import VTCError
 
 _FLIPS: dict[str, tuple[str, dict[str, Any]]] = {  # what becomes of an answer: the legend's words, the look of its bar
-    "lost": ("right to wrong", {"facecolor": "#D55E00"}),
-    "other": ("wrong to another wrong", {"facecolor": "white", "edgecolor": "#777777", "hatch": "////////"}),
-    "gained": ("wrong to right", {"facecolor": "#009E73"}),
+    "lost": ("right to wrong", {"facecolor": VERMILION}),
+    "other": ("wrong to another wrong", {"facecolor": "white", "edgecolor": GREY, "hatch": "////////"}),
+    "gained": ("wrong to right", {"facecolor": GREEN}),
 }
 _DOT: dict[str, Any] = {"color": "black", "marker": "o", "markersize": 4, "linestyle": "", "zorder": 3}
 
@@ -253,7 +252,7 @@ def _make_room(panels: np.ndarray, cells: pd.DataFrame) -> None:
 
 
 def _label_rows(axes: Axes, labels: list[str]) -> None:
-    axes.set_yticks(range(len(labels)), labels, fontsize=marks.SMALL)
+    axes.set_yticks(range(len(labels)), labels, fontsize=marks.LEGEND)
     axes.set_ylim(len(labels) - 0.4, -0.6)
 
 
