@@ -419,22 +419,6 @@ def test_a_read_above_500_mb_goes_to_pyav_which_keeps_less(large: Path):
     assert read_clip(large, frames=21).reader.startswith("PyAV")
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux bounds the memory of a process")
-def test_more_frames_than_memory_is_an_error_and_not_a_crash(large: Path):
-    code = f"""
-        import resource
-        from vtc_lab.clips.reading import VTCError, read_clip
-        used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
-        resource.setrlimit(resource.RLIMIT_AS, (used + 400_000_000, -1))
-        try: read_clip({str(large)!r}, frames=4)
-        except VTCError as error: print("4", error)
-        try: read_clip({str(large)!r}, frames=24)
-        except VTCError as error: print("24", error)
-    """
-    result = script(code)
-    assert re.fullmatch("24 .*ask for fewer frames\n", result.stdout), result.stderr
-
-
 def test_threads_read_at_the_same_time():
     paths = find_clips()
     alone = [read_clip(path, frames=4).sha256 for path in paths]
@@ -444,11 +428,6 @@ def test_threads_read_at_the_same_time():
 
 
 # What is left behind
-
-
-def script(code: str, **options: object) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-c", textwrap.dedent(code)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, **options)
 
 
 def running(process: int) -> bool:
@@ -461,9 +440,12 @@ def running(process: int) -> bool:
     return not state.exists() or state.read_text().rpartition(")")[2].split()[0] != "Z"
 
 
-def test_no_child_no_file_and_no_eaten_input_is_left(broken: Path, tmp_path: Path):
+@pytest.fixture(scope="module")
+def fresh(large: Path, broken: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[list[str], Path]:
+    """The lines that a fresh process prints about its reads, and its folder for temporary files."""
+    folder = tmp_path_factory.mktemp("fresh")
     code = f"""
-        import os, sys
+        import os, resource, sys
         from vtc_lab.clips.reading import VTCError, read_clip
         read_clip("data/clips/dog.mp4", frames=2)
         try: read_clip({str(broken / "front_cut.mp4")!r})
@@ -471,39 +453,67 @@ def test_no_child_no_file_and_no_eaten_input_is_left(broken: Path, tmp_path: Pat
         try: os.waitpid(-1, os.WNOHANG)
         except ChildProcessError: print("no child")
         print(sys.stdin.read())
+        used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (used + 400_000_000, -1))
+        try: read_clip({str(large)!r}, frames=4)
+        except VTCError as error: print("4", error)
+        try: read_clip({str(large)!r}, frames=24)
+        except VTCError as error: print("24", error)
     """
-    result = script(code, input="all of the input", env=os.environ | {"TMPDIR": str(tmp_path)})
-    assert result.stdout.split("\n")[:3] == ["refused", "no child", "all of the input"], result.stderr
-    assert list(tmp_path.iterdir()) == []
+    command, environment = [sys.executable, "-c", textwrap.dedent(code)], os.environ | {"TMPDIR": str(folder)}
+    quiet = {"input": "all of the input", "env": environment, "capture_output": True, "text": True, "timeout": 60}
+    result = subprocess.run(command, cwd=ROOT, **quiet)
+    assert result.stdout.startswith("refused"), result.stderr
+    return result.stdout.splitlines(), folder
 
 
-@pytest.mark.parametrize("kill", [signal.SIGINT, signal.SIGKILL])
-def test_an_interrupted_or_killed_kernel_leaves_no_child(kill: int, plain: Path, tmp_path: Path, decoy):
+def test_no_child_no_file_and_no_eaten_input_is_left(fresh: tuple[list[str], Path]):
+    lines, folder = fresh
+    assert lines[:3] == ["refused", "no child", "all of the input"]
+    assert list(folder.iterdir()) == []
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux bounds the memory of a process")
+def test_more_frames_than_memory_is_an_error_and_not_a_crash(fresh: tuple[list[str], Path]):
+    (said,) = fresh[0][3:]
+    assert re.fullmatch("24 .*ask for fewer frames", said)
+
+
+def test_an_interrupted_or_killed_kernel_leaves_no_child(plain: Path, tmp_path: Path, decoy):
+    """A script that forks into one kernel after the other, each of which reads with a decord that hangs."""
     note = tmp_path / "child"
     decoy(FAKE.format(body=f"import os; open({str(note)!r}, 'w').write(str(os.getpid())); {HANG}"))
     code = f"""
         import os
         from vtc_lab.clips.reading import read_clip
-        try: read_clip({str(plain)!r})
-        except KeyboardInterrupt:
-            try: os.waitpid(-1, os.WNOHANG)
-            except ChildProcessError: print("interrupted, no child")
+        for _ in range(2):
+            kernel = os.fork()
+            if kernel:
+                print(kernel, flush=True)
+                os.wait()
+                continue
+            try: read_clip({str(plain)!r})
+            except KeyboardInterrupt:
+                try: os.waitpid(-1, os.WNOHANG)
+                except ChildProcessError: print("interrupted, no child", flush=True)
+            os._exit(0)
     """
     command = [sys.executable, "-c", textwrap.dedent(code)]
-    parent = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 30
-    while not (note.exists() and note.read_text()) and time.monotonic() < deadline:
-        time.sleep(0.02)
-    child = int(note.read_text())
-    assert running(child)
-    parent.send_signal(kill)
-    output, _ = parent.communicate(timeout=10)
-    if kill == signal.SIGINT:
-        assert output == "interrupted, no child\n" and not running(child)
-    deadline = time.monotonic() + 5
-    while running(child) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert not running(child)
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as parent:
+        for kill in (signal.SIGINT, signal.SIGKILL):
+            kernel, deadline = int(parent.stdout.readline()), time.monotonic() + 30
+            while not (note.exists() and note.read_text()) and time.monotonic() < deadline:
+                time.sleep(0.02)
+            child = int(note.read_text())
+            note.unlink()
+            assert running(child)
+            os.kill(kernel, kill)
+            if kill == signal.SIGINT:
+                assert parent.stdout.readline() == "interrupted, no child\n" and not running(child)
+            deadline = time.monotonic() + 5
+            while running(child) and time.monotonic() < deadline:
+                time.sleep(0.05)
+            assert not running(child)
 
 
 # The shipped clips
