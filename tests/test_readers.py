@@ -179,6 +179,9 @@ def test_a_folder_of_pictures_is_a_clip(copied):
     np.testing.assert_allclose(clip.times, [2 / 3, 1, 4 / 3, 5 / 3, 2])
     assert clip.frames[:, 0, 0, 0].tolist() == [30, 40, 50, 60, 70]
     assert len(read_sample_clip(sample | {"end": 60.0}, frames=2)) == 2
+    for wrong, words in (({"frames": 0}, "frames=0 cannot be met"), ({"frames": 2, "fps": 1}, "both given")):
+        with pytest.raises(vtc.VTCError, match=words):
+            read_sample_clip(sample, **wrong)
     Image.new("RGB", (9, 6)).save(pictures / "00004.png")
     with pytest.raises(vtc.VTCError, match="not of one size"):
         read_sample_clip(sample)

