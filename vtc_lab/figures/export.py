@@ -111,10 +111,9 @@ def save_figure(
 
 def file_base(name: str, folder: str | Path | None, suffixes: Iterable[str], what: str) -> Path:
     """Return the path of the files of a figure or table, without suffix."""
-    stem = name
-    if isinstance(name, str):
-        stem = next((name.removesuffix(suffix) for suffix in suffixes if name.endswith(suffix)), name)
-    if not (isinstance(stem, str) and re.fullmatch(r"\w([\w .+=,()-]*[\w+=)-])?", stem)):
+    known = next((suffix for suffix in suffixes if str(name).endswith(suffix)), "")
+    stem = str(name).removesuffix(known)
+    if not (isinstance(name, str) and re.fullmatch(r"\w([\w .+=,()-]*[\w+=)-])?", stem)):
         raise VTCError(
             f"{name!r} cannot name a {what}; use letters, digits, spaces and .+=,()-_ (a folder goes into folder=)"
         )
@@ -188,15 +187,15 @@ def _laid_out(figure: Figure) -> Iterator[None]:
     if not isinstance(engine, ConstrainedLayoutEngine):
         yield
         return
-    parent: Any  # the figure or a subfigure
+    spec: Any
     engine.execute(figure)  # places the titles of the whole figure, on which the next layout builds
     for axes in figure.axes:
-        spec, parent, in_layout = axes.get_subplotspec(), axes.figure, axes.get_in_layout()
+        spec, in_layout = axes.get_subplotspec(), axes.get_in_layout()
         if spec and in_layout:
-            axes.set_position(spec.get_position(parent))
-        elif axes.get_label() == "<colorbar>":  # as matplotlib names the axes that it puts beside others
+            axes.set_position(spec.get_position(axes.figure))
+        elif axes.get_label() == "<colorbar>":  # matplotlib's name of axes that it puts beside others
             axes.set_position((0, 0, 0.01, 1))
-        axes.set_in_layout(in_layout)  # which set_position takes back
+        axes.set_in_layout(in_layout)  # set_position turned it off
     engine.execute(figure)
     figure.set_layout_engine("none")
     try:
@@ -221,12 +220,12 @@ def record(config: dict[str, object], files: list[str]) -> dict[str, Any]:
         version = "not installed"
     # Of the package alone: a figure stays the same when only other files, such as figures, are committed.
     commit = _git("rev-list", "-1", "HEAD", "--", ".") or None
-    versions = {"python": platform.python_version(), "numpy": np.__version__, "torch": torch.__version__}
+    versions = {module.__name__: module.__version__ for module in (np, torch, matplotlib)}
     return {
         "vtc_lab": version,
         "commit": commit,
         "dirty": bool(_git("status", "--porcelain", "--", ".")) if commit else None,
-        "versions": {**versions, "matplotlib": matplotlib.__version__},
+        "versions": {"python": platform.python_version(), **versions},
         "files": files,
         "config": _plain(config, "provenance"),
     }

@@ -72,31 +72,30 @@ def compare_kept(
     rows = math.ceil((len(reductions) + len(gaps)) / columns)
     tile = (width / columns - 0.05) / len(chosen)
     tall = tile * clip.frames.shape[1] / clip.frames.shape[2]
-    titles = [
-        textwrap.wrap(_title(label, reduction), letters(0.85 * width / columns))
-        for label, reduction in zip(labels, reductions, strict=True)
-    ]
-    lines = [max(map(len, titles[n * columns : (n + 1) * columns] or [[""]])) for n in range(rows)]
+    titles = [_title(label, reduction) for label, reduction in zip(labels, reductions, strict=True)]
+    for name, error in gaps.items():
+        titles.append(f"{name}: {BELOW_MINIMUM if isinstance(error, MinimumBudgetError) else 'no result'}")
+    wrapped = [textwrap.wrap(title, letters(0.85 * width / columns)) for title in titles]
+    lines = sum(max(map(len, wrapped[n : n + columns])) for n in range(0, len(wrapped), columns))
     seconds = ", ".join(f"{clip.times[t]:.2f}" for t in chosen)
     notes = [f"Frames at {seconds} s, {len(chosen)} of {len(clip)}. {_LEGEND}", *notes_of(reductions)]
     notes += [f"No result: {error}." for error in gaps.values()]
     with paper_style():
-        body = rows * (tall + _BAR + 0.09) + 0.115 * sum(lines)
+        body = rows * (tall + _BAR + 0.09) + 0.115 * lines
         pads = ConstrainedLayoutEngine(w_pad=0.02, h_pad=0.012, wspace=0, hspace=0)
         figure = page(width, body, f"{budget_line(reductions)}.", notes, pads)
         axes = figure.subplots(2 * rows, columns, squeeze=False, height_ratios=[tall, _BAR] * rows)
         for one in axes.ravel():
             one.set_axis_off()
             one.set_anchor("S")  # room that is left goes above and below, not between picture and bar
-        panels = list(zip(axes[::2].ravel(), axes[1::2].ravel(), strict=True))
-        for (upper, lower), reduction, title in zip(panels, reductions, titles, strict=False):
+        uppers, lowers = axes[::2].ravel(), axes[1::2].ravel()
+        for upper, title, method in zip(uppers, wrapped, [*(r.method for r in reductions), *gaps], strict=False):
+            upper.set_title("\n".join(title), fontsize=SMALL, pad=1.5, loc="left", color=colour_of(method))
+        for upper, lower, reduction in zip(uppers, lowers, reductions, strict=False):
             pixels = max(round(300 * tile), 4 * reduction.grid[2])
             upper.imshow(joined(list(draw_frames(clip, reduction, pixels)[chosen]), axis=1), interpolation="none")
-            upper.set_title("\n".join(title), fontsize=SMALL, pad=1.5, loc="left", color=colour_of(reduction.method))
             _draw_shares(lower, reduction, chosen, _BAR / tile / len(chosen))
-        for (upper, _), (name, error) in zip(panels[len(reductions) :], gaps.items(), strict=False):
-            words = BELOW_MINIMUM if isinstance(error, MinimumBudgetError) else "no result"
-            upper.set_title(f"{name}: {words}", fontsize=SMALL, pad=1.5, loc="left", color=colour_of(name))
+        for upper in uppers[len(reductions) : len(titles)]:
             upper.set_box_aspect(tall / tile / len(chosen))
             upper.add_patch(Rectangle((0, 0), 1, 1, transform=upper.transAxes, color="#f2f2f2"))
     tables = [patch_table(clip, r).assign(label=label) for r, label in zip(reductions, labels, strict=True)]
