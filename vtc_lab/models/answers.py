@@ -43,14 +43,6 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class Continuation:
-    """Hold how likely a text is as the answer: each token's log-probability in nats, and if greedy decoding says it."""
-
-    logprobs: tuple[float, ...]
-    greedy: bool
-
-
-@dataclass(frozen=True)
 class Entering:
     """Hold what enters a language model before the question: one clip's prompt under reductions to one length.
 
@@ -74,12 +66,12 @@ def say(entering: Entering, tokenizer: Processor, tails: Sequence[Rows], max_new
     return [[answer for part in parts for answer in part[n]] for n in range(len(entering.reductions))]
 
 
-def weigh(entering: Entering, tail: Rows, codes: Sequence[Sequence[int]]) -> list[list[Continuation]]:
-    """Return how likely each of some answers, given as tokens, is behind a tail, for each reduction."""
+def weigh(entering: Entering, tail: Rows, codes: Sequence[Sequence[int]]) -> list[Tensor]:
+    """Return the log-probability of each of some answers, given as tokens, behind a tail, for each reduction."""
     tails = [lengthened(tail, code) for code in codes]
     inputs, shared = _prepared(entering, tails)
     parts = [_weigh(entering, inputs, shared, part) for part in _parts(entering, list(zip(tails, codes, strict=True)))]
-    return [[one for part in parts for one in part[n]] for n in range(len(entering.reductions))]
+    return [torch.cat([part[n] for part in parts]) for n in range(len(entering.reductions))]
 
 
 def codes_of(tokenizer: Processor, candidates: Sequence[str]) -> list[list[int]]:
@@ -118,7 +110,7 @@ def scores_of(
     if len({code[0] for code in codes}) == len(codes):
         scores = [logits[[code[0] for code in codes]] for logits in first]
     else:
-        scores = [torch.tensor([sum(one.logprobs) for one in each]) for each in weigh(entering, tail, codes)]
+        scores = weigh(entering, tail, codes)
     return [dict(zip(candidates, each.softmax(-1).tolist(), strict=True)) for each in scores]
 
 
@@ -172,7 +164,7 @@ def _say(
 
 def _weigh(
     entering: Entering, inputs: CompressedInputs, shared: int, tails: Sequence[tuple[Rows, Sequence[int]]]
-) -> list[list[Continuation]]:
+) -> list[Tensor]:
     rows, given, watched = _begun(entering.network, inputs, shared, [tail for tail, _ in tails])
     if len(tails) > 1:  # what was prefilled is not run again, but the mask is of all
         given = {**given, **{name: row[..., shared:] for name, row in rows.items() if name != "attention_mask"}}
@@ -181,12 +173,9 @@ def _weigh(
         logits = entering.network(**given, use_cache=True, logits_to_keep=max(lengths) + 1).logits
     logits = logits[:, -max(lengths) - 1 :]  # VideoLLaMA3 ignores logits_to_keep
     logprobs, said = logits[:, :-1].float().log_softmax(-1), rows["input_ids"][:, -max(lengths) :]
-    chosen, best = logprobs.gather(2, said[..., None])[..., 0].tolist(), (logprobs.argmax(-1) == said).tolist()
-    found = [
-        Continuation(tuple(row[-length:]), all(likeliest[-length:]))
-        for row, likeliest, length in zip(chosen, best, lengths, strict=True)
-    ]
-    return [found[n : n + len(tails)] for n in range(0, len(found), len(tails))]
+    chosen = logprobs.gather(2, said[..., None])[..., 0]
+    sums = [row[-length:].sum() for row, length in zip(chosen, lengths, strict=True)]
+    return [torch.stack(sums[n : n + len(tails)]) for n in range(0, len(sums), len(tails))]
 
 
 def _begun(

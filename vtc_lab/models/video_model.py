@@ -1,27 +1,26 @@
 """A video language model behind three calls: load, encode, ask.
 
-The reduction enters by transformers' own door, `mm_encoder_outputs`: the language model is given vision features that
-were encoded and reduced before. Nothing is patched, so there is nothing to undo.
+The language model gets reduced features through transformers' own argument `mm_encoder_outputs`; nothing is patched.
 """
 
 from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import cached_property
-from typing import Literal
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from vtc_lab.models.answers import Answer, Continuation, Entering, codes_of, say, scores_of, weigh
-from vtc_lab.models.compression import demand_asking
-from vtc_lab.models.families import family_of
+from vtc_lab.models.answers import Answer, Entering, codes_of, say, scores_of
+from vtc_lab.models.compression import Positions, demand_asking
+from vtc_lab.models.families import Model, family_of
 from vtc_lab.models.prompt_clips import EncodedPrompt, encode_prompt, places_of
-from vtc_lab.models.prompts import Rows, ask_processor, can_share, end_of, tail_of
+from vtc_lab.models.prompts import Processor, Rows, ask_processor, can_share, end_of, tail_of
 from vtc_lab.models.state import model_state
 from vtc_lab.reducers.ops import prune
 from vtc_lab.tokens import Clip, Reduction, VideoTokens, VTCError, demand_clip
@@ -31,17 +30,17 @@ _BLANK = Clip(np.zeros((2, 64, 64, 3), np.uint8), np.arange(2.0))
 
 
 class VideoModel:
-    """A model and its processor, made by `load_model`; `spec` is how another process can load the same.
+    """Hold a model and its processor, made by `load_model`; `spec` tells another process how to load the same.
 
     >>> import vtc_lab as vtc
     >>> vtc.load_model()
     <LLaVA-OneVision, 2.2 million parameters, on cpu in float32, sdpa attention, 64 tokens a frame (16 of 640x360)>
     """
 
-    def __init__(self, network: torch.nn.Module, processor: object, name: str, spec: dict | None = None) -> None:
+    def __init__(self, network: Model, processor: Processor, name: str, spec: dict[str, Any] | None = None) -> None:
         self.network, self.processor, self.name, self.spec = network, processor, name, spec
         self.family = family_of(network)
-        self._last: tuple[object, object, dict[bool, VideoTokens], EncodedPrompt | None] = (None, None, {}, None)
+        self._last: tuple[np.ndarray, np.ndarray, dict[bool, VideoTokens], EncodedPrompt] | None = None
         self._tails: dict[str, Rows] = {}
         self._loaded = model_state(network, processor, spec)
         self.revision = None
@@ -89,12 +88,17 @@ class VideoModel:
             room = self._per_frame()
         except VTCError as error:  # whatever is wrong with the processor, the model can be looked at
             room = str(error)
-        return f"<{self.family.name}, {describe_network(self.network)}, {room}>"
+        size = sum(weight.numel() for weight in self.network.parameters())
+        parameters = f"{size / 1e9:.1f} billion" if size >= 1e9 else f"{size / 1e6:.1f} million"
+        place = f"on {self.network.device} in {str(self.network.dtype).removeprefix('torch.')}"
+        attention = self.network.config.get_text_config()._attn_implementation
+        return f"<{self.family.name}, {parameters} parameters, {place}, {attention} attention, {room}>"
 
     def _per_frame(self) -> str:
-        """How many visual tokens the processor makes room for."""
+        """The number of visual tokens for which the processor makes room."""
         clip = Clip(np.zeros((16, 360, 640, 3), np.uint8), np.arange(16.0))
-        count = int(self._places(ask_processor(self.processor, self.family, clip, _ANYTHING)).sum())
+        inputs = ask_processor(self.processor, self.family, clip, _ANYTHING)
+        count = int(places_of(self.network, self.family.modality, inputs).sum())
         each = (count - self.family.newline) / len(clip) - self.family.cls
         return f"{each:g} tokens a frame (16 of 640x360)"
 
@@ -102,20 +106,17 @@ class VideoModel:
     def _shares(self) -> bool:
         return can_share(self.network)
 
-    def _places(self, inputs: Mapping[str, object]) -> Tensor:
-        return places_of(self.network, self.family.modality, inputs)
-
     def encode(self, clip: Clip, *, saliency: bool = False) -> VideoTokens:
-        """The clip's visual tokens as the language model would get them.
+        """Return the clip's visual tokens as the language model would get them.
 
         Parameters
         ----------
         clip : F frames of any size; the model's own processor resizes them.
-        saliency : also tell how much attention each token gets in the vision tower, for methods that need it.
+        saliency : also measure how much attention each token gets in the vision tower, for methods that need it.
 
         Returns
         -------
-        VideoTokens (T, h, w, D) in the model's dtype, on its device. T is F, but F / 2 rounded up with models that make
+        VideoTokens (T, h, w, D) in the model's dtype, on its device. T is F, or F / 2 rounded up with models that make
         one token of the same place in two frames (Qwen). The last clip's tokens are remembered, so that several calls
         on one clip encode it once. The saliency is (T, h, w) float32, pooled as the tokens are; `saliency_source` says
         what it is (see `vtc_lab.models.saliency`), and `seconds` includes it.
@@ -137,10 +138,10 @@ class VideoModel:
     @torch.no_grad()
     def _encoded(self, clip: Clip, saliency: bool = False) -> tuple[VideoTokens, EncodedPrompt]:
         demand_clip(clip)
-        frames, times, made, prompt = self._last
-        if frames is not clip.frames or times is not clip.times:
-            made, prompt = {}, None
-        if saliency not in made:
+        last = self._last
+        if last and (last[0] is not clip.frames or last[1] is not clip.times):
+            last = None
+        if last is None or saliency not in last[2]:
             start = time.perf_counter()
             inputs = ask_processor(self.processor, self.family, clip, _ANYTHING)
             processing = time.perf_counter() - start
@@ -149,16 +150,14 @@ class VideoModel:
             if found is None:
                 words = f"no {self.family.pixels} but {', '.join(inputs)}; name its pixels in the family's entry"
                 raise VTCError(f"the processor of {self.name} makes {words}")
-            seconds, tokens = time.perf_counter() - start, replace(found.tokens[0], encoder=self.name)
+            tokens = replace(found.tokens[0], encoder=self.name, seconds=time.perf_counter() - start)
             plain = replace(tokens, saliency=None, saliency_source="", seconds=processing + found.seconds)
-            made = {False: plain} | made
+            made = {False: plain} | (last[2] if last else {})
             if saliency:
-                given = {"saliency": tokens.saliency, "saliency_source": tokens.saliency_source, "seconds": seconds}
-                made[True] = replace(made[False], **given)
-            given = {name: value for name, value in found.inputs.items() if name != self.family.pixels}
-            prompt = prompt or replace(found, inputs=given)
-            self._last = (clip.frames, clip.times, made, prompt)
-        return made[saliency], prompt
+                made[True] = replace(tokens, values=made[False].values)
+            rest = {name: value for name, value in found.inputs.items() if name != self.family.pixels}
+            last = self._last = (clip.frames, clip.times, made, last[3] if last else replace(found, inputs=rest))
+        return last[2][saliency], last[3]
 
     @torch.no_grad()
     def ask(
@@ -168,7 +167,7 @@ class VideoModel:
         reduction: Reduction | None = None,
         *,
         candidates: Sequence[str] | Sequence[Sequence[str]] | None = None,
-        positions: Literal["preserve", "compact"] = "preserve",
+        positions: Positions = "preserve",
         max_new_tokens: int = 16,
     ) -> Answer | list[Answer]:
         """Answer a question, or several at once, about a clip.
@@ -201,12 +200,15 @@ class VideoModel:
         >>> answer.entered * 2 == answer.total
         True
         """
-        questions = list(question) if isinstance(question, Iterable) and not isinstance(question, str) else [question]
-        lists = _per_question(candidates, questions, question)
+        single = isinstance(question, str) or not isinstance(question, Iterable)
+        questions: list[Any] = [question] if single else list(question)
+        lists: list[Any] = [candidates] * len(questions) if single or candidates is None else list(candidates)
+        if len(lists) != len(questions):
+            raise VTCError(f"{len(lists)} lists of candidates were given for {len(questions)} questions; give one each")
         answers = self.ask_each(
             questions, clip, [reduction], candidates=lists, positions=positions, max_new_tokens=max_new_tokens
         )[0]
-        return answers[0] if isinstance(question, str) else answers
+        return answers[0] if single else answers
 
     @torch.no_grad()
     def ask_each(
@@ -216,7 +218,7 @@ class VideoModel:
         reductions: Sequence[Reduction | None],
         *,
         candidates: Sequence[Sequence[str] | None],
-        positions: Literal["preserve", "compact"] = "preserve",
+        positions: Positions = "preserve",
         max_new_tokens: int = 16,
     ) -> list[list[Answer]]:
         """Answer the same questions under each of several reductions of one clip to the same number of tokens.
@@ -224,21 +226,17 @@ class VideoModel:
         Parameters
         ----------
         questions, clip, positions, max_new_tokens : as for `ask`.
-        reductions : R of this clip's tokens, all with K tokens; None stands for all of them.
+        reductions : of this clip's tokens, all of one length; None stands for all tokens.
         candidates : one list, or None, for each question.
 
         Returns
         -------
         For each reduction the list of its answers. Reductions whose tokens and anchors are the same are answered once.
         The seconds of prefill and decoding are those of the whole batch divided by the number of its answers.
-
-        Raises
-        ------
-        VTCError
-            As `ask`.
         """
         demand_asking(positions, max_new_tokens)
-        _demand_questions(questions)
+        if not questions or not all(isinstance(q, str) and q.strip() for q in questions):
+            raise VTCError(f"{questions!r} is no question; give text, or a list of texts")
         tokenizer = self.processor.tokenizer
         codes = [[] if given is None else codes_of(tokenizer, given) for given in candidates]
         tokens, prompt = self._encoded(clip)
@@ -249,7 +247,7 @@ class VideoModel:
         twin = [next(m for m, other in enumerate(chosen) if _same(one, other)) for one in chosen]
         different = sorted(set(twin))
         tails = [self._tail(question) for question in questions]
-        entering = self._entering(prompt, [chosen[n] for n in different], positions)
+        entering = Entering(self.network, prompt, [chosen[n] for n in different], positions, self._shares)
         said = say(entering, tokenizer, tails, max_new_tokens)
         scores = [
             scores_of(entering, tokenizer, tail, [answers[q][1] for answers in said], candidates[q], codes[q])
@@ -257,62 +255,18 @@ class VideoModel:
         ]
         answers = []
         for reduction, same in zip(reductions, twin, strict=True):
-            reducing = 0.0 if reduction is None else reduction.seconds
+            place, reducing = different.index(same), 0.0 if reduction is None else reduction.seconds
             made = {"read": clip.seconds, "encode": tokens.seconds, "reduce": reducing}
             answers.append(
                 [
-                    Answer(text, scores[q][different.index(same)], first, lengths[0], tokens.total, made | times)
-                    for q, (text, first, times) in enumerate(said[different.index(same)])
+                    Answer(text, scores[q][place], first, lengths[0], tokens.total, made | times)
+                    for q, (text, first, times) in enumerate(said[place])
                 ]
             )
         return answers
 
-    @torch.no_grad()
-    def likelihood(
-        self,
-        question: str,
-        answers: Sequence[str],
-        clip: Clip,
-        reduction: Reduction | None = None,
-        *,
-        positions: Literal["preserve", "compact"] = "preserve",
-    ) -> list[Continuation]:
-        """How likely each of several texts is as the answer to a question.
-
-        Parameters
-        ----------
-        question, clip, reduction, positions : as for `ask`.
-        answers : texts, of which no two are the same.
-
-        Returns
-        -------
-        Continuation for each: the log-probabilities of its tokens, without that of an end, and whether greedy decoding
-        would say it.
-
-        Raises
-        ------
-        VTCError
-            As `ask`.
-
-        Examples
-        --------
-        >>> import vtc_lab as vtc
-        >>> model, (clip, samples) = vtc.load_model(), vtc.make_clip(7)
-        >>> model.likelihood(samples[0]["question"], ["red", "a red circle"], clip)[1].greedy
-        False
-        """
-        demand_asking(positions)
-        _demand_questions([question])
-        codes = codes_of(self.processor.tokenizer, answers)
-        tokens, prompt = self._encoded(clip)
-        entering = self._entering(prompt, [_chosen(reduction, tokens)], positions)
-        return weigh(entering, self._tail(question), codes)[0]
-
-    def _entering(self, prompt: EncodedPrompt, reductions: list[Reduction], positions: str) -> Entering:
-        return Entering(self.network, prompt, reductions, positions, self._shares)
-
     def _tail(self, question: str) -> Rows:
-        """What the processor writes behind a clip, found with a blank one."""
+        """The tokens that the processor writes behind a clip, found with a blank one."""
         if question not in self._tails:
             before, tail = self._asked(question)
             if not torch.equal(before, self._asked(_ANYTHING)[0]):
@@ -330,13 +284,8 @@ class VideoModel:
         return inputs["input_ids"].split(inputs["input_ids"].shape[1] - tail["input_ids"].shape[1], 1)[0], tail
 
 
-def _demand_questions(questions: Sequence[str]) -> None:
-    if not questions or not all(isinstance(q, str) and q.strip() for q in questions):
-        raise VTCError(f"{questions!r} is no question; give text, or a list of texts")
-
-
 def _chosen(reduction: Reduction | None, tokens: VideoTokens) -> Reduction:
-    """What enters: a reduction, if it is one of these tokens, or all of them."""
+    """The reduction that enters, if it is one of these tokens; all of them for None."""
     if reduction is None:
         return prune(tokens, torch.arange(tokens.total, device=tokens.values.device))
     if not isinstance(reduction, Reduction):
@@ -355,25 +304,3 @@ def _chosen(reduction: Reduction | None, tokens: VideoTokens) -> Reduction:
 
 def _same(one: Reduction, other: Reduction) -> bool:
     return torch.equal(one.anchor, other.anchor) and torch.equal(one.tokens, other.tokens)
-
-
-def _per_question(candidates: Sequence | None, questions: list[str], asked: str | Sequence[str]) -> list:
-    if candidates is None:
-        return [None] * len(questions)
-    lists = [candidates] if isinstance(asked, str) else list(candidates)
-    if len(lists) != len(questions):
-        raise VTCError(f"{len(lists)} lists of candidates were given for {len(questions)} questions; give one each")
-    return lists
-
-
-def describe_network(network: nn.Module) -> str:
-    """Size, place, precision and attention of a network in words.
-
-    >>> import vtc_lab as vtc
-    >>> describe_network(vtc.load_model().network)
-    '2.2 million parameters, on cpu in float32, sdpa attention'
-    """
-    size = sum(weight.numel() for weight in network.parameters())
-    size = f"{size / 1e9:.1f} billion" if size >= 1e9 else f"{size / 1e6:.1f} million"
-    place = f"on {network.device} in {str(network.dtype).removeprefix('torch.')}"
-    return f"{size} parameters, {place}, {network.config.get_text_config()._attn_implementation} attention"
