@@ -9,6 +9,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest  # noqa: E402
 
+from vtc_lab.models.families import FAMILIES  # noqa: E402
 from vtc_lab.reducers.registry import METHODS  # noqa: E402
 
 # Its modules import the tools that they are for, which have environments of their own.
@@ -32,9 +33,10 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 
 @pytest.fixture(autouse=True)
-def registry_as_before() -> Iterator[None]:
-    """A method that a test or an example registers is gone after it."""
-    before = dict(METHODS)
+def registries_as_before() -> Iterator[None]:
+    """Remove the methods and families that a test or an example registers."""
+    before = [(registry, dict(registry)) for registry in (METHODS, FAMILIES)]
     yield
-    METHODS.clear()
-    METHODS.update(before)
+    for registry, entries in before:
+        registry.clear()
+        registry.update(entries)

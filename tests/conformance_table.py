@@ -1,4 +1,4 @@
-"""What holds for which family of models, measured: prints the table, or writes it into the README with --write.
+"""Measure what holds for which family of models; print the table, or write it into docs/families.md with --write.
 
 Each check runs the checkpoint's own code twice, with reduced inputs and in some plain way, and compares.
 """
@@ -27,6 +27,7 @@ from vtc_lab.models.compression import CompressedInputs, compress, engaged
 from vtc_lab.models.families import FAMILIES
 from vtc_lab.models.prompt_clips import encode_prompt
 
+PAGE = ROOT / "docs" / "families.md"
 BEGIN, END = "<!-- families:begin -->", "<!-- families:end -->"
 CLOSE = 1e-4  # largest difference of two logits, which are of the order of 1, that is rounding
 FOLDER = Path(tempfile.mkdtemp(prefix="tiny-checkpoints-"))
@@ -44,6 +45,27 @@ def load(family: str) -> tuple[torch.nn.Module, object]:
     """A family's checkpoint, written to disk and read back."""
     folder = write(family, FOLDER)
     return AutoModelForImageTextToText.from_pretrained(folder).eval(), AutoProcessor.from_pretrained(folder)
+
+
+@cache
+def asked(family: str) -> dict:
+    """The prompt of most checks."""
+    return prompt(family, load(family)[1], ("what moves", frames(1), "where ?"))
+
+
+@cache
+def whole(family: str) -> torch.Tensor:
+    """The logits of that prompt with all of its tokens."""
+    return logits(load(family)[0], asked(family))
+
+
+@cache
+def pruned(family: str) -> tuple[CompressedInputs, object]:
+    """That prompt with a quarter of its visual tokens, chosen by chance, and what is generated from it."""
+    model, _ = load(family)
+    reduced = compress(model, asked(family), "random", 4)
+    with engaged(model, reduced):
+        return reduced, generate(model, reduced)
 
 
 def clips_of(family: str, *lengths: int, skip: int = 0, pictures: bool = False) -> dict:
@@ -134,11 +156,12 @@ def masked(model: torch.nn.Module, inputs: dict, kept: torch.Tensor, said: torch
     return prefill[:, kept], steps
 
 
-def compare_with_masked(model: torch.nn.Module, inputs: dict, **clips: object) -> None:
-    reduced = compress(model, inputs, "random", 4, **clips)
+def compare_with_masked(model: torch.nn.Module, inputs: dict, ready: tuple | None = None, **clips: object) -> None:
+    reduced, output = ready or (compress(model, inputs, "random", 4, **clips), None)
     kept = stays(model, inputs, reduced, encode_prompt(model, inputs, **clips).where)
-    with engaged(model, reduced):
-        output = generate(model, reduced)
+    if output is None:
+        with engaged(model, reduced):
+            output = generate(model, reduced)
     prefill, steps = masked(model, dict(inputs), kept, new_tokens(reduced, output))
     same(logits(model, reduced), prefill)
     same(torch.stack(output.logits), torch.stack(steps))
@@ -148,16 +171,15 @@ def compare_with_masked(model: torch.nn.Module, inputs: dict, **clips: object) -
 
 
 def identity(family: str) -> None:
-    """ratio=1 changes no bit of any logit, nor a greedy answer"""
-    model, processor = load(family)
-    inputs = prompt(family, processor, ("what moves", frames(1), "where ?"))
-    whole = compress(model, inputs, "lftr", ratio=1)
-    assert torch.equal(logits(model, whole), logits(model, inputs))
-    assert torch.equal(generate(model, whole).sequences, generate(model, inputs).sequences)
+    """with ratio=1 every logit is the same bit for bit, and so is a greedy answer"""
+    model, inputs = load(family)[0], asked(family)
+    everything = compress(model, inputs, "lftr", ratio=1)
+    assert torch.equal(logits(model, everything), whole(family))
+    assert torch.equal(generate(model, everything).sequences, generate(model, inputs).sequences)
 
 
 def place(family: str) -> None:
-    """what changes in one corner of one moment changes the token there most"""
+    """a change in one corner of one moment changes the token of that place most"""
     model, processor = load(family)
     before, after = frames(1), frames(1)
     after[4:, SIDE // 2 :, : SIDE // 2] = 255 - after[4:, SIDE // 2 :, : SIDE // 2]
@@ -172,10 +194,9 @@ def place(family: str) -> None:
 
 
 def as_masked(family: str) -> None:
-    """reduced = the full prompt with the same tokens masked, at prefill and at each of 6 decoded tokens"""
-    model, processor = load(family)
+    """the reduced prompt gives the logits of the full one with the same tokens masked, at prefill and at 6 decoded tokens"""
     try:
-        compare_with_masked(model, prompt(family, processor, ("what moves", frames(1), "where ?")))
+        compare_with_masked(load(family)[0], asked(family), pruned(family))
     except AssertionError as difference:
         if family not in STATEFUL:
             raise
@@ -184,15 +205,14 @@ def as_masked(family: str) -> None:
 
 
 def window(family: str) -> str | None:
-    """= masked, where the prompt is longer than a layer's sliding window (8 tokens here; in other checks it fits)"""
-    model, processor = load(family)
+    """the same where the prompt is longer than a layer's sliding window (8 tokens here; in other checks it fits)"""
     config = AutoConfig.from_pretrained(FOLDER / family)
     if getattr(config.get_text_config(), "sliding_window", None) is None:
         return "none"
     config.get_text_config().sliding_window = 8
     narrow = AutoModelForImageTextToText.from_pretrained(FOLDER / family, config=config).eval()
-    inputs = prompt(family, processor, ("what moves", frames(1), "where ?"))
-    assert apart(logits(narrow, inputs), logits(model, inputs)) > CLOSE
+    inputs = asked(family)
+    assert apart(logits(narrow, inputs), whole(family)) > CLOSE
     assert torch.equal(logits(narrow, compress(narrow, inputs, "lftr", ratio=1)), logits(narrow, inputs))
     try:
         compare_with_masked(narrow, inputs)
@@ -202,7 +222,7 @@ def window(family: str) -> str | None:
 
 
 def batch(family: str) -> None:
-    """a left-padded batch with different keeps = the prompts one by one, greedily"""
+    """a left-padded batch whose prompts keep different numbers of tokens gives what they give one by one"""
     model, processor = load(family)
     more = () if takes_one(family) else ("what moves first , then ?", frames(3))
     rows = [
@@ -223,7 +243,7 @@ def batch(family: str) -> None:
 
 
 def several(family: str) -> None:
-    """several clips in one prompt are each reduced as if alone, and = masked (where that holds at all)"""
+    """several clips in one prompt are each reduced as if alone, and as in "= masked" where that holds"""
     if takes_one(family):
         raise Cannot("its processor takes one clip in a prompt")
     model, processor = load(family)
@@ -240,7 +260,7 @@ def several(family: str) -> None:
 
 
 def text_only(family: str) -> None:
-    """a prompt without a clip comes back as it is and runs"""
+    """a prompt without a clip comes back unchanged and runs"""
     model, processor = load(family)
     inputs = prompt(family, processor, ("what is red ?",))
     reduced = compress(model, inputs, "lftr", 4)
@@ -251,17 +271,17 @@ def text_only(family: str) -> None:
 
 
 def picture(family: str) -> None:
-    """a picture beside the clip stays whole: ratio=1 changes no bit, reduced = masked (as under clips)"""
+    """a picture beside the clip stays whole: ratio=1 changes no bit, and reducing is as in "clips\""""
     model, processor = load(family)
     # SmolVLM's processor takes a video or pictures, not both; so there the frames are pictures.
     clip = list(frames(1)) if family == "smolvlm" else [frames(1)]
     inputs = prompt(family, processor, ("is", frames(5)[0], "in", *clip, "?"))
     clips = clips_of(family, 6, skip=1, pictures=family == "smolvlm")
     try:
-        whole = logits(model, inputs)
+        plain = logits(model, inputs)
     except ValueError as refusal:
         raise Cannot("the model itself takes clips or pictures, not both at once") from refusal
-    assert torch.equal(logits(model, compress(model, inputs, "lftr", 1, **clips)), whole)
+    assert torch.equal(logits(model, compress(model, inputs, "lftr", 1, **clips)), plain)
     (reduction,) = compress(model, inputs, "lftr", 4, **clips).reductions
     assert reduction.grid[0] in (3, 6)
     if family not in STATEFUL:
@@ -270,12 +290,9 @@ def picture(family: str) -> None:
 
 @torch.no_grad()
 def greedy(family: str) -> None:
-    """`generate` says greedily what step-by-step argmax over the model's own forward does"""
-    model, processor = load(family)
-    inputs = prompt(family, processor, ("what moves", frames(1), "where ?"))
-    reduced = compress(model, inputs, "lftr", 4)
-    with engaged(model, reduced):
-        said = new_tokens(reduced, generate(model, reduced))[0]
+    """`generate` says greedily what step-by-step argmax over the model's own forward says"""
+    model, (reduced, generated) = load(family)[0], pruned(family)
+    said = new_tokens(reduced, generated)[0]
     output, place = model(**reduced, use_cache=True), reduced["position_ids"]
     for token in said:
         scores = output.logits[0, -1].index_fill(0, torch.tensor(unsaid(model)), -torch.inf)
@@ -287,9 +304,7 @@ def greedy(family: str) -> None:
 
 def sampling(family: str) -> None:
     """seeded sampling runs, and says the same again from the same inputs"""
-    model, processor = load(family)
-    reduced = compress(model, prompt(family, processor, ("what moves", frames(1), "where ?")), "lftr", 4)
-    said = []
+    model, (reduced, _), said = load(family)[0], pruned(family), []
     for _ in range(2):
         torch.manual_seed(0)
         with engaged(model, reduced):
@@ -298,26 +313,24 @@ def sampling(family: str) -> None:
 
 
 def beams(family: str) -> None:
-    """beam search over a batch = over each prompt by itself, also a second time from the same inputs"""
+    """beam search over a batch says what it says for each prompt alone, also a second time from the same inputs"""
     model, processor = load(family)
     rows = [("what moves", frames(1), "where ?"), ("is it red ?", frames(2), "?")]
     reduced = compress(model, prompt(family, processor, *rows), "random", 4)
+    together = []
     for _ in range(2):
         with engaged(model, reduced):
-            together = generate(model, reduced, num_beams=3)
-        for n, row in enumerate(rows):
-            alone = compress(model, prompt(family, processor, row), "random", 4)
-            output = generate(model, alone, num_beams=3)
-            assert torch.equal(new_tokens(alone, output)[0], new_tokens(reduced, together)[n])
+            together.append(new_tokens(reduced, generate(model, reduced, num_beams=3)))
+    for n, row in enumerate(rows):
+        alone = compress(model, prompt(family, processor, row), "random", 4)
+        said = new_tokens(alone, generate(model, alone, num_beams=3))[0]
+        assert torch.equal(said, together[0][n]) and torch.equal(said, together[1][n])
 
 
 def is_engaged(family: str) -> None:
-    """that just the reduced tokens arrive is checked, and a run in which they do not is caught"""
-    model, processor = load(family)
-    inputs = prompt(family, processor, ("what moves", frames(1), "where ?"))
-    reduced, other = compress(model, inputs, "random", 4), compress(model, inputs, "random", 4, seed=1)
-    with engaged(model, reduced):
-        generate(model, reduced)
+    """`vtc.engaged` accepts a run on the reduced tokens and rejects any other"""
+    model, inputs, (reduced, _) = load(family)[0], asked(family), pruned(family)
+    other = compress(model, inputs, "random", 4, seed=1)
     for wrong in (inputs, other):
         try:
             with engaged(model, reduced):
@@ -329,9 +342,8 @@ def is_engaged(family: str) -> None:
 
 
 def merging(family: str) -> None:
-    """methods that merge run: lftr, pool, tome; what arrives are the merged tokens"""
-    model, processor = load(family)
-    inputs = prompt(family, processor, ("what moves", frames(1), "where ?"))
+    """methods that merge run (lftr, pool, tome), and the merged tokens arrive"""
+    model, inputs = load(family)[0], asked(family)
     encoded = encode_prompt(model, inputs)
     for method in ("lftr", "pool", "tome"):
         reduced, reduction = compress(model, inputs, method, 3), vtc.reduce(encoded.tokens[0], method, 3)
@@ -344,11 +356,11 @@ def merging(family: str) -> None:
         assert torch.equal(entering[(kept.cumsum(0) - 1)[index[reduction.anchor]]], reduction.tokens)
         assert torch.equal(reduced.reductions[0].tokens, reduction.tokens)
         with engaged(model, reduced):
-            generate(model, reduced)
+            logits(model, reduced)
 
 
 def saliency(family: str) -> None:
-    """methods that need the encoder's attention get that of the vision tower, each clip its own"""
+    """methods that need attention get that of the vision tower, each clip its own"""
     model, processor = load(family)
     inputs = prompt(family, processor, ("what", frames(1)), ("then", frames(2), "?"))
     try:
@@ -364,11 +376,11 @@ def saliency(family: str) -> None:
     reduced = compress(model, inputs, "visionzip", 3)
     assert "saliency: " in reduced.reductions[0].notes[-1]
     with engaged(model, reduced):
-        generate(model, reduced)
+        logits(model, reduced)
 
 
 def deepstack(family: str) -> str | None:
-    """features of deeper layers are merged with the same groups and weights"""
+    """features of deeper layers are merged by the same groups and weights"""
     model, processor = load(family)
     inputs = prompt(family, processor, ("what moves", frames(1)), ("then", frames(2), "?"))
     given = encode_prompt(model, inputs).outputs[FAMILIES[family].modality].deepstack_features
@@ -388,9 +400,8 @@ def deepstack(family: str) -> str | None:
 
 def compact(family: str) -> None:
     """positions="compact" runs, and numbers what stays without gaps"""
-    model, processor = load(family)
-    inputs = prompt(family, processor, ("what moves", frames(1), "where ?"))
-    reduced = compress(model, inputs, "random", 4, positions="compact")
+    model = load(family)[0]
+    reduced = compress(model, asked(family), "random", 4, positions="compact")
     number = torch.arange(reduced["input_ids"].shape[1])
     assert (reduced["position_ids"] == number).all()
     with engaged(model, reduced):
@@ -400,12 +411,11 @@ def compact(family: str) -> None:
 
 def half(family: str) -> None:
     """a model in bfloat16 takes what the processor made in float32"""
-    model, processor = load(family)
-    model, inputs = copy.deepcopy(model).bfloat16(), prompt(family, processor, ("what moves", frames(1), "where ?"))
-    reduced = compress(model, inputs, "lftr", 4)
+    model = copy.deepcopy(load(family)[0]).bfloat16()
+    reduced = compress(model, asked(family), "lftr", 4)
     assert reduced.reductions[0].tokens.dtype == torch.bfloat16
     with engaged(model, reduced):
-        assert generate(model, reduced).logits[0].isfinite().all()
+        assert logits(model, reduced).isfinite().all()
 
 
 CHECKS: dict[str, Callable[[str], str | None]] = {
@@ -457,15 +467,14 @@ def table() -> str:
     return "\n".join([*lines, "", *(f"- **{name}**: {check.__doc__}" for name, check in CHECKS.items())])
 
 
-def inserted(readme: str) -> str:
-    """A README with the table as measured between its two markers."""
-    head, tail = readme.split(BEGIN)[0], readme.split(END)[1]
+def inserted(page: str) -> str:
+    """The page with the table as measured between its two markers."""
+    head, tail = page.split(BEGIN)[0], page.split(END)[1]
     return f"{head}{BEGIN}\n\n{table()}\n\n{END}{tail}"
 
 
 if __name__ == "__main__":
     if "--write" in sys.argv:
-        README = ROOT / "README.md"
-        README.write_text(inserted(README.read_text()))
+        PAGE.write_text(inserted(PAGE.read_text()))
     else:
         print(table())
