@@ -194,7 +194,7 @@ def place(family: str) -> None:
 
 
 def as_masked(family: str) -> None:
-    """the reduced prompt gives the logits of the full one with the same tokens masked, at prefill and at 6 decoded tokens"""
+    """reduced, it has the logits of the full prompt with the same tokens masked, at prefill and at 6 decoded tokens"""
     try:
         compare_with_masked(load(family)[0], asked(family), pruned(family))
     except AssertionError as difference:
