@@ -80,7 +80,7 @@ class VideoModel:
     def fresh(self) -> VideoModel:
         """Return the same model without what it remembers of clips and prompts, which may be from before a change."""
         other = copy.copy(self)
-        other._last, other._tails = (None, None, {}, None), {}
+        other._last, other._tails = None, {}
         return other
 
     def __repr__(self) -> str:
