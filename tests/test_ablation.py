@@ -11,6 +11,7 @@ from contextlib import closing
 import numpy as np
 import pandas as pd
 import pytest
+from ipywidgets import Widget
 from PIL import Image
 
 import vtc_lab as vtc
@@ -59,6 +60,10 @@ def ran(panel):
 def press(toggles, value) -> None:
     button = toggles.buttons[value]
     button.value = not button.value
+
+
+def alive() -> int:
+    return len(Widget.get_manager_state()["state"])
 
 
 def computed(panel) -> list[int]:
@@ -164,7 +169,7 @@ def test_no_run_outlives_its_panel(open_panel):
     until(lambda: panel._latest.progress)
     panel.close()
     panel.wait(20)
-    until(lambda: not [thread for thread in threading.enumerate() if thread.name == "vtc-explorer"], 5)
+    until(lambda: not [thread for thread in threading.enumerate() if thread.name == "vtc-worker"], 5)
 
 
 def test_methods_options_ratios_and_kinds_make_the_setting(open_panel):
@@ -194,6 +199,19 @@ def test_methods_options_ratios_and_kinds_make_the_setting(open_panel):
     chosen["ablated"].value = ""
     assert study_methods(panel.state) == ["pool", "tome", "uniform", "random"]
     assert complete_study({"methods": ["random", "tome"]})["methods"] == ["tome"]
+
+
+def test_controls_that_are_replaced_are_closed(open_panel):
+    before, there = alive(), []
+    panel = open_panel()
+    for method in ("dtd", "lftr", "dtd", "lftr"):
+        panel._controls["ablated"].value = method
+        panel._controls["samples"].value = str(BUNDLED) if method == "dtd" else ""
+        panel.wait()
+        there.append(alive())
+    assert there[:2] == there[2:] and there[0] != there[1]
+    panel.close()
+    assert alive() == before
 
 
 def test_every_setting_survives(open_panel, tmp_path):
@@ -316,7 +334,7 @@ def test_only_samples_that_every_setting_has_answered_are_compared():
     assert comparable(table.iloc[:0], samples, 4).empty
 
 
-def test_the_best_is_named_with_its_interval_and_floors_as_such():
+def test_the_best_is_named_with_its_interval_and_baselines_as_such():
     cells = pd.DataFrame({"label": ["a", "uniform", "b"], "method": ["a", "uniform", "b"], "ratio": 4.0, "kept": 64.0})
     cells = cells.assign(total=256.0, mean=[0.2, 0.2, 0.3], low=[0.1, 0.1, 0.2], high=[0.3, 0.3, 0.4])
     assert in_words(cells, "kl").endswith("at 4× (64 of 256 tokens) a and uniform, a baseline, 0.200 [0.100, 0.300]")

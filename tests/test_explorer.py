@@ -10,6 +10,7 @@ from typing import Annotated
 import numpy as np
 import pytest
 import torch
+from ipywidgets import Widget
 from PIL import Image
 
 import vtc_lab as vtc
@@ -29,6 +30,10 @@ def change(explorer, **values) -> None:
     for name, value in values.items():
         controls[name].value = value
     explorer.wait()
+
+
+def alive() -> int:
+    return len(Widget.get_manager_state()["state"])
 
 
 def code_line(state) -> str:
@@ -82,6 +87,17 @@ def test_options_come_from_the_methods_signature(explorer):
     assert list(explorer._controls["options"]._controls) == ["seed"]
 
 
+def test_controls_that_are_replaced_are_closed():
+    before, there = alive(), []
+    explorer = vtc.explore(**SMALL)
+    for method in ("dtd", "lftr", "dtd", "lftr"):
+        change(explorer, method=method, compare=method)
+        there.append(alive())
+    assert there[:2] == there[2:] and there[0] != there[1]
+    explorer.close()
+    assert alive() == before
+
+
 def test_two_methods_always_share_one_budget(explorer):
     for budget in ("ratio", "stages", "fidelity"):
         for method, other in (("lftr", "pool"), ("random", "lftr"), ("lftr", "lftr")):
@@ -127,6 +143,7 @@ def test_every_setting_survives():
     assert state.keys() == DEFAULTS.keys() and all(state[key] != DEFAULTS[key] for key in DEFAULTS)
     explorer = vtc.explore(**state)
     assert explorer.message == "" and explorer.state == state
+    assert state["clip"] in dict(explorer._controls["clip"].options).values(), "the menu has a clip of another folder"
 
 
 def test_a_number_box_keeps_what_was_typed_and_the_slider_follows(explorer):
@@ -337,6 +354,15 @@ def test_export_shows_the_state_in_which_it_was_asked_for(explorer, tmp_path, mo
     explorer.wait()
     facts = json.loads((tmp_path / "figures" / "my_figure.json").read_text())
     assert facts["config"]["explorer"]["ratio"] == 8.0 and "kept 294" in ledgers(explorer)[0]
+
+
+def test_a_given_model_that_was_changed_is_shown_as_it_is_now():
+    model = vtc.load_model()
+    before = ledgers(vtc.explore(model, frames=4))
+    with torch.no_grad():
+        for weights in model.network.parameters():
+            weights.mul_(1.5)
+    assert ledgers(vtc.explore(model, frames=4)) != before
 
 
 def test_what_cannot_be_asked_is_said(explorer):

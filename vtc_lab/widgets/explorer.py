@@ -59,7 +59,7 @@ def explore(model: VideoModel | str | None = None, **state: object) -> Explorer:
     >>> explore(frames=4, encoder="pixels", ratio=4).state["ratio"]
     4.0
     """
-    name, given = name_of(model), None if isinstance(model, str) else model
+    name, given = name_of(model), None if model is None or isinstance(model, str) else model.fresh()
     chosen = {"encoder": MODEL} if given else {}
     return Explorer(complete_state({**chosen, **state, "model": name}), given)
 
@@ -69,7 +69,7 @@ class Explorer(Panel):
 
     def __init__(self, state: State, model: VideoModel | None = None) -> None:
         super().__init__({"folder": state["folder"]}, model)
-        self._controls = controls = _controls(state)
+        self._controls = _controls(state)
         self._folder = field("folder", state["folder"], "data/clips")
         self._file = field("or a file", "", "path of a video")
         self._sample = menu("sample", _sample_menu(), None)
@@ -85,9 +85,6 @@ class Explorer(Panel):
         ]
         self._pictures = widgets.HBox()
         self._source: tuple | None = None
-        for name, options in (("method", "options"), ("compare", "compare_options")):
-            rebuild = controls[options].rebuild
-            controls[name].observe(lambda change, again=rebuild: again(change["new"], {}, _HAVE_SLIDERS), "value")
         for control, take in (
             (self._folder, self._take_folder),
             (self._file, self._take_file),
@@ -210,7 +207,8 @@ def _controls(state: State) -> dict[str, Any]:
         "venue": menu("venue", list(VENUES), state["venue"]),
     }
     for name, options in (("method", "options"), ("compare", "compare_options")):
-        controls[options] = OptionPanel(state[name], state[options], _HAVE_SLIDERS)
+        panel = controls[options] = OptionPanel(state[name], state[options], _HAVE_SLIDERS)
+        controls[name].observe(lambda change, panel=panel: panel.rebuild(change["new"], {}, _HAVE_SLIDERS), "value")
     sliders = {
         "frames": widgets.IntSlider(min=1, max=64, continuous_update=False),
         "ratio": widgets.FloatLogSlider(base=2, min=0, max=7, step=0.05),

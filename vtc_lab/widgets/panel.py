@@ -70,6 +70,7 @@ class Panel(widgets.VBox):
     def close(self) -> None:
         """Take the widget away, and all that belongs to it."""
         close_all(self.children)
+        self.layout.close()
         super().close()
 
     def _complete(self, state: State) -> State:

@@ -83,16 +83,19 @@ def take_method(controls: dict[str, Any], method: str) -> None:
     option = next((name for name in varied_options(method) if choices_of(get_method(method).options[name][0])), "")
     controls["option"].options = _option_menu(method)
     controls["option"].value = option
-    controls["options"].value = {}
-    take_option(controls, option)
+    _vary(controls, option, {})
 
 
 def take_option(controls: dict[str, Any], option: str) -> None:
     """Vary another option over all of its choices, or its default if they are not few."""
+    _vary(controls, option, controls["options"].value)
+
+
+def _vary(controls: dict[str, Any], option: str, options: State) -> None:
     method = controls["ablated"].value
     hint, default = get_method(method).options[option] if option else (None, None)
     controls["values"].rebuild(method, option, (choices_of(hint) or [default]) if option else [])
-    others = {key: value for key, value in controls["options"].value.items() if key != option}
+    others = {key: value for key, value in options.items() if key != option}
     controls["options"].rebuild(method, others, [*_NO_CONTROL, option])
 
 
