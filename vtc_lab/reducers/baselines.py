@@ -1,7 +1,5 @@
 """The baselines that every comparison shows: methods that look at nothing but positions."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from typing import Literal

@@ -1,7 +1,5 @@
 """Clustering that the published methods share: density peaks, the most diverse subset, cuts between shots."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import torch

@@ -4,8 +4,6 @@ All of them go through the clip a few frames at a time in float32, so that memor
 of the output for any dtype and length.
 """
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager

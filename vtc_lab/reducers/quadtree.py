@@ -1,7 +1,5 @@
 """Quadtrees over the frames of a clip, and the joining of their nodes."""
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 from scipy import sparse

@@ -1,7 +1,5 @@
 """The registry: a decorated function is a method everywhere, and `reduce` is the one way to call it."""
 
-from __future__ import annotations
-
 import inspect
 import time
 import types

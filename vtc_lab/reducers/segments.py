@@ -3,8 +3,6 @@
 S is 1, or N where each grid position is cut on its own; labels do not decrease in time.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import torch

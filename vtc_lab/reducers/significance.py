@@ -1,7 +1,5 @@
 """Significance of frames and patches, from token features alone."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

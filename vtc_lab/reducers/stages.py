@@ -1,7 +1,5 @@
 """The two stages of LFTR for a fixed number of segments: merge in time, remove in space, in either order."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 from functools import cached_property
 

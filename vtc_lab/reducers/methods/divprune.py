@@ -1,7 +1,5 @@
 """DivPrune: the subset of tokens whose two most similar members are as different as possible."""
 
-from __future__ import annotations
-
 from vtc_lab.reducers.clusters import most_diverse
 from vtc_lab.reducers.ops import prune
 from vtc_lab.reducers.registry import method

@@ -1,7 +1,5 @@
 """DTD, differential token dropping (TimeChat-Online): drop a patch that looks as it did one frame before."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 from vtc_lab.reducers.ops import prune, top

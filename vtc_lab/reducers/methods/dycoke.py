@@ -1,7 +1,5 @@
 """DyCoke, temporal token merging stage: groups of four frames, of which one stays whole."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 import torch

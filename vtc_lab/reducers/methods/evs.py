@@ -1,7 +1,5 @@
 """EVS, efficient video sampling: keep the patches that changed most since the frame before."""
 
-from __future__ import annotations
-
 from vtc_lab.reducers.ops import prune, top
 from vtc_lab.reducers.registry import method
 from vtc_lab.reducers.significance import difference

@@ -1,7 +1,5 @@
 """FastVID: scenes, the patches that the encoder attends to, and density peaks that stand for the rest of a scene."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 import torch

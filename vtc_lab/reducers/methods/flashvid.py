@@ -1,7 +1,5 @@
 """FlashVID, before the language model: diverse salient patches, and trees of similar patches through time."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 import torch

@@ -1,7 +1,5 @@
 """FrameFusion, merge stage: join the same place of consecutive frames where it changed least."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 import torch

@@ -1,7 +1,5 @@
 """HoliTom, outer stage: windows in which much stands still, merged in time, then thinned out in space."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 import torch

@@ -7,8 +7,6 @@ significant patches are removed, significance coming from the similarity between
 jointly. The rest is our reading, each part a named option or stated in the docstring of `lftr`.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import replace
 from typing import Literal

@@ -1,7 +1,5 @@
 """PruMerge+: salient and strided patches, each merged with those like it, and one token for what is left."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

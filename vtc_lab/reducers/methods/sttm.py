@@ -1,7 +1,5 @@
 """STTM, spatio-temporal token merging: a quadtree in every frame, whose nodes join through time."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 import torch

@@ -1,7 +1,5 @@
 """ToMe, token merging: bipartite soft matching, repeated until the budget is met."""
 
-from __future__ import annotations
-
 from typing import Literal
 
 import torch

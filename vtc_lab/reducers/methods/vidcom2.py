@@ -1,7 +1,5 @@
 """VidCom2: distinctive frames get more of the budget, and in each frame the distinctive patches stay."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -1,7 +1,5 @@
 """VisionZip: the patches that the encoder attends to, and a few that stand for the rest of the frame."""
 
-from __future__ import annotations
-
 import torch
 
 from vtc_lab.reducers.ops import add, attention, nearest, ranks, shares
