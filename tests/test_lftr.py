@@ -201,6 +201,14 @@ def test_budgets_are_exact(options) -> None:
         assert len(vtc.reduce(tokens, "lftr", ratio=ratio, spatial_ratio=across, **options)) == budget
 
 
+def test_select_alters_no_token_and_merge_does() -> None:
+    tokens = drifting()
+    source = tokens.values.flatten(0, 2)
+    for options in ({"temporal": "select"}, {}, {"temporal": "select", "dropped": "merge"}):
+        reduced = vtc.reduce(tokens, "lftr", ratio=8, temporal_ratio=4, **options)
+        assert torch.equal(reduced.tokens, source[reduced.anchor]) == (options == {"temporal": "select"})
+
+
 @pytest.mark.parametrize("ratio", [1, 2, 3.1, 16])
 def test_time_alone_keeps_whole_frames(ratio) -> None:
     tokens = drifting()
@@ -230,16 +238,6 @@ def test_global_allocation_gives_busy_frames_more() -> None:
     equal, shared = (each.kept.flatten(1).sum(1) for each in reduced)
     assert equal.tolist() == [8] * 8
     assert shared.tolist() == [16, 0] * 4
-
-
-def test_select_and_prune_alter_no_token_and_merge_does() -> None:
-    tokens = drifting()
-    source = tokens.values.flatten(0, 2)
-    selected = vtc.reduce(tokens, "lftr", ratio=8, temporal_ratio=4, temporal="select")
-    assert torch.equal(selected.tokens, source[selected.anchor])
-    for options in ({}, {"temporal": "select", "dropped": "merge"}):
-        merged = vtc.reduce(tokens, "lftr", ratio=8, temporal_ratio=4, **options)
-        assert not torch.equal(merged.tokens, source[merged.anchor])
 
 
 @pytest.mark.parametrize("options", AXES, ids=lambda options: "-".join(options.values()) or "default")
@@ -315,15 +313,6 @@ def test_a_clip_that_stands_still_needs_one_frame(frames) -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"ratio": 0.5}, ["ratio", "0.5", "1", "96"]),
-        ({"ratio": 0}, ["ratio", "0", "96"]),
-        ({"ratio": -3}, ["ratio", "-3"]),
-        ({"ratio": 97}, ["ratio", "97", "96"]),
-        ({"ratio": float("nan")}, ["ratio", "nan"]),
-        ({"ratio": float("inf")}, ["ratio", "inf"]),
-        ({"ratio": "8"}, ["ratio", "'8'"]),
-        ({"ratio": True}, ["ratio", "True"]),
-        ({"ratio": [8]}, ["ratio", "[8]"]),
         ({}, ["no budget", "ratio", "temporal_ratio", "spatial_ratio", "min_fidelity"]),
         ({"temporal_ratio": 0.9}, ["temporal_ratio", "0.9", "6"]),
         ({"temporal_ratio": 7}, ["temporal_ratio", "7", "6"]),
@@ -346,10 +335,8 @@ def test_a_clip_that_stands_still_needs_one_frame(frames) -> None:
         ({"min_fidelity": 0.9, "temporal_ratio": 0}, ["temporal_ratio", "0"]),
         ({"min_fidelity": 0.999, "temporal_ratio": 6}, ["min_fidelity", "0.999", "temporal_ratio", "6"]),
         ({"ratio": 2, "significance": "attention"}, ["attention", "saliency", "saliency=True"]),
-        ({"ratio": 2, "significance": "distnct"}, ["'distnct'", "'distinct'"]),
         ({"ratio": 2, "segments": None}, ["segments", "None", "greedy"]),
         ({"ratio": 2, "order": 3}, ["order", "3", "temporal-first"]),
-        ({"ratio": 2, "alocation": "global"}, ["'alocation'", "'allocation'"]),
     ],
 )
 def test_bad_options_are_named_in_one_sentence(options, words) -> None:
@@ -359,18 +346,3 @@ def test_bad_options_are_named_in_one_sentence(options, words) -> None:
     message = str(caught.value)
     assert all(word in message for word in words), message
     assert "\n" not in message and not re.search(r"\.\s", message), message
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
-@pytest.mark.parametrize("value", ["nan", "inf", "-inf"])
-def test_features_that_are_not_finite_are_refused_with_their_place(dtype, value) -> None:
-    values = noise((40, 4, 4), 2000).values.to(dtype)  # more than one working block
-    values[33, 2, 1, 5] = values[33, 2, 3, 0] = float(value)
-    with pytest.raises(vtc.VTCError, match=r"2 non-finite numbers.*\(33, 2, 1\)"):
-        vtc.reduce(vtc.VideoTokens(values), "lftr", ratio=2)
-
-
-def test_large_finite_half_precision_features_are_accepted() -> None:
-    """Their sum overflows, they do not."""
-    values = torch.full((4, 4, 4, 64), 60_000.0, dtype=torch.float16)
-    assert len(vtc.reduce(vtc.VideoTokens(values), "lftr", ratio=2)) == 32

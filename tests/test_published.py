@@ -393,7 +393,7 @@ def test_flashvid_by_hand() -> None:
 
 
 @pytest.mark.parametrize("frames", [1, 3, 4, 5, 8, 11])
-def test_floors_keep_what_they_say(frames) -> None:
+def test_minimum_budgets_keep_what_they_say(frames) -> None:
     tokens = drifting((frames, 3, 3), seed=frames)
     whole = {"dycoke": range(0, frames, 4), "dtd": [0], "evs": [0]}
     for name in ("dycoke", "dtd", "evs", "vidcom2", "framefusion"):

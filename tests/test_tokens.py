@@ -1,4 +1,4 @@
-"""The contract's three dataclasses: what they refuse, how they are cut, and what stands for what."""
+"""The contract's three dataclasses: their checks, slices and representatives."""
 
 from __future__ import annotations
 
@@ -173,6 +173,7 @@ def test_a_dropped_token_is_represented_by_the_nearest_that_was_not(pair) -> Non
 def test_the_identity_reconstructs_its_source() -> None:
     tokens = tokens_of()
     everything = vtc.prune(tokens, torch.arange(72))
+    assert everything.check() is everything
     assert torch.equal(everything.reconstruct(), tokens.values)
     assert everything.ledger == str(everything) == "kept 72 of 72 tokens, 1.0x, 6 of 6 frames"
 
@@ -200,16 +201,6 @@ def test_to_another_device(device) -> None:
         assert torch.equal(back.anchor, reduced.anchor) and torch.equal(back.assign, reduced.assign)
         torch.testing.assert_close(back.tokens, reduced.tokens)
     assert torch.equal(reduced.to(device).reconstruct().cpu(), reduced.reconstruct())
-
-
-@pytest.mark.parametrize("part", ["anchor", "assign", "weight", "tokens"])
-def test_check_passes_a_sound_reduction_and_names_what_is_broken(part) -> None:
-    reduced = vtc.reduce(tokens_of(), "lftr", ratio=4)
-    assert reduced.check() is reduced
-    fields = {name: getattr(reduced, name) for name in ("tokens", "anchor", "assign", "weight")}
-    fields[part] = fields[part][:-1]
-    with pytest.raises(vtc.VTCError, match="'lftr' broke the contract"):
-        vtc.Reduction(**fields, grid=reduced.grid, method="lftr").check()
 
 
 # --- merge, prune, fidelity --------------------------------------------------------------------------------------
