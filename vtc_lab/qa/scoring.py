@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from vtc_lab.qa.samples import LETTERS, Sample
+from vtc_lab.qa.samples import LETTERS, Question, Sample
 from vtc_lab.qa.wups import wups
 from vtc_lab.tokens import VTCError, suggest
 
@@ -36,7 +36,7 @@ _SUBJECT = re.compile(r"\s+(?!(?:or|and)\b)\w")  # what follows a capital that i
 _NEGATED = re.compile(r"\bnot\b|n['\u2019]t\b|\bneither\b", re.IGNORECASE)
 
 
-def score(sample: Sample, answer: Answer | str | Mapping[str, float] | None, rule: str | None = None) -> float:
+def score(sample: Question, answer: Answer | str | Mapping[str, float] | None, rule: str | None = None) -> float:
     """Return 1.0 if an answer to a sample is right, else 0.0.
 
     Parameters

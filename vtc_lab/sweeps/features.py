@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import product
+from typing import Any
 
 import pandas as pd
 
@@ -51,8 +52,8 @@ def fidelity_sweep(
         raise VTCError(f"clips are {clips!r:.60}; give a dict of names and VideoTokens")
     rows = []
     for (clip, tokens), setting in product(clips.items(), settings_of(methods, ratios, [0])):
-        row = {"sample": clip, "clip": clip, "method": setting.method, "label": setting.label, "ratio": setting.ratio}
-        row["total"] = tokens.total
+        row: dict[str, Any] = {"sample": clip, "clip": clip, "method": setting.method, "label": setting.label}
+        row |= {"ratio": setting.ratio, "total": tokens.total}
         try:
             reduced = reduce(tokens, setting.method, ratio=setting.ratio, **setting.options)
         except Exception as error:  # whatever a user's method raises, the rest goes on

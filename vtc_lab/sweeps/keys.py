@@ -55,13 +55,7 @@ _IMPORTED = _source_hashes()
 
 
 def environment(methods: Iterable[str] = ()) -> str:
-    """Return the versions of the libraries, and a hash of this package's code and that of some of its methods.
-
-    Raises
-    ------
-    VTCError
-        If the package's files are not those that were imported.
-    """
+    """Return the versions of the libraries, and a hash of this package's code and that of some methods."""
     if _source_hashes() != _IMPORTED:
         raise VTCError("the files of vtc_lab were changed after it was imported; restart Python, or the kernel")
     code = [found for file, found in _IMPORTED.items() if _METHOD_FILES not in (_PACKAGE / file).parents]
@@ -79,15 +73,8 @@ def _version(library: str) -> str:
 def code_hash(*functions: Callable[..., Any]) -> str:
     """Return a hash of what functions do, as far as their source tells.
 
-    Parameters
-    ----------
-    functions : of this package, whose whole files count, or of a user. Of those the source counts, and that of the
-        functions of the same module or notebook that they use, and the values of the variables that they use.
-
-    Raises
-    ------
-    VTCError
-        If a function has no source, because it was not defined in a file or a notebook.
+    Of this package's functions the whole files count. Of a user's the source counts, with that of the functions of the
+    same module or notebook that they use, and the values of the variables that they use.
     """
     words, seen, waiting = [], set(), list(functions)
     while waiting:
@@ -122,19 +109,10 @@ def code_hash(*functions: Callable[..., Any]) -> str:
 
 
 def identity(model: VideoModel) -> str:
-    """Return which model this is: the hash of its files or the hub's commit, its revision, device type and dtype.
+    """Return which model this is: a hash of its files or the hub's commit, and of its revision; device type; dtype.
 
-    Raises
-    ------
-    VTCError
-        If the model was changed since it was loaded or given its revision, or if neither files nor a revision say
-        which model it is.
-
-    Examples
-    --------
     >>> import vtc_lab as vtc
-    >>> model = vtc.load_model()
-    >>> identity(model).split()[1:]
+    >>> identity(vtc.load_model()).split()[1:]
     ['cpu', 'torch.float32']
     """
     from vtc_lab.models.state import model_files, weights_sample
@@ -150,13 +128,7 @@ def identity(model: VideoModel) -> str:
 
 
 def result_origins(model: VideoModel, methods: Iterable[str]) -> dict[str, str]:
-    """Return for each method a name of all that its results depend on beside sample and setting.
-
-    Raises
-    ------
-    VTCError
-        As `identity`, `environment` and `code_hash`.
-    """
+    """Return for each method a name of all that its results depend on beside sample and setting."""
     common = (identity(model), environment())
     used = [METHODS[name] for name in methods]
     return {each.name: digest(*common, each.name, each.needs, code_hash(each.run, each.least)) for each in used}
@@ -165,13 +137,6 @@ def result_origins(model: VideoModel, methods: Iterable[str]) -> dict[str, str]:
 def portable(value: object) -> Any:  # noqa: ANN401
     """Return an option's value as plain JSON data, so that 2, 2.0 and a NumPy 2 are one.
 
-    Raises
-    ------
-    VTCError
-        For a value that is none: an array, an object.
-
-    Examples
-    --------
     >>> portable(np.float64(2)), portable(0.5), portable(None), portable((1, 2.0))
     (2, 0.5, None, [1, 2])
     """

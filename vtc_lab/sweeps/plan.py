@@ -94,16 +94,12 @@ class Plan:
     def row(self, i: int, n: int, result: Result) -> tuple:
         """Return the values of a table's row, and whether it is to be tried again."""
         sample, setting, (*found, again) = self.samples[i], self.settings[n], result
-        asked = (
-            self.clips[sample.clip].name,
-            sample.kind,
-            sample.question["question"],
-            sample.question["answer"] or "",
-        )
+        question = sample.question
+        facts = (sample.name[:12], self.model, self.clips[sample.clip].name, sample.kind)
+        asked = (question["question"], question["answer"] or "")
         ratio = result.total / result.kept if setting.ratio is None else setting.ratio
         how = (setting.method, setting.changed, setting.label, setting.seed, ratio)
-        facts = (sample.name[:12], self.model, *asked, *how)
-        return (*facts, *found, sample.id, sample.group, str(self.asking), again)
+        return (*facts, *asked, *how, *found, sample.id, sample.group, str(self.asking), again)
 
     def place(self, i: int, n: int) -> str:
         """Return a name for what a result is of, whatever it is made with."""

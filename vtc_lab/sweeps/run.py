@@ -124,15 +124,15 @@ def sweep(
     _check(samples, results, executor, progress, stop)
     asking = Asking(frames, fps, positions, max_new_tokens)
     plan = _planned(model, samples, settings_of(methods, ratios, seeds), asking, results)
-    halted = getattr(stop, "is_set", stop) or (lambda: False)
+    halted: Any = getattr(stop, "is_set", stop) or (lambda: False)
     with nullcontext() if results is None else closing(Store(results)) as store:
         found = store.known(plan.keys) if store else {}
         before, total = plan.progress(found)
         done, started = before, time.perf_counter()
 
         def tell() -> None:
-            left = (time.perf_counter() - started) / (done - before) * (total - done) if done > before else math.nan
             if progress:
+                left = (time.perf_counter() - started) / (done - before) * (total - done) if done > before else math.nan
                 progress(Progress(done, total, left, lambda: plan.table(found)))
 
         tell()
@@ -142,8 +142,9 @@ def sweep(
                 store.add((plan.keys[i][n], plan.place(i, n), plan.row(i, n, result)) for i, n, result in finished)
             done += len({n for _, n, _ in finished})
             tell()
-        for key in store.waiting if store else ():
-            found[key] = found[key]._replace(error="; ".join(filter(None, (found[key].error, store.problem))))
+        if store:
+            for key in store.waiting:
+                found[key] = found[key]._replace(error="; ".join(filter(None, (found[key].error, store.problem))))
     return plan.table(found)
 
 

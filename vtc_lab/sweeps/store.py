@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import sqlite3
@@ -23,9 +24,8 @@ _TYPES |= dict.fromkeys((*_FACTS[:-2], "said", "status", "error", "likeliest", "
 _TYPES |= dict.fromkeys(("kept", "total", "frames"), "Int64") | dict.fromkeys(("right", "flipped"), "boolean")
 _TYPES |= {"seed": "int64", "engaged": "bool"}
 _QUOTED = [f'"{name}"' for name in (*COLUMNS, "again")]  # SQL has a word "group" of its own
-_AT_ONCE = 500  # keys of one query
 _PATIENCE = 10  # seconds to wait for another process that is writing
-TABLE = "results_3"  # one more whenever columns change: a file of before is used on, and what is in it not looked at
+TABLE = "results_3"  # another number whenever columns change: older tables in a file are left alone
 _SCHEMA = f"""CREATE TABLE IF NOT EXISTS {TABLE} (
     key TEXT PRIMARY KEY, place TEXT, computed INTEGER DEFAULT 1, {", ".join(_QUOTED)})"""
 _STORED = {"key", "place", "computed", *COLUMNS, "again"}
@@ -33,19 +33,16 @@ UNSAVED = "computed but not saved in "
 
 
 def to_frame(rows: Iterable[Sequence[object]]) -> pd.DataFrame:
-    """Rows of COLUMNS as a DataFrame that has all columns and their types even where there is no row.
-
-    >>> to_frame([]).shape
-    (0, 32)
-    """
-    columns = dict(zip(COLUMNS, list(zip(*rows, strict=True)) or [()] * len(COLUMNS), strict=True))
+    """Return rows of COLUMNS as a DataFrame, which has all columns and their types even without a row."""
+    values: list[Sequence] = list(zip(*rows, strict=True)) or [()] * len(COLUMNS)
+    columns = dict(zip(COLUMNS, values, strict=True))
     for name in ("right", "flipped"):  # SQLite has numbers for them
         columns[name] = [None if value is None or math.isnan(value) else bool(value) for value in columns[name]]
-    return pd.DataFrame({name: pd.Series(values, dtype=_TYPES[name]) for name, values in columns.items()})
+    return pd.DataFrame({name: pd.Series(column, dtype=_TYPES[name]) for name, column in columns.items()})
 
 
 def read_results(path: str | os.PathLike) -> pd.DataFrame:
-    """The results that sweeps have left in a file.
+    """Return the results that sweeps have left in a file.
 
     Parameters
     ----------
@@ -80,29 +77,23 @@ def read_results(path: str | os.PathLike) -> pd.DataFrame:
 
 
 class Store:
-    """The file of a sweep. What it cannot take waits in memory and is tried again with what comes next."""
+    """The file of a sweep; what it cannot take waits in memory and is tried again with what comes next."""
 
     def __init__(self, path: str | os.PathLike) -> None:
         self.path, self.problem = path, ""
-        self._waiting: dict[str, tuple] = {}
+        self.waiting: dict[str, tuple] = {}  # by key, in memory alone
         self._connection = _connect(path, ("rwc", "ro&immutable=1"))
 
     def known(self, keys: Iterable[Iterable[str]]) -> dict[str, Result]:
         """Return the stored results of some keys, except failures that may be gone when they are tried again."""
-        found, names = {}, list(chain.from_iterable(keys))
-        for start in range(0, len(names), _AT_ONCE):
-            part = names[start : start + _AT_ONCE]
-            query = f"SELECT key, {', '.join(Result._fields)} FROM {TABLE} WHERE NOT again AND key IN "
-            for key, *values in _fetch(self._connection, self.path, f"{query}({', '.join('?' * len(part))})", part):
-                found[key] = Result(*values)
-        return found
+        query = f"SELECT key, {', '.join(Result._fields)} FROM {TABLE} WHERE NOT again AND key IN "
+        names = json.dumps(list(chain.from_iterable(keys)))
+        rows = _fetch(self._connection, self.path, f"{query}(SELECT value FROM json_each(?))", [names])
+        return {key: Result(*values) for key, *values in rows}
 
     def add(self, rows: Iterable[tuple[str, str, Sequence[object]]]) -> None:
-        """Write (key, place, values of COLUMNS and again) in one transaction, with what waits; `problem` says why not.
-
-        A place is what a result is of, whatever it was made with.
-        """
-        self._waiting |= {row[0]: row for row in rows}
+        """Write (key, place, values of COLUMNS, again) in one transaction, with what waits; `problem` says why not."""
+        self.waiting |= {row[0]: row for row in rows}
         marks = ", ".join("?" * (len(_QUOTED) + 2))
         changes = ", ".join(f"{name} = excluded.{name}" for name in _QUOTED)
         try:
@@ -110,23 +101,18 @@ class Store:
                 # Fail fast after the first busy timeout.
                 connection.execute(f"PRAGMA busy_timeout = {100 if self.problem else 1000 * _PATIENCE:.0f}")
                 connection.execute("BEGIN IMMEDIATE")
-                seen = [(key,) for key in self._waiting]
+                seen = [(key,) for key in self.waiting]
                 connection.executemany(f"UPDATE {TABLE} SET computed = computed + 1 WHERE key = ?", seen)
                 # Of two runs that did the same, the result of the first stays.
                 connection.executemany(
                     f"INSERT INTO {TABLE} (key, place, {', '.join(_QUOTED)}) VALUES ({marks}) "
                     f"ON CONFLICT (key) DO UPDATE SET {changes} WHERE {TABLE}.again",
-                    [(key, place, *values) for key, place, values in self._waiting.values()],
+                    [(key, place, *values) for key, place, values in self.waiting.values()],
                 )
         except sqlite3.Error as error:
             self.problem = f"{UNSAVED}{self.path} ({error}); make room there or allow writing, and run again"
         else:
-            self._waiting, self.problem = {}, ""
-
-    @property
-    def waiting(self) -> set[str]:
-        """The keys of results that are in memory alone."""
-        return set(self._waiting)
+            self.waiting, self.problem = {}, ""
 
     def close(self) -> None:
         """Let go of the file."""
@@ -134,7 +120,7 @@ class Store:
 
 
 def _connect(path: str | os.PathLike, modes: Sequence[str]) -> sqlite3.Connection:
-    """A connection to a file that holds results, in the first mode that it allows."""
+    """Return a connection to a file that holds results, in the first mode that it allows."""
     place, reason = Path(path).expanduser().absolute(), ""
     for mode in modes:
         if "immutable" in mode and Path(f"{place}-wal").exists():
@@ -164,7 +150,7 @@ def _fetch(connection: sqlite3.Connection, path: str | os.PathLike, query: str, 
 
 
 def _prepare(connection: sqlite3.Connection) -> None:
-    """Make the table, and let others read while somebody writes."""
+    """Make the table, and let others read while one writes."""
     deadline = time.monotonic() + _PATIENCE
     while connection.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
         try:  # where another process does the same at this moment SQLite does not wait, whatever the timeout
