@@ -1,5 +1,6 @@
 """A sweep: its rows are what asking one by one gives, what fails is a row, and it does not matter who did the work."""
 
+import importlib
 import itertools
 import multiprocessing
 import os
@@ -9,6 +10,7 @@ from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
+import dask
 import numpy as np
 import pandas as pd
 import pytest
@@ -45,6 +47,16 @@ def made():
     """Samples on clips that are in memory alone."""
     pairs = [vtc.make_clip(seed, frames=8) for seed in (3, 4, 5)]
     return [sample | {"clip": clip} for clip, asked in pairs for sample in asked]
+
+
+@pytest.fixture(scope="session")
+def fresh_processes():
+    """A way to start processes that have imported the package, but nothing of what the tests have made."""
+    context = multiprocessing.get_context("forkserver")
+    dask.config.set({"distributed.worker.multiprocessing-method": "forkserver"})
+    importlib.import_module("distributed")  # has a list of what to import of its own
+    context.set_forkserver_preload(["distributed", "vtc_lab.sweeps.workers", "vtc_lab.models.loading"])
+    return context
 
 
 @pytest.fixture
@@ -328,11 +340,11 @@ def test_threads_share_the_model(model, made, ends):
     assert torch.get_num_threads() == before
 
 
-def test_fresh_processes_get_methods_and_clips_from_memory(model, made, samples, ends, tmp_path):
-    both = [*made, *samples[:2], samples[0] | {"clip": str(tmp_path / "gone.mp4")}]
+def test_fresh_processes_get_methods_and_clips_from_memory(model, made, samples, ends, tmp_path, fresh_processes):
+    both = [*made[:4], *samples[:2], samples[0] | {"clip": str(tmp_path / "gone.mp4")}]
     alone = vtc.sweep(model, both, ["ends", "lftr"], [2, 4], seeds=(0, 1))
     names = ["lftr", "random", "divprune"]
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as executor:
+    with ProcessPoolExecutor(1, mp_context=fresh_processes) as executor:
         assert executor.submit(environment, names).result() == environment(names)  # hashes of code among it
         same(vtc.sweep(model, both, ["ends", "lftr"], [2, 4], seeds=(0, 1), executor=executor), alone)
     assert {"ok", "error"} == set(alone.status)
@@ -409,6 +421,7 @@ def test_what_was_changed_after_loading_is_not_sent_to_workers(model, made):
         same(vtc.sweep(model, made[:2], ["lftr"], [4], executor=processes), expected)
 
 
+@pytest.mark.usefixtures("fresh_processes")
 def test_a_dask_cluster_that_loses_a_worker_gives_the_same_table(model, ends, tmp_path):
     from dask.distributed import Client, LocalCluster
 
