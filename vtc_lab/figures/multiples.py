@@ -14,7 +14,7 @@ from matplotlib.patches import Rectangle
 
 from vtc_lab.figures.export import Picture, attach
 from vtc_lab.figures.filmstrip import demand_same_frames, describe, draw_frames, patch_table
-from vtc_lab.figures.style import BASELINES, BELOW_MINIMUM, GREY, SMALL, figure_size, paper_style
+from vtc_lab.figures.style import BASELINES, GREY, SMALL, figure_size, paper_style
 from vtc_lab.tokens import Clip, MinimumBudgetError, Reduction, VTCError
 
 _LEGEND = (
@@ -74,7 +74,7 @@ def compare_kept(
     tall = tile * clip.frames.shape[1] / clip.frames.shape[2]
     titles = [_title(label, reduction) for label, reduction in zip(labels, reductions, strict=True)]
     for name, error in gaps.items():
-        titles.append(f"{name}: {BELOW_MINIMUM if isinstance(error, MinimumBudgetError) else 'no result'}")
+        titles.append(f"{name}: {'below its minimum budget' if isinstance(error, MinimumBudgetError) else 'no result'}")
     wrapped = [textwrap.wrap(title, letters(0.85 * width / columns)) for title in titles]
     lines = sum(max(map(len, wrapped[n : n + columns])) for n in range(0, len(wrapped), columns))
     seconds = ", ".join(f"{clip.times[t]:.2f}" for t in chosen)
@@ -93,7 +93,9 @@ def compare_kept(
             upper.set_title("\n".join(title), fontsize=SMALL, pad=1.5, loc="left", color=colour_of(method))
         for upper, lower, reduction in zip(uppers, lowers, reductions, strict=False):
             pixels = max(round(300 * tile), 4 * reduction.grid[2])
-            upper.imshow(joined(list(draw_frames(clip, reduction, pixels)[chosen]), axis=1), interpolation="none")
+            tiles = draw_frames(clip, reduction, pixels)[chosen]
+            apart = np.pad(tiles, ((0, 0), (0, 0), (0, 4), (0, 0)), constant_values=255)  # white between frames
+            upper.imshow(np.concatenate(apart, axis=1)[:, :-4], interpolation="none")
             _draw_shares(lower, reduction, chosen, _BAR / tile / len(chosen))
         for upper in uppers[len(reductions) : len(titles)]:
             upper.set_box_aspect(tall / tile / len(chosen))
@@ -179,14 +181,6 @@ def page(width: float, body: float, header: str, notes: list[str], pads: Constra
     figure.suptitle("\n".join(above), fontsize=7, x=0.005, ha="left")
     figure.supxlabel("\n".join(below), fontsize=SMALL, x=0.005, ha="left", color="#444444")
     return figure
-
-
-def joined(tiles: list[np.ndarray], axis: int) -> np.ndarray:
-    """Return pictures one after the other, with white between them."""
-    shape = list(tiles[0].shape)
-    shape[axis] = 4
-    gap = np.full(shape, 255, np.uint8)
-    return np.concatenate([part for tile in tiles for part in (gap, tile)][1:], axis)
 
 
 def letters(inches: float, points: float = SMALL) -> int:

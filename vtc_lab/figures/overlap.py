@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
 import numpy as np
 import pandas as pd
 from matplotlib import colormaps
 from matplotlib.axes import Axes
-from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator
@@ -20,7 +20,6 @@ from vtc_lab.figures.multiples import (
     alike,
     budget_line,
     colour_of,
-    joined,
     labels_of,
     notes_of,
     page,
@@ -161,11 +160,11 @@ def plot_agreement(
     """
     reductions = alike(reductions, least=2)
     demand_same_frames(clip, reductions[0])
-    from scipy.stats import binom  # takes a second to import
-
     chosen, count, total = shown_frames(8, len(clip)), len(reductions), reductions[0].total
     kept_by = _kept(reductions).sum(0)
     often = np.bincount(kept_by.ravel(), minlength=count + 1)
+    share = len(reductions[0]) / total
+    alone = [total * math.comb(count, k) * share**k * (1 - share) ** (count - k) for k in range(count + 1)]
     width, _ = figure_size(venue, span)
     tile = 0.9 * width / len(chosen)
     tall = tile * clip.frames.shape[1] / clip.frames.shape[2]
@@ -175,23 +174,19 @@ def plot_agreement(
     notes = [f"Methods: {', '.join(labels_of(reductions))}. {_ANCHORS}", *notes_of(reductions)]
     with paper_style():
         pads = ConstrainedLayoutEngine(w_pad=0.02, h_pad=0.02, wspace=0, hspace=0.02)
-        figure = page(width, 2 * tall + 1.45, header, notes, pads)
-        above, below = figure.subfigures(2, 1, squeeze=False, height_ratios=[2 * tall + 0.2, 1.25]).ravel()
-        panels = above.subplots(1, len(chosen), squeeze=False)[0]
-        for axes, t in zip(panels, chosen, strict=True):
-            picture = Image.fromarray(clip.frames[t]).resize(size, Image.Resampling.BOX)
-            heat = Image.fromarray(colours(norm(kept_by[t]), bytes=True)[..., :3]).resize(
-                size, Image.Resampling.NEAREST
-            )
-            axes.set_axis_off()
-            axes.imshow(joined([np.asarray(picture), np.asarray(heat)], axis=0), interpolation="none")
-            axes.set_title(f"{clip.times[t]:.2f} s", fontsize=SMALL, pad=1.5)
-        ticks = MaxNLocator(5, integer=True)
-        bar = above.colorbar(ScalarMappable(norm, colours), ax=panels, fraction=0.03, pad=0.01, ticks=ticks)
+        figure = page(width, 2 * tall + 1.51, header, notes, pads)
+        above, below = figure.subfigures(2, 1, squeeze=False, height_ratios=[2 * tall + 0.26, 1.25]).ravel()
+        panels = above.subplots(2, len(chosen), squeeze=False)
+        for upper, lower, t in zip(*panels, chosen, strict=True):
+            upper.imshow(Image.fromarray(clip.frames[t]).resize(size, Image.Resampling.BOX), interpolation="none")
+            heat = lower.imshow(kept_by[t], colours, norm, interpolation="none", extent=(0, size[0], size[1], 0))
+            upper.set_title(f"{clip.times[t]:.2f} s", fontsize=SMALL, pad=1.5)
+            upper.set_axis_off()
+            lower.set_axis_off()
+        bar = above.colorbar(heat, ax=panels, fraction=0.03, pad=0.01, ticks=MaxNLocator(5, integer=True))
         bar.set_label("methods that keep it", fontsize=SMALL + 1)
         bar.ax.tick_params(labelsize=SMALL)
         axes = below.subplots()
-        alone = total * binom.pmf(np.arange(count + 1), count, len(reductions[0]) / total)
         axes.bar(range(count + 1), often, color=colours(norm(range(count + 1))), edgecolor="black", linewidth=0.4)
         axes.plot(alone, "o-", color=VERMILION, markersize=2.5, linewidth=0.8, label="independent choices")
         axes.set_xlabel(f"methods of {count} that keep a patch", fontsize=SMALL + 1)

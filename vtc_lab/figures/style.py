@@ -29,7 +29,6 @@ BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY = "#0072B2", "#E69F00", "#009E73", "
 HUES = (ORANGE, SKY, GREEN, "#F0E442", BLUE, VERMILION, PURPLE)  # of groups of merged patches
 GREY = "#777777"  # of the names of baselines
 SMALL = 6  # points, of titles of panels and of notes
-BELOW_MINIMUM = "below its minimum budget"
 
 _COLORS = (BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY)
 # 6 colours and 13 markers have no factor in common: counting through both at once repeats no pair for 78 methods.
