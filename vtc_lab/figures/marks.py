@@ -47,14 +47,13 @@ def unit(value: str) -> tuple[str, int]:
 
 def looks(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
     """Return the look of each label of a tidy table, baselines last; a method's other labels are its variants."""
-    methods = table.drop_duplicates("label").set_index("label").method
-    seen: dict[str, list[str]] = {}
-    for label in sorted(methods.index, key=lambda label: (label != methods[label], label)):
-        seen.setdefault(methods[label], []).append(label)
+    methods = dict(zip(table.label, table.method, strict=True))
     styles = {}
-    for label in sorted(methods.index, key=lambda label: methods[label] in BASELINES):
+    for label in sorted(methods, key=lambda label: methods[label] in BASELINES):
         method = methods[label]
-        styles[label] = method_style(method, seen[method].index(label)) | {"zorder": 2 if method in BASELINES else 3}
+        variants = sorted((other != method, other) for other in methods if methods[other] == method)
+        style = method_style(method, variants.index((label != method, label)))
+        styles[label] = style | {"zorder": 2 if method in BASELINES else 3}
     return styles
 
 
@@ -119,19 +118,9 @@ def legend_below(figure: Picture, entries: dict[str, Any], title: str = "") -> N
         columns -= 1
     lines = -(-len(entries) // columns) + 1.3 * bool(title) * (1 + title.count("\n"))
     figure.set_figheight(round(height + 0.05 + 0.135 * lines, 3))
-    legend = figure.legend(
-        list(entries.values()),
-        list(entries),
-        loc="outside lower center",
-        ncols=columns,
-        fontsize=LEGEND,
-        handlelength=3,
-        columnspacing=1,
-        labelspacing=0.25,
-        borderpad=0.1,
-        title=title or None,
-        title_fontsize=9,
-    )
+    texts: dict[str, Any] = {"ncols": columns, "fontsize": LEGEND, "title": title or None, "title_fontsize": 9}
+    spaces = {"handlelength": 3, "columnspacing": 1, "labelspacing": 0.25, "borderpad": 0.1}
+    legend = figure.legend(list(entries.values()), list(entries), loc="outside lower center", **texts, **spaces)
     legend.get_title().set_multialignment("center")
 
 

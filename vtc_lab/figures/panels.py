@@ -87,7 +87,7 @@ def plot_kinds(
             style = styles[cell.label] | {"markersize": 3.5}
             bounds = (cell.mean, cell.low, cell.high)
             _draw_interval(panels[panel], row + slot[cell.label], bounds, factor, style, cell.n < cell.of)
-        _make_room(panels, cells)
+        _make_room(figure, cells)
         answers = cells.groupby("kind").n.max()
         for panel, axes in enumerate(panels):
             mine = kinds[panel * height : (panel + 1) * height]
@@ -134,20 +134,18 @@ def plot_forest(tests: pd.DataFrame, *, venue: str = "cvpr", span: str = "column
     """
     demand(tests, ("label", "ratio", "reference", "difference", "low", "high", "p_holm", "n", "missing", "of", "value"))
     demand_single(tests)
-    labels, ratios = list(tests.label.unique()), sorted(tests.ratio.dropna().unique())
+    labels = list(tests.label.unique())
     name, factor = marks.unit(tests["value"].iloc[0])
     with paper_style():
-        figure = Picture(figsize=(figure_size(venue, span)[0], round(0.6 + 0.14 * len(labels), 3)))
-        panels = figure.subplots(1, len(ratios), sharex=True, sharey=True, squeeze=False)[0]
-        for axes, ratio in zip(panels, ratios, strict=True):
+        figure, panels = _panels_of_ratios(tests, labels, venue, span)
+        for ratio, axes in panels.items():
             axes.set_title(f"{ratio:.3g}×", fontsize=8)
             axes.axvline(0, color="black", linewidth=0.7, linestyle=(0, (6, 3)), zorder=1)
             for cell in tests[tests.ratio == ratio].itertuples():
                 style = _DOT if cell.p_holm < 0.05 else _DOT | {"markerfacecolor": "white"}
                 bounds = (cell.difference, cell.low, cell.high)
                 _draw_interval(axes, labels.index(cell.label), bounds, factor, style, cell.n < cell.of)
-        _label_rows(panels[0], labels)
-        _make_room(panels, tests)
+        _make_room(figure, tests)
         entries: dict[str, Any] = {"differs beyond chance (p < 0.05 after Holm)": Line2D([], [], **_DOT)}
         entries["does not"] = Line2D([], [], **_DOT | {"markerfacecolor": "white"})
         entries |= marks.missing_entries(tests)
@@ -193,14 +191,13 @@ def plot_flips(table: pd.DataFrame, *, venue: str = "cvpr", span: str = "column"
     if small.empty:
         raise VTCError("the table has no ratio above 1, so no answer can flip; add one to the ratios of the sweep")
     keys = ["label", "ratio"]
-    cells = small.groupby(keys, sort=False)[list(_FLIPS)].sum().reset_index()
-    cells = with_absent(cells.merge(counted(small, keys)[0].drop(columns="mean"), on=keys), "ratio")
-    ratios, styles = sorted(cells.ratio.dropna().unique()), marks.looks(table)
+    cells = counted(small, keys)[0].drop(columns=["mean", "low", "high"])
+    cells[list(_FLIPS)] = small.groupby(keys, sort=False, dropna=False)[list(_FLIPS)].sum().to_numpy()
+    cells, styles = with_absent(cells, "ratio"), marks.looks(table)
     labels = [label for label in styles if label in set(small.label)]
     with paper_style():
-        figure = Picture(figsize=(figure_size(venue, span)[0], round(0.7 + 0.14 * len(labels), 3)))
-        panels = figure.subplots(1, len(ratios), sharex=True, sharey=True, squeeze=False)[0]
-        for axes, ratio in zip(panels, ratios, strict=True):
+        figure, panels = _panels_of_ratios(cells, labels, venue, span)
+        for ratio, axes in panels.items():
             mine = cells[cells.ratio == ratio]
             _draw_flips(axes, mine, labels)
             right = blended_transform_factory(axes.transAxes, axes.transData)
@@ -208,10 +205,9 @@ def plot_flips(table: pd.DataFrame, *, venue: str = "cvpr", span: str = "column"
                 marks.missing_mark(axes, 0.93, labels.index(label), styles[label], right)
             kept = mine.kept.median()
             axes.set_title(f"{ratio:.3g}×\n{'' if np.isnan(kept) else marks.count(kept)}", fontsize=8)
-        _label_rows(panels[0], labels)
-        low, high = panels[0].get_xlim()
-        panels[0].set_xlim(1.05 * low, max(high, 0.2 * (high - low)))
-        panels[0].xaxis.set_major_formatter(lambda x, _: f"{abs(x):g}")
+        low, high = axes.get_xlim()  # which all share
+        axes.set_xlim(1.05 * low, max(high, 0.2 * (high - low)))
+        axes.xaxis.set_major_formatter(lambda x, _: f"{abs(x):g}")
         entries: dict[str, Any] = {words: Patch(linewidth=0, **look) for words, look in _FLIPS.values()}
         least, most = cells.n[cells.n > 0].min(), cells.n.max()
         title = f"answers that changed (% of {least:,}{'' if least == most else f' to {most:,}'})"
@@ -244,16 +240,23 @@ def _draw_interval(
     axes.hlines(y, low, high, **marks.thin(style))
 
 
-def _make_room(panels: np.ndarray, cells: pd.DataFrame) -> None:
+def _make_room(figure: Picture, cells: pd.DataFrame) -> None:
     """Widen shared axes to the left for the marks of what is missing, if there are any."""
-    low, high = panels[0].get_xlim()
-    share = 0.2 * len(panels) / panels[0].figure.get_figwidth()
-    panels[0].set_xlim(low - share * (high - low) * uneven(cells).any(), high)
+    low, high = figure.axes[0].get_xlim()
+    share = 0.2 * len(figure.axes) / figure.get_figwidth()
+    figure.axes[0].set_xlim(low - share * (high - low) * uneven(cells).any(), high)
 
 
-def _label_rows(axes: Axes, labels: list[str]) -> None:
-    axes.set_yticks(range(len(labels)), labels, fontsize=marks.LEGEND)
-    axes.set_ylim(len(labels) - 0.4, -0.6)
+def _panels_of_ratios(
+    cells: pd.DataFrame, labels: list[str], venue: str, span: str
+) -> tuple[Picture, dict[float, Axes]]:
+    """Return a figure with a panel for each ratio, in which labels stand below each other."""
+    ratios = sorted(cells.ratio.dropna().unique())
+    figure = Picture(figsize=(figure_size(venue, span)[0], round(0.7 + 0.14 * len(labels), 3)))
+    panels = figure.subplots(1, len(ratios), sharex=True, sharey=True, squeeze=False)[0]
+    panels[0].set_yticks(range(len(labels)), labels, fontsize=marks.LEGEND)
+    panels[0].set_ylim(len(labels) - 0.4, -0.6)
+    return figure, dict(zip(ratios, panels, strict=True))
 
 
 def _change(name: str) -> str:

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from vtc_lab.figures.export import csv_bytes, file_base, record, write_files
@@ -15,7 +16,6 @@ from vtc_lab.sweeps.tidy import demand, demand_single, uneven, with_absent
 from vtc_lab.tokens import VTCError
 
 _SUFFIXES = (".tex", ".csv")
-_COUNTS = ["n", "missing", "of"]  # what the package's tables say of missing results
 _NONE = "--"
 _ESCAPES = str.maketrans(
     {character: f"\\{character}" for character in "&%$#_{}"}
@@ -86,52 +86,62 @@ def save_table(
 
 def _latex(table: pd.DataFrame, best: str | None) -> str:
     """Return the tabular of a table, with its notes."""
-    table = table.reset_index(drop=True)
-    if {"label", "ratio", "mean", "low", "high"} <= set(table):
-        head, rows, layout = _by_ratio(table, best)
-    else:
-        head, rows, layout = _by_row(table, best)
-    lines = [_row(head), "\\midrule", *map(_row, rows), "\\bottomrule"]
-    lines += [
-        f"\\multicolumn{{{len(layout)}}}{{l}}{{\\footnotesize {note}}} \\\\" for note in _notes(table, "".join(lines))
-    ]
-    return "\n".join([f"\\begin{{tabular}}{{{layout}}}", "\\toprule", *lines, "\\end{tabular}", ""])
+    across = {"label", "ratio", "mean", "low", "high"} <= set(table)
+    head, *rows = (_by_ratio if across else _by_row)(table.reset_index(drop=True), best)
+    lines = [" & ".join(cells) + r" \\" for cells in rows]
+    notes = [f"{_NONE} no result"] if any(_NONE in line for line in lines) else []
+    if any("textsuperscript" in line for line in lines):
+        notes.append(r"\textsuperscript{n/N} missing, n of N results that other settings have")
+    nowhere = (table["n"] + table["missing"] - table["of"]).clip(lower=0).sum() if _counts(table) else 0
+    notes += [f"missing under every setting: {nowhere:g} results"] if nowhere else []
+    return "\n".join(
+        [
+            rf"\begin{{tabular}}{{l{'c' * (len(head) - 1)}}}",
+            r"\toprule",
+            " & ".join(head) + r" \\",
+            r"\midrule",
+            *lines,
+            r"\bottomrule",
+            *(rf"\multicolumn{{{len(head)}}}{{l}}{{\footnotesize {note}}} \\" for note in notes),
+            "\\end{tabular}\n",
+        ]
+    )
 
 
-def _by_ratio(table: pd.DataFrame, best: str | None) -> tuple[list[str], list[list[str]], str]:
-    """Return head, rows and layout with labels down and ratios across."""
+def _by_ratio(table: pd.DataFrame, best: str | None) -> list[list[str]]:
+    """Return head and rows with labels down and ratios across."""
     demand_single(table)
-    table = with_absent(table, "ratio") if set(_COUNTS) <= set(table) else table
+    table = with_absent(table, "ratio") if _counts(table) else table
     factor = unit(str(table["value"].iloc[0]))[1] if "value" in table else 1
-    budgets = _budgets(table)
-    full = budgets[_comparable(table) & table["mean"].notna()].groupby(table["ratio"])
+    known, budgets = table["mean"].notna(), pd.Series("", table.index)
+    if {"kept", "total"} <= set(table):
+        budgets = (" (" + table["kept"].map(count) + "/" + table["total"].map(count) + ")").where(known, "")
+    full = budgets[_comparable(table) & known].groupby(table["ratio"])
     shared = {ratio: kept.iloc[0] if kept.nunique() == 1 else "" for ratio, kept in full}
-    ratios = sorted(table["ratio"].dropna().unique())
-    own = budgets.where((budgets != table["ratio"].map(shared)) & table["mean"].notna(), "")
+    own = budgets.where(budgets != table["ratio"].map(shared), "")
     cells = {
-        (row["label"], row["ratio"]): bold + _interval(row["mean"], row, factor) + kept + _lost(row)
+        (row["label"], row["ratio"]): bold + _estimate(row, "mean", factor) + kept
         for row, bold, kept in zip(table.to_dict("records"), _bold(table, "mean", best), own, strict=True)
     }
-    head = ["", *(f"${ratio:.4g}\\times${shared.get(ratio, '')}" for ratio in ratios)]
+    ratios = sorted(table["ratio"].dropna().unique())
+    head = ["", *(rf"${ratio:.4g}\times${shared.get(ratio, '')}" for ratio in ratios)]
     labels = table["label"].unique()
-    rows = [[_escape(label), *(cells.get((label, ratio), _NONE) for ratio in ratios)] for label in labels]
-    return head, rows, "l" + "c" * len(ratios)
+    return [head, *([_text(label), *(cells.get((label, ratio), _NONE) for ratio in ratios)] for label in labels)]
 
 
-def _by_row(table: pd.DataFrame, best: str | None) -> tuple[list[str], list[list[str]], str]:
-    """Return head, rows and layout row by row, with intervals and counts of what is missing in their estimates."""
+def _by_row(table: pd.DataFrame, best: str | None) -> list[list[str]]:
+    """Return head and rows as they are, with intervals and counts of what is missing in their estimates."""
     columns = list(table)
     estimate = columns[columns.index("low") - 1] if {"low", "high"} <= set(columns) and columns[0] != "low" else None
-    folded = [*(("low", "high") if estimate else ()), *(("missing", "of") if set(_COUNTS) <= set(columns) else ())]
+    folded = {*(("low", "high") if estimate else ()), *(("missing", "of") if _counts(table) else ())}
     shown = [column for column in columns if column not in folded]
-    rows = []
+    rows = [[_text(column) for column in shown]]
     for row, bold in zip(table.to_dict("records"), _bold(table, estimate, best), strict=True):
         cells = {column: _text(row[column], str(column).startswith("p_")) for column in shown}
         if estimate:
-            cells[estimate] = bold + _interval(row[estimate], row, 1) + _lost(row)
+            cells[estimate] = bold + _estimate(row, estimate, 1)
         rows.append(list(cells.values()))
-    layout = "".join("c" if pd.api.types.is_numeric_dtype(table[column]) else "l" for column in shown)
-    return [_escape(str(column)) for column in shown], rows, layout
+    return rows
 
 
 def _bold(table: pd.DataFrame, estimate: str | None, best: str | None) -> pd.Series:
@@ -140,65 +150,36 @@ def _bold(table: pd.DataFrame, estimate: str | None, best: str | None) -> pd.Ser
     if best and estimate:
         numbers = table[estimate].where(_comparable(table))
         rivals = numbers.groupby(table.get("ratio", bold))
-        bold[(numbers == rivals.transform(best)) & (rivals.transform("nunique") > 1)] = "\\bfseries "
+        bold[(numbers == rivals.transform(best)) & (rivals.transform("nunique") > 1)] = r"\bfseries "
     return bold
 
 
+def _counts(table: pd.DataFrame) -> bool:
+    """Return whether a table counts missing results as the package's own do."""
+    return {"n", "missing", "of"} <= set(table)
+
+
 def _comparable(table: pd.DataFrame) -> pd.Series:
-    return ~uneven(table) if set(_COUNTS) <= set(table) else pd.Series(True, table.index)
+    return ~uneven(table) if _counts(table) else pd.Series(True, table.index)
 
 
-def _budgets(table: pd.DataFrame) -> pd.Series:
-    """Write the tokens kept of all, "" where they are not known."""
-    if not {"kept", "total"} <= set(table):
-        return pd.Series("", table.index)
-    known = table[["kept", "total"]].notna().all(axis=1)
-    return (" (" + table["kept"].map(count) + "/" + table["total"].map(count) + ")").where(known, "")
-
-
-def _interval(estimate: float, row: dict[str, Any], factor: int) -> str:
+def _estimate(row: dict[str, Any], column: str, factor: int) -> str:
+    """Write an estimate with its interval, and how many results it lacks that others have."""
     digits = 1 if factor == 100 else 3
-    mean, low, high = (f"{number * factor:.{digits}f}" for number in (estimate, row["low"], row["high"]))
-    return _NONE if mean == "nan" else _minus(mean if low == "nan" else f"{mean} [{low}, {high}]")
+    mean, low, high = (f"{row[name] * factor:.{digits}f}" for name in (column, "low", "high"))
+    text = _NONE if mean == "nan" else _minus(mean if low == "nan" else f"{mean} [{low}, {high}]")
+    lost = row["of"] - row["n"] if {"n", "missing", "of"} <= set(row) else 0
+    return text + (rf"\textsuperscript{{{lost:g}/{row['of']:g}}}" if lost else "")
 
 
-def _lost(row: dict[str, Any]) -> str:
-    """Write how many results a row lacks that others have."""
-    lost = row["of"] - row["n"] if set(_COUNTS) <= set(row) else 0
-    return f"\\textsuperscript{{{lost:g}/{row['of']:g}}}" if lost > 0 else ""
-
-
-def _text(value: float | str, probability: bool) -> str:
-    if isinstance(value, str):
-        return _escape(value)
-    if pd.isna(value):
-        return _NONE
-    if probability and value < 0.001:
-        return "$<$0.001"
-    return _minus(f"{value:.3g}") if isinstance(value, float) else _escape(str(value))
+def _text(value: object, probability: bool = False) -> str:
+    if isinstance(value, float):
+        if np.isnan(value):
+            return _NONE
+        return "$<$0.001" if probability and value < 0.001 else _minus(f"{value:.3g}")
+    return _NONE if value is None or value is pd.NA else str(value).translate(_ESCAPES)
 
 
 def _minus(text: str) -> str:
     """Write minus signs for the hyphens that begin a number."""
     return re.sub(r"(?<!e)-(?=\d)", "$-$", text)
-
-
-def _escape(text: str) -> str:
-    return text.translate(_ESCAPES)
-
-
-def _row(cells: list[str]) -> str:
-    return " & ".join(cells) + " \\\\"
-
-
-def _notes(table: pd.DataFrame, text: str) -> list[str]:
-    """Return what explains the cells without a result, those that lack some, and the rows that none includes."""
-    notes = []
-    if _NONE in text:
-        notes.append(f"{_NONE} no result")
-    if "\\textsuperscript" in text:
-        notes.append("\\textsuperscript{n/N} missing, n of N results that other settings have")
-    if set(_COUNTS) <= set(table):
-        nowhere = (table["n"] + table["missing"] - table["of"]).clip(lower=0).sum()
-        notes += [f"missing under every setting: {nowhere:g} results"] if nowhere else []
-    return notes

@@ -108,9 +108,8 @@ def differences(table: pd.DataFrame, reference: str = EVERYTHING) -> pd.DataFram
         base = pd.DataFrame({"value": full, "first": full}).reindex(each["sample"])
     else:
         if reference not in set(each.label):
-            raise VTCError(
-                f"no label is called {reference!r}; {suggest(reference, [EVERYTHING, *each.label.unique()])}"
-            )
+            others = [EVERYTHING, *each.label.unique()]
+            raise VTCError(f"no label is called {reference!r}; {suggest(reference, others)}")
         other = each[each.label == reference].set_index(["ratio", "sample"])[["value", "first"]]
         each = each[each.label != reference]
         base = other.reindex(pd.MultiIndex.from_frame(each[["ratio", "sample"]]))
@@ -128,6 +127,7 @@ def counted(table: pd.DataFrame, by: list[str], cluster: str = "clip") -> tuple[
     at = groups.ngroup()
     totals, counts = by_cluster(table, at.to_numpy(), groups.ngroups, cluster)
     cells = groups.size().index.to_frame(index=False)
+    cells[["mean", "low", "high"]] = np.nan  # the place of the interval is beside the mean
     cells["mean"] = ratio_of(totals.sum(0), counts.sum(0))
     cells["n"], cells["clips"] = counts.sum(0).astype(int), (counts > 0).sum(0)
     cells["missing"] = groups.size().to_numpy() - cells.n
@@ -139,25 +139,17 @@ def counted(table: pd.DataFrame, by: list[str], cluster: str = "clip") -> tuple[
 
 
 def intervals(
-    table: pd.DataFrame,
-    by: list[str],
-    cluster: str = "clip",
-    level: float = 0.95,
-    draws: int = 2000,
-    seed: int = 0,
+    table: pd.DataFrame, by: list[str], cluster: str = "clip", level: float = 0.95, draws: int = 2000, seed: int = 0
 ) -> pd.DataFrame:
-    """Return the cells of `counted` with the bounds of an interval, NaN for cells of one cluster."""
+    """Return the cells of `counted` with intervals, NaN for cells of one cluster."""
     if not (isinstance(level, float | int) and 0 < level < 1):
         raise VTCError(f"level is {level!r}; it must lie between 0 and 1, such as 0.95")
     cells, totals, counts = counted(table, by, cluster)
     clusters, rng = len(totals), np.random.default_rng(whole("seed", seed, 0))
     times = rng.multinomial(clusters, np.full(clusters, 1 / clusters), size=whole("draws", draws, 1)).astype(float)
     means = ratio_of(times @ totals, times @ counts)  # all cells share the resamples
-    known = (cells.clips > 1).to_numpy() & ~np.isnan(means).all(axis=0)
-    bounds = np.full((2, len(cells)), np.nan)
-    bounds[:, known] = np.nanquantile(means[:, known], [(1 - level) / 2, (1 + level) / 2], axis=0)
-    for name, bound in zip(("low", "high"), bounds, strict=True):
-        cells.insert(cells.columns.get_loc("n"), name, bound)
+    bounds = pd.DataFrame(means).quantile([(1 - level) / 2, (1 + level) / 2]).T.where(cells.clips > 1)
+    cells[["low", "high"]] = bounds.to_numpy()
     return cells
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 
 from vtc_lab.clips.reading import ROOT
-from vtc_lab.figures.marks import unit
+from vtc_lab.figures.marks import LOWER_IS_BETTER, unit
 from vtc_lab.figures.style import BASELINES, VENUES
 from vtc_lab.qa.samples import Sample, read_samples
 from vtc_lab.reducers.registry import get_method, methods
@@ -38,7 +38,6 @@ DEFAULTS: State = {
     "venue": "neurips",
 }
 ALWAYS = ("uniform", "random")  # baselines without which a comparison misleads
-LOWER_IS_BETTER = ("kl", "tv", "flipped")
 VALUES = ("right", "likelihood", "kl", "tv", "flipped")
 NEVER_VARIED = ("seed", "min_fidelity")  # options: one has a setting of its own, one would fix the budget again
 _ON_SHOW = ("value", "figure", "venue")  # what changes nothing about the results
