@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import pandas as pd
 import torch
@@ -24,32 +24,23 @@ NO_NUMBERS = (
 )
 
 
-class _Measure(NamedTuple):
-    name: str
-    of: str
-    formula: str
-    range: tuple[float, float]
-    best: float
-    source: str
-    follows_a_slider: bool = False
-
-
+_COLUMNS = ["name", "of", "formula", "range", "best", "source", "follows_a_slider"]
 _MEASURES = [
-    _Measure("coverage", "tokens", "mean of cos(x, z)", (-1, 1), 1, "our definition", True),
-    _Measure("coverage_p5", "tokens", "5th percentile of cos(x, z)", (-1, 1), 1, "our definition", True),
-    _Measure("reconstruction_error", "tokens", "|X-Y|^2 / |X|^2", (0, math.inf), 0, "relative squared error", True),
-    _Measure("retained_variance", "tokens", "max(0, <X,Y>)^2 / (|X|^2 |Y|^2), centred", (0, 1), 1, "r squared", True),
-    _Measure("cka", "tokens", "|X'Y|^2 / (|X'X| |Y'Y|), centred", (0, 1), 1, "Kornblith et al. 2019"),
-    _Measure("saliency_kept", "tokens", "sum of min(w, 1) s / sum of s", (0, 1), 1, "our definition", True),
-    _Measure("psnr", "pixels", "10 log10(255^2 / MSE), dB", (0, math.inf), math.inf, "standard, MSE over the clip"),
-    _Measure("ssim", "pixels", "mean SSIM over frames", (-1, 1), 1, "Wang et al. 2004"),
-    _Measure("kl", "answers", "sum of p log(p/q), nats", (0, math.inf), 0, "Kullback and Leibler 1951"),
-    _Measure("tv", "answers", "sum of |p-q| / 2", (0, 1), 0, "total variation distance"),
-    _Measure("agrees", "answers", "1 if the text is the same, else 0", (0, 1), 1, "exact match"),
-    _Measure("flip_rate", "table", "mean over questions of 1 - agrees", (0, 1), 0, "exact match"),
-    _Measure("accuracy", "table", "share of questions answered right", (0, 1), 1, "exact match"),
+    ("coverage", "tokens", "mean of cos(x, z)", (-1, 1), 1, "our definition", True),
+    ("coverage_p5", "tokens", "5th percentile of cos(x, z)", (-1, 1), 1, "our definition", True),
+    ("reconstruction_error", "tokens", "|X-Y|^2 / |X|^2", (0, math.inf), 0, "relative squared error", True),
+    ("retained_variance", "tokens", "max(0, <X,Y>)^2 / (|X|^2 |Y|^2), centred", (0, 1), 1, "r squared", True),
+    ("cka", "tokens", "|X'Y|^2 / (|X'X| |Y'Y|), centred", (0, 1), 1, "Kornblith et al. 2019", False),
+    ("saliency_kept", "tokens", "sum of min(w, 1) s / sum of s", (0, 1), 1, "our definition", True),
+    ("psnr", "pixels", "10 log10(255^2 / MSE), dB", (0, math.inf), math.inf, "standard, MSE over the clip", False),
+    ("ssim", "pixels", "mean SSIM over frames", (-1, 1), 1, "Wang et al. 2004", False),
+    ("kl", "answers", "sum of p log(p/q), nats", (0, math.inf), 0, "Kullback and Leibler 1951", False),
+    ("tv", "answers", "sum of |p-q| / 2", (0, 1), 0, "total variation distance", False),
+    ("agrees", "answers", "1 if the text is the same, else 0", (0, 1), 1, "exact match", False),
+    ("flip_rate", "table", "mean over questions of 1 - agrees", (0, 1), 0, "exact match", False),
+    ("accuracy", "table", "share of questions answered right", (0, 1), 1, "exact match", False),
 ]
-_OF_TOKENS = {measure.name: measure for measure in _MEASURES if measure.of == "tokens"}
+_OF_TOKENS = {name: follows_a_slider for name, of, *_, follows_a_slider in _MEASURES if of == "tokens"}
 
 
 def list_measures() -> pd.DataFrame:
@@ -74,7 +65,7 @@ def list_measures() -> pd.DataFrame:
     >>> list(list_measures().query("of == 'pixels'").index)
     ['psnr', 'ssim']
     """
-    return pd.DataFrame(_MEASURES).set_index("name")
+    return pd.DataFrame(_MEASURES, columns=_COLUMNS).set_index("name")
 
 
 def fidelity(
@@ -188,9 +179,6 @@ def log_probabilities(logits: Tensor) -> Tensor:
     """Return the (V,) float64 log-probabilities in nats of (V,) logits, in which -inf is a token that cannot come.
 
     A VTCError says that they make no distribution: a logit is NaN or inf, or no token can come.
-
-    >>> log_probabilities(torch.tensor([0.0, -torch.inf])).tolist()
-    [0.0, -inf]
     """
     found = logits.double().log_softmax(-1)
     if found.isnan().any():
@@ -202,7 +190,7 @@ def _names(tokens: VideoTokens, asked: str | Iterable[str] | None) -> list[str]:
     """Return the measures to compute, in the table's order."""
     able = [name for name in _OF_TOKENS if name != "saliency_kept" or tokens.saliency is not None]
     if asked is None:
-        return [name for name in able if _OF_TOKENS[name].follows_a_slider]
+        return [name for name in able if _OF_TOKENS[name]]
     if isinstance(asked, str):
         asked = able if asked == "all" else [asked]
     asked = list(asked) if isinstance(asked, Iterable) else [asked]

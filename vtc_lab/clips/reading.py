@@ -56,11 +56,7 @@ def find_clips(folder: str | os.PathLike | None = None) -> list[Path]:
 
 
 def resolve(path: str | os.PathLike) -> Path:
-    """Return the absolute path of a readable file, looked for in the current folder and then in the repository.
-
-    >>> resolve("data/clips/bikes.mp4").name
-    'bikes.mp4'
-    """
+    """Return the absolute path of a readable file, looked for in the current folder and then in the repository."""
     try:
         asked = Path(path).expanduser()
         found = next((place for place in (Path.cwd() / asked, ROOT / asked) if place.exists()), None)
@@ -82,11 +78,7 @@ def resolve(path: str | os.PathLike) -> Path:
 
 
 def lfs_pointer(path: Path) -> str:
-    """Return the error for a file that git-LFS has not fetched, of which only the pointer is there; else "".
-
-    >>> lfs_pointer(Path("data/clips/bikes.mp4"))
-    ''
-    """
+    """Return the error for a file that git-LFS has not fetched, of which only the pointer is there; else ""."""
     with path.open("rb") as file:
         if file.read(len(_POINTER)) != _POINTER:
             return ""
