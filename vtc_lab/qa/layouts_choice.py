@@ -13,9 +13,8 @@ from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 from vtc_lab.qa.clips import SUFFIXES, clip_finder
-from vtc_lab.qa.layouts import Samples, files, shards, without_letters
-from vtc_lab.qa.records import Record, read_object, records
-from vtc_lab.qa.samples import Part, choice, open_question, position
+from vtc_lab.qa.records import Record, files, read_object, records, shards
+from vtc_lab.qa.samples import LETTERS, Part, Samples, choice, open_question, position
 from vtc_lab.tokens import VTCError
 
 TASKS = {
@@ -100,7 +99,7 @@ def egoschema(root: Path, clips: Path, split: str) -> Samples:
             uid = record.text("q_uid", "video_idx")
             if own and split == "subset" and uid not in known:
                 continue
-            texts = [record.text(f"option {n}") for n in range(5)] if own else without_letters(record.texts("option"))
+            texts = [record.text(f"option {n}") for n in range(5)] if own else _without_letters(record.texts("option"))
             record.fields["answer"] = known.get(uid, record.get("answer"))
             right = None if record.get("answer") in (None, "") else record.number("answer")
             yield {**find((uid,), ("videos", "")), "id": uid, "kind": "", **choice(record, texts, right)}
@@ -157,7 +156,7 @@ def video_mme(root: Path, clips: Path, split: str) -> Samples:
             length = record.text("duration", "duration_category")
             if split not in ("", length):
                 continue
-            texts = without_letters(record.texts("options", "choices"))
+            texts = _without_letters(record.texts("options", "choices"))
             called = [record.get("videoID") or _youtube_id(str(record.get("url") or "")), record.get("video_id")]
             names = tuple(str(name) for name in called if name) or (record.text("videoID", "url"),)
             yield {
@@ -211,3 +210,13 @@ def longvideobench(root: Path, clips: Path, split: str) -> Samples:
             }
 
     return read()
+
+
+def _without_letters(options: list[str]) -> list[str]:
+    """Options without the "A. ", "B. " before them, if all have it.
+
+    >>> _without_letters(["A. red", "B. blue"]), _without_letters(["A. Smith", "C. Jones"])
+    (['red', 'blue'], ['A. Smith', 'C. Jones'])
+    """
+    marks = [re.match(rf"\(?{letter}[.):]\s*", text) for letter, text in zip(LETTERS, options, strict=False)]
+    return [text[mark.end() :] for mark, text in zip(marks, options, strict=True) if mark] if all(marks) else options

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vtc_lab.qa.clips import clip_finder
-from vtc_lab.qa.layouts import Samples, files, shards
-from vtc_lab.qa.records import Record, records
-from vtc_lab.qa.samples import open_question
+from vtc_lab.qa.records import Record, files, records, shards
+from vtc_lab.qa.samples import Samples, open_question
 from vtc_lab.tokens import VTCError
 
 _ACTIVITYNET = ("motion", "spatial", "temporal", "yes/no", "color", "object", "location", "number", "other")

@@ -10,9 +10,17 @@ from pathlib import Path
 import pandas as pd
 
 from vtc_lab.qa import layouts_choice, layouts_open
-from vtc_lab.qa.layouts import Samples, plain
-from vtc_lab.qa.samples import Sample
+from vtc_lab.qa.records import files
+from vtc_lab.qa.samples import Sample, Samples, read_plain
 from vtc_lab.tokens import VTCError, suggest
+
+
+def _plain(root: Path, clips: Path, split: str) -> Samples:
+    file = root if root.is_file() else files(root, "qa.jsonl", "qa.csv")[0]
+    home = file.parent if clips == root else clips
+    samples = enumerate(read_plain(file, home), 1)
+    return ({"id": str(n), "kind": "", "candidates": None, "rule": "exact", **sample} for n, sample in samples)
+
 
 # Each takes the folder, the folder of clips and the split, "" for all; benchmarks.csv says the rest.
 _READERS: dict[str, Callable[[Path, Path, str], Samples]] = {
@@ -26,7 +34,7 @@ _READERS: dict[str, Callable[[Path, Path, str], Samples]] = {
     "mvbench": layouts_choice.mvbench,
     "video-mme": layouts_choice.video_mme,
     "longvideobench": layouts_choice.longvideobench,
-    "plain": plain,
+    "plain": _plain,
 }
 
 

@@ -68,6 +68,27 @@ class Record(NamedTuple):
         return [str(entry) for entry in value]
 
 
+def files(root: Path, *patterns: str) -> list[Path]:
+    """Return what matches the first pattern that anything matches, such as the shards of a table.
+
+    >>> [path.name for path in files(Path("tests/fixtures/plain"), "no.csv", "*.csv")]
+    ['qa.csv']
+    """
+    for pattern in patterns:
+        if found := sorted(path for path in root.glob(pattern) if path.is_file()):
+            return found
+    raise VTCError(f"annotations are missing; looked for {', '.join(str(root / pattern) for pattern in patterns)}")
+
+
+def shards(folder: str, split: str) -> tuple[str, ...]:
+    """Return where the hub has the Parquet files of a split: as they were uploaded, or converted by the hub.
+
+    >>> shards("MC", "test")
+    ('MC/test-*.parquet', 'MC/test/*.parquet')
+    """
+    return f"{folder}/{split}-*.parquet", f"{folder}/{split}/*.parquet"
+
+
 def records(*paths: Path) -> Iterator[Record]:
     """Read annotation files record by record.
 

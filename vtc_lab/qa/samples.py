@@ -46,6 +46,9 @@ class Sample(Part, Question, total=False):
     group: str  # the length of the video, where the benchmark reports by it
 
 
+Samples = Iterator[Sample]
+
+
 def read_samples(path: str | Path | None = None) -> list[Sample]:
     """Read samples from a file with one JSON object a line, or from a CSV.
 
