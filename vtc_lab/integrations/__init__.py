@@ -1,13 +1,10 @@
-"""What brings the reductions of this package into other tools: a module for each, imported with its tool."""
+"""Bring the reductions of this package into other tools; each module is imported with its tool."""
 
 
 def lmms_eval_models() -> object:
-    """What lmms-eval finds here by the entry point group `lmms_eval.models`: the model `vtc` and where its class is.
+    """Return what lmms-eval's entry point group `lmms_eval.models` asks for: the model `vtc` and where its class is.
 
-    Returns
-    -------
-    ModelManifest of lmms-eval. It is given by a function of this module, because lmms-eval asks for it while it is
-    itself only half imported.
+    It is a function of this module because lmms-eval asks for it while it is itself only half imported.
 
     Examples
     --------

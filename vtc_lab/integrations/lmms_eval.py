@@ -1,19 +1,18 @@
-"""The model `vtc` of lmms-eval: its benchmarks, with every reduction of this package in `--model_args`.
+"""Give lmms-eval the model `vtc`, with every reduction of this package in `--model_args`.
 
-lmms-eval finds it by an entry point; nothing of it is patched. Its cache key holds the model's name and all of
-`model_args`, hence the method, the ratio and every option, but no version of this package.
+lmms-eval finds it by an entry point; nothing is patched. Its cache key holds the model's name and all of `model_args`,
+hence the method, the ratio and every option, but no version of this package.
 """
 
 from __future__ import annotations
 
 import os
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from operator import attrgetter
 from pathlib import Path
-from typing import Literal, NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -26,8 +25,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from vtc_lab.clips.reading import read_clip
-from vtc_lab.models.answers import Answer
-from vtc_lab.models.compression import demand_asking
+from vtc_lab.models.compression import Positions, demand_asking
 from vtc_lab.models.loading import load_model
 from vtc_lab.reducers.registry import get_method, needs_saliency, reduce
 from vtc_lab.sweeps.plan import variants
@@ -36,7 +34,7 @@ from vtc_lab.tokens import Clip, Reduction, VTCError
 
 @dataclass(frozen=True, order=True)
 class _Asked:
-    """One request; sorted, those about one clip stand together. `look` gives its pictures where it is no file."""
+    """One request. Sorting brings those about one clip together; `look` gives its pictures where it is no file."""
 
     clip: str
     max_new_tokens: int
@@ -47,7 +45,7 @@ class _Asked:
 
 
 class VTC(lmms):
-    """A video language model with a reduction, as lmms-eval makes it from `--model_args`.
+    """Answer the questions of lmms-eval with a video language model whose clips are reduced.
 
     Parameters
     ----------
@@ -55,15 +53,15 @@ class VTC(lmms):
     method : a name from `methods()`, or None to give the model all of a clip's tokens.
     ratio, options : as for `reduce`; every option of the method can be given by its name.
     positions : "preserve" or "compact", as for `VideoModel.ask`.
-    frames : how many are read of each video; by default, and of one that has fewer, 16, or all if there are fewer.
-    batch_size : how many questions about one clip are answered together, at least 1.
+    frames : number of frames read of each video; by default, and of a video that has fewer, as for `read_clip`.
+    batch_size : number of questions about one clip that are answered together, at least 1.
     device : by default the one that `accelerate` gives to this process.
 
     Raises
     ------
     VTCError
-        If the model cannot be loaded, or for an unknown method or option, a value that it cannot have, or a ratio or an
-        option without a method.
+        If the model cannot be loaded, the method, an option or a value is unknown, or a ratio or an option comes
+        without a method.
 
     Examples
     --------
@@ -74,14 +72,14 @@ class VTC(lmms):
 
     def __init__(
         self,
-        pretrained: str | os.PathLike,
+        pretrained: str | Path,
         method: str | None = None,
         ratio: float | None = None,
-        positions: Literal["preserve", "compact"] = "preserve",
+        positions: Positions = "preserve",
         frames: int | None = None,
         batch_size: int | str = 1,
         device: str | None = None,
-        **options: object,
+        **options: Any,
     ) -> None:
         super().__init__()
         self.reduction = _checked(method, ratio, options)
@@ -96,7 +94,7 @@ class VTC(lmms):
 
     @property
     def device(self) -> torch.device:
-        """Where the model is."""
+        """Return the device of the model."""
         return self.model.network.device
 
     def generate_until(self, requests: Sequence[Instance]) -> list[str]:
@@ -106,8 +104,8 @@ class VTC(lmms):
         ----------
         requests : (question, generation options, function that gives a document's visuals, document, task, split) each.
             The visuals are the path of one video file, or pictures of one size, taken as its frames, one a second. Of
-            the options `max_new_tokens` and `until` are followed. "\\n\\n" in `until` is not: lmms-eval puts it
-            there when a task says nothing, and its own models leave it out too.
+            the options `max_new_tokens` and `until` are followed, except "\\n\\n" in `until`: lmms-eval puts it there
+            when a task says nothing, and its own models leave it out too.
 
         Returns
         -------
@@ -118,53 +116,45 @@ class VTC(lmms):
         Raises
         ------
         VTCError
-            If a task asks for sampling or beams, gives something else than one video, or files are missing; all of
-            that before the first clip is read.
+            Before the first clip is read, if a task asks for sampling or beams, or gives anything else than one video,
+            or files are missing.
         """
         asked = [self._asked(place, *request.args) for place, request in enumerate(requests)]
-        texts, sums = [""] * len(asked), Counter()
+        texts = [""] * len(asked)
+        sums = np.zeros(4)  # tokens that entered, tokens of the clips, generated tokens, seconds
         for clip, reduced, same in self._by_clip(asked):
             for longest, group in groupby(same, key=attrgetter("max_new_tokens")):
-                how, alike = {"positions": self.positions, "max_new_tokens": longest}, list(group)
+                alike = list(group)
                 for start in range(0, len(alike), self.batch_size):
                     part = alike[start : start + self.batch_size]
-                    said = self.model.ask([one.question for one in part], clip, reduced, **how)
+                    questions, none = [one.question for one in part], [None] * len(part)
+                    how = {"positions": self.positions, "max_new_tokens": longest}
+                    (said,) = self.model.ask_each(questions, clip, [reduced], candidates=none, **how)
                     for one, answer in zip(part, said, strict=True):
                         texts[one.place] = _cut(answer.text, one.until)
-                        sums.update(self._counts(answer))
+                        length = len(self.model.processor.tokenizer(answer.text)["input_ids"])
+                        seconds = answer.seconds["prefill"] + answer.seconds["decode"]
+                        sums += (answer.entered, answer.total, length, seconds)
         if asked:  # one of several processes can be left without a question
-            means = {f"visual_tokens_{name}": sums[name] / len(asked) for name in ("kept", "total")}
-            log_metrics(sums["seconds"], sums["generated"], sums["generated"] / sums["seconds"], means)
+            kept, total, generated, seconds = sums.tolist()
+            means = {"visual_tokens_kept": kept / len(asked), "visual_tokens_total": total / len(asked)}
+            log_metrics(seconds, generated, generated / seconds, means)
         return texts
 
     def loglikelihood(self, requests: Sequence[Instance]) -> NoReturn:
-        """Refuse: lmms-eval 0.7 turns the pairs that this has to give into text, and then fails to take them apart.
-
-        Raises
-        ------
-        VTCError
-            Always.
-        """
+        """Refuse: lmms-eval 0.7 turns the pairs that this must return into text and fails to take them apart."""
         raise VTCError("vtc answers by generation only; choose the generate_until form of the task")
 
     def generate_until_multi_round(self, requests: Sequence[Instance]) -> NoReturn:
-        """Refuse: this model answers each question by itself.
-
-        Raises
-        ------
-        VTCError
-            Always.
-        """
+        """Refuse: this model answers each question by itself."""
         raise VTCError("vtc answers in one round only; choose the generate_until form of the task")
 
     def clean(self) -> None:
-        """Give the memory back; lmms-eval calls this when all answers are there, before a local judge is started."""
+        """Free the memory; lmms-eval calls this after the last answer, before it starts a local judge."""
         del self.model
         super().clean()
 
-    def _asked(
-        self, place: int, question: str, options: Mapping[str, object], to_visual: Callable, *where: object
-    ) -> _Asked:
+    def _asked(self, place: int, question: str, options: Mapping[str, Any], to_visual: Callable, *where: Any) -> _Asked:
         document, task, split = where
         sampled = options.get("do_sample", bool(options.get("temperature"))) and options.get("temperature", 1) != 0
         if sampled or (options.get("num_beams") or 1) > 1:
@@ -176,8 +166,8 @@ class VTC(lmms):
         until = (until,) if isinstance(until, str) else tuple(stop for stop in until if stop != "\n\n")
         longest = int(options.get("max_new_tokens", 128))
 
-        # Pictures are made anew when their turn comes, or those of a whole benchmark would be held.
-        def look() -> list[str | os.PathLike] | list[Image.Image]:
+        # Pictures are made again when their turn comes, or those of a whole benchmark would be held.
+        def look() -> Any:
             return to_visual(self.task_dict[task][split][document])
 
         visuals = look()
@@ -193,19 +183,20 @@ class VTC(lmms):
         return _Asked(f"document {document} of {task}", longest, place, question, until, look)
 
     def _by_clip(self, asked: Sequence[_Asked]) -> Iterator[tuple[Clip, Reduction | None, list[_Asked]]]:
-        """Each clip with its reduction and what is asked about it, read when its turn comes."""
+        """Each clip with its reduction and the requests about it, read when its turn comes."""
         missing = sorted({one.clip for one in asked if one.look is None and not Path(one.clip).is_file()})
         if missing:
             raise VTCError(f"{len(missing)} videos of this run are missing, the first is {missing[0]}; put them there")
         with tqdm(total=len(asked), desc="vtc", disable=self.rank != 0) as progress:
             for path, group in groupby(sorted(asked), key=attrgetter("clip")):
                 same = list(group)
-                clip = self._read(path) if same[0].look is None else self._joined(path, same[0].look())
+                look = same[0].look
+                clip = self._read(path) if look is None else self._joined(path, look())
                 yield clip, self._reduce(clip), same
                 progress.update(len(same))
 
     def _joined(self, name: str, pictures: Sequence[Image.Image]) -> Clip:
-        """Pictures as the frames of a clip, evenly spaced if there are more than were asked for."""
+        """A clip of pictures, evenly spaced if there are more than were asked for."""
         sizes = sorted({picture.size for picture in pictures})
         if len(sizes) > 1:
             raise VTCError(f"the pictures of {name} have the sizes {sizes!r:.60}; vtc takes pictures of one size")
@@ -215,14 +206,14 @@ class VTC(lmms):
         return Clip(frames, chosen.astype(float), name, "lmms-eval")
 
     def _read(self, path: str) -> Clip:
-        if self.frames is not None:
-            try:
-                return read_clip(path, self.frames)
-            except VTCError as error:
-                clip = read_clip(path)  # what is wrong with the file itself is told here
-                logger.warning(f"{len(clip)} frames are read of a clip, for {error}")
-                return clip
-        return read_clip(path)
+        try:
+            return read_clip(path, self.frames)
+        except VTCError as error:
+            if self.frames is None:
+                raise
+            clip = read_clip(path)  # raises if something is wrong with the file itself
+            logger.warning(f"{len(clip)} frames are read of a clip, for {error}")
+            return clip
 
     def _reduce(self, clip: Clip) -> Reduction | None:
         if not self.reduction:
@@ -230,14 +221,9 @@ class VTC(lmms):
         tokens = self.model.encode(clip, saliency=needs_saliency(self.reduction["method"], self.reduction))
         return reduce(tokens, **self.reduction)
 
-    def _counts(self, answer: Answer) -> dict[str, float]:
-        generated = len(self.model.processor.tokenizer(answer.text)["input_ids"])
-        seconds = answer.seconds["prefill"] + answer.seconds["decode"]
-        return {"kept": answer.entered, "total": answer.total, "generated": generated, "seconds": seconds}
 
-
-def _checked(method: str | None, ratio: object, options: dict[str, object]) -> dict[str, object]:
-    """The arguments for `reduce`, none for all tokens; a mistake is told before a model or a dataset is fetched."""
+def _checked(method: str | None, ratio: float | None, options: dict[str, Any]) -> dict[str, Any]:
+    """The arguments for `reduce`, none for all tokens, checked before a model or a dataset is fetched."""
     given = ({} if ratio is None else {"ratio": ratio}) | options
     if method is None:
         if given:
@@ -250,14 +236,14 @@ def _checked(method: str | None, ratio: object, options: dict[str, object]) -> d
 
 
 def _count(name: str, value: object) -> int:
-    """A whole number of at least 1; lmms-eval gives what stands on the command line as text or as a number."""
-    if not str(value).isdecimal() or int(value) < 1:
+    """A whole number, which lmms-eval gives as text or as a number."""
+    if not str(value).isdecimal() or int(str(value)) < 1:
         raise VTCError(f"{name} is {value!r}; it must be a whole number, at least 1")
-    return int(value)
+    return int(str(value))
 
 
 def _cut(text: str, until: Sequence[str]) -> str:
-    """The text before the first of the strings at which it should have stopped."""
+    """The text before the first string at which it should have stopped."""
     for stop in until:
         text = text.split(stop)[0]
     return text

@@ -36,7 +36,7 @@ class CompressedInputs(BatchFeature):
         super().__init__(dict(data))
         self.reductions = tuple(reductions)
 
-    def __getitem__(self, name: str) -> Any:  # noqa: ANN401
+    def __getitem__(self, name: str) -> Any:
         value = super().__getitem__(name)
         if name == "mm_encoder_outputs":
             return {modality: copy.copy(output) for modality, output in value.items()}
@@ -48,7 +48,7 @@ class CompressedInputs(BatchFeature):
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.data, self.reductions = state["data"], state["reductions"]
 
-    def to(self, *args: Any, **kwargs: Any) -> CompressedInputs:  # noqa: ANN401
+    def to(self, *args: Any, **kwargs: Any) -> CompressedInputs:
         """Move to a device, floating point numbers also to a dtype, in place as `BatchFeature.to` does."""
         super().to(*args, **kwargs)
         for output in self.data.get("mm_encoder_outputs", {}).values():
@@ -57,7 +57,7 @@ class CompressedInputs(BatchFeature):
         return self
 
 
-def _moved(features: Any, *args: Any, **kwargs: Any):  # noqa: ANN401
+def _moved(features: Any, *args: Any, **kwargs: Any):
     if isinstance(features, Tensor):
         return features.to(*args, **kwargs)
     return [_moved(part, *args, **kwargs) for part in features]

@@ -86,7 +86,7 @@ def load_model(
     return VideoModel(network.to(device).eval(), processor, label, spec)
 
 
-def _network(source: str, **given: Any) -> Model:  # noqa: ANN401
+def _network(source: str, **given: Any) -> Model:
     loaded: Any = AutoModelForImageTextToText.from_pretrained(source, output_loading_info=True, **given)
     network, told = loaded
     if lacking := sorted(told["missing_keys"]):
@@ -177,7 +177,7 @@ def _ask_hub(source: str) -> tuple[bool, int]:
     return False, about.total if about else 0
 
 
-def _demand_memory(source: str, config: Any, weights: int, dtype: torch.dtype, device: str) -> None:  # noqa: ANN401
+def _demand_memory(source: str, config: Any, weights: int, dtype: torch.dtype, device: str) -> None:
     """Raise a VTCError if a model's weights will not fit with a margin; quantised ones count one byte each."""
     if not weights:
         kept = None if Path(source).exists() else try_to_load_from_cache(source, "config.json")

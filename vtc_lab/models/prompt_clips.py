@@ -116,7 +116,7 @@ def encode_prompt(
     return EncodedPrompt(tokens, where, features, places, sizes, outputs, here, seconds) if where else None
 
 
-def on_device(value: Any, model: Model) -> Any:  # noqa: ANN401
+def on_device(value: Any, model: Model) -> Any:
     """Return a tensor on a model's device; anything else as it is."""
     return value.to(model.device) if isinstance(value, Tensor) else value
 
