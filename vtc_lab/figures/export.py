@@ -11,8 +11,8 @@ import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
 from importlib import metadata
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, TypeVar
@@ -28,7 +28,7 @@ from vtc_lab.clips.reading import ROOT
 from vtc_lab.figures.style import writing
 from vtc_lab.tokens import Clip, Reduction, VideoTokens, VTCError
 
-SUFFIXES = (".json", ".pdf", ".svg", ".png", ".csv")
+SUFFIXES = (".json", ".pdf", ".svg", ".png", ".csv")  # the record first, and last what not every figure has
 FOLDER = ROOT / "figures" if (ROOT / "pyproject.toml").exists() else Path("figures")
 
 _PATHS = re.compile(r"(?:file://|(?<![\w.:/\\~-]))(?:/|[A-Za-z]:[/\\])(?:[^\s/\\'\"]+[/\\])+")  # all but the last part
@@ -100,8 +100,8 @@ def save_figure(
     base = file_base(name, folder, SUFFIXES, "figure")
     attached = getattr(figure, "vtc", {"data": None, "config": {}})
     data = attached["data"] if data is None else data
-    files = [suffix for suffix in SUFFIXES if suffix != ".csv" or data is not None]
-    facts = record({**attached["config"], **(provenance or {})}, files)
+    suffixes = SUFFIXES[:-1] if data is None else SUFFIXES
+    facts = record({**attached["config"], **(provenance or {})}, suffixes)
     facts["inches"] = [round(float(side), 4) for side in figure.get_size_inches()]
     contents = {".json": f"{json.dumps(facts, indent=2)}\n".encode(), **_drawn(figure, base.name, json.dumps(facts))}
     if data is not None:
@@ -170,23 +170,24 @@ def _drawn(figure: Figure, title: str, about: str) -> dict[str, bytes]:
         "png": {"Title": title, "Description": about},
     }
     files = {kind: io.BytesIO() for kind in entries}
+    engine = figure.get_layout_engine()
     try:
-        with writing(), _laid_out(figure):
+        with writing():
+            if isinstance(engine, ConstrainedLayoutEngine):
+                _lay_out(figure, engine)
             for kind, file in files.items():
                 figure.savefig(file, format=kind, metadata=entries[kind])
     except Exception as error:
         reason = " ".join(str(error).split())
         raise VTCError(f"figure {title!r} cannot be drawn: {reason}; mend its text, data or size") from error
+    finally:
+        if engine:
+            figure.set_layout_engine(engine)
     return {f".{kind}": file.getvalue() for kind, file in files.items()}
 
 
-@contextmanager
-def _laid_out(figure: Figure) -> Iterator[None]:
+def _lay_out(figure: Figure, engine: ConstrainedLayoutEngine) -> None:
     """Lay a figure out from its grid, because matplotlib goes on from the last layout and ends elsewhere each time."""
-    engine = figure.get_layout_engine()
-    if not isinstance(engine, ConstrainedLayoutEngine):
-        yield
-        return
     spec: Any
     engine.execute(figure)  # places the titles of the whole figure, on which the next layout builds
     for axes in figure.axes:
@@ -198,10 +199,6 @@ def _laid_out(figure: Figure) -> Iterator[None]:
         axes.set_in_layout(in_layout)  # set_position turned it off
     engine.execute(figure)
     figure.set_layout_engine("none")
-    try:
-        yield
-    finally:
-        figure.set_layout_engine(engine)
 
 
 def csv_bytes(data: pd.DataFrame) -> bytes:
@@ -212,7 +209,7 @@ def csv_bytes(data: pd.DataFrame) -> bytes:
     return table.to_csv(index=False, lineterminator="\n").encode()
 
 
-def record(config: dict[str, object], files: list[str]) -> dict[str, Any]:
+def record(config: Mapping[str, object], files: Iterable[str]) -> dict[str, Any]:
     """Return how a figure or table was made, and the suffixes of its files, as JSON can hold it."""
     try:
         version = metadata.version("vtc_lab")
@@ -226,8 +223,8 @@ def record(config: dict[str, object], files: list[str]) -> dict[str, Any]:
         "commit": commit,
         "dirty": bool(_git("status", "--porcelain", "--", ".")) if commit else None,
         "versions": {"python": platform.python_version(), **versions},
-        "files": files,
-        "config": _plain(config, "provenance"),
+        "files": list(files),
+        "config": _plain(dict(config), "provenance"),
     }
 
 

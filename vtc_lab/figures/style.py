@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -83,8 +82,6 @@ def figure_size(venue: str = "cvpr", span: str = "column", aspect: float = 0.62)
         raise VTCError(f"no venue is called {venue!r}; {suggest(key, VENUES)}")
     if span not in ("column", "text"):
         raise VTCError(f"span is {span!r}; choose 'column' or 'text'")
-    if not 0 < aspect < math.inf:
-        raise VTCError(f"aspect is {aspect!r}; it is height / width, a number above 0")
     width = VENUES[key][span == "text"]
     return width, round(width * aspect, 3)
 

@@ -79,7 +79,7 @@ def save_table(
     if best not in ("max", "min", None):
         raise VTCError(f"best is {best!r}; choose 'max', 'min' or None")
     base = file_base(name, folder, _SUFFIXES, "table")
-    facts = record(dict(provenance or {}), list(_SUFFIXES))
+    facts = record(provenance or {}, _SUFFIXES)
     latex = f"% {json.dumps(facts)}\n{_latex(table, best)}"
     return write_files(base, {".tex": latex.encode(), ".csv": csv_bytes(table)}, "table")
 
