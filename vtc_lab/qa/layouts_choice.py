@@ -99,7 +99,7 @@ def egoschema(root: Path, clips: Path, split: str) -> Samples:
             uid = record.text("q_uid", "video_idx")
             if own and split == "subset" and uid not in known:
                 continue
-            texts = [record.text(f"option {n}") for n in range(5)] if own else _without_letters(record.texts("option"))
+            texts = [record.text(f"option {n}") for n in range(5)] if own else without_letters(record.texts("option"))
             record.fields["answer"] = known.get(uid, record.get("answer"))
             right = None if record.get("answer") in (None, "") else record.number("answer")
             yield {**find((uid,), ("videos", "")), "id": uid, "kind": "", **choice(record, texts, right)}
@@ -156,7 +156,7 @@ def video_mme(root: Path, clips: Path, split: str) -> Samples:
             length = record.text("duration", "duration_category")
             if split not in ("", length):
                 continue
-            texts = _without_letters(record.texts("options", "choices"))
+            texts = without_letters(record.texts("options", "choices"))
             called = [record.get("videoID") or _youtube_id(str(record.get("url") or "")), record.get("video_id")]
             names = tuple(str(name) for name in called if name) or (record.text("videoID", "url"),)
             yield {
@@ -212,10 +212,10 @@ def longvideobench(root: Path, clips: Path, split: str) -> Samples:
     return read()
 
 
-def _without_letters(options: list[str]) -> list[str]:
-    """Options without the "A. ", "B. " before them, if all have it.
+def without_letters(options: list[str]) -> list[str]:
+    """Return options without the "A. ", "B. " before them, if all have it.
 
-    >>> _without_letters(["A. red", "B. blue"]), _without_letters(["A. Smith", "C. Jones"])
+    >>> without_letters(["A. red", "B. blue"]), without_letters(["A. Smith", "C. Jones"])
     (['red', 'blue'], ['A. Smith', 'C. Jones'])
     """
     marks = [re.match(rf"\(?{letter}[.):]\s*", text) for letter, text in zip(LETTERS, options, strict=False)]
