@@ -52,9 +52,8 @@ def made():
 @pytest.fixture(scope="session")
 def fresh_processes():
     """A way to start processes that have imported the package, but nothing of what the tests have made."""
-    context = multiprocessing.get_context("forkserver")
     dask.config.set({"distributed.worker.multiprocessing-method": "forkserver"})
-    importlib.import_module("distributed")  # has a list of what to import of its own
+    context = importlib.import_module("distributed.utils").get_mp_context()
     context.set_forkserver_preload(["distributed", "vtc_lab.sweeps.workers", "vtc_lab.models.loading"])
     return context
 
