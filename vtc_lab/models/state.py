@@ -32,7 +32,7 @@ def weights_sample(network: nn.Module) -> str:
     words = hashlib.sha256()
     for name, tensor in _tensors(network):
         words.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        if not (tensor.is_meta or hasattr(tensor, "__tensor_flatten__")):  # offloaded, or packed by a quantiser
+        if type(tensor) in (Tensor, nn.Parameter) and not tensor.is_meta:  # neither packed by a quantiser nor offloaded
             flat = tensor.detach().reshape(-1)
             some = flat[:: max(1, len(flat) // _SAMPLE)].contiguous().view(torch.uint8)
             words.update(some.cpu().numpy().tobytes())
@@ -47,8 +47,8 @@ def model_state(network: PreTrainedModel, processor: object, spec: dict[str, Any
     """
     words = [weights_sample(network), str(network.training)]
     for name, tensor in _tensors(network):
-        identity = id(tensor) if isinstance(tensor, nn.Parameter) else ""  # a forward pass may replace a buffer
-        words.append(f"{name} {identity} {0 if tensor.is_inference() else tensor._version}")
+        lasting = isinstance(tensor, nn.Parameter) and not tensor.is_meta  # a forward pass may replace the others
+        words.append(f"{name} {id(tensor) * lasting} {0 if tensor.is_inference() else tensor._version}")
     config = network.config
     parts = [config, *(getattr(config, name, None) for name in config.sub_configs)]
     words += [str(getattr(part, "_attn_implementation", "")) for part in parts]

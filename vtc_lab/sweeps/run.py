@@ -31,7 +31,7 @@ STAGES = ("read", "encode", "reduce", "prefill", "decode")
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a sweep is: settings of clips done and in total, seconds left (NaN at first), and its table so far."""
+    """Settings of clips done and in total, the seconds left (NaN at first), and the table so far."""
 
     done: int
     total: int

@@ -63,9 +63,7 @@ def _pickled(methods: dict[str, Method]) -> bytes:
     try:
         import cloudpickle
     except ImportError as error:
-        raise VTCError(
-            f"method {names} must be sent to the workers; install cloudpickle, or use no executor"
-        ) from error
+        raise VTCError(f"method {names} must be sent to workers; install cloudpickle, or use no executor") from error
     modules = {sys.modules[m.run.__module__] for m in methods.values() if m.run.__module__ != "__main__"}
     for module in modules:
         cloudpickle.register_pickle_by_value(module)
