@@ -109,22 +109,23 @@ def judge_all(samples: Iterable[Sample], predictions: Iterable[str], by: Judge, 
     >>> judge_all([], [], Judge("http://localhost:8000/v1", "llama-3")).shape
     (0, 8)
     """
-    key = _key(by.key_env)
+    key = os.environ.get(by.key_env, "").strip() if by.key_env else ""
+    if by.key_env and not re.fullmatch("[!-~]+", key):
+        raise VTCError(f"the environment variable {by.key_env} holds no key that can be sent; put the endpoint's there")
     http = openai.DefaultHttpxClient(follow_redirects=False)  # nothing is sent elsewhere
     client = openai.OpenAI(
         api_key=key or "none", base_url=by.url, timeout=by.timeout, max_retries=by.retries, http_client=http
     )
     waiting, rows, silent, pool = [], [], 0, ThreadPoolExecutor(workers, "judge")
-    asked: dict[tuple[str, str, str], Future[Verdict]] = {}  # the same texts are judged once
+    asked: dict[str, Future[Verdict]] = {}  # the same texts are judged once
     try:
         for sample, said in paired(samples, predictions):
             texts = (sample.get("stem", sample.get("question")), sample.get("answer"), said)
-            problem = _problem(*texts)
-            if not problem and texts not in asked:
-                asked[texts] = pool.submit(_judge, client, key, by, *texts)
-            waiting.append((sample, said, Verdict(problem=problem, reply="") if problem else asked[texts]))
-        for sample, said, found in waiting:
-            verdict = found.result() if isinstance(found, Future) else found
+            if repr(texts) not in asked:
+                asked[repr(texts)] = pool.submit(_judge, client, key, by, *texts)
+            waiting.append((sample, said, asked[repr(texts)]))
+        for sample, said, future in waiting:
+            verdict = future.result()
             rows.append((sample.get("id", ""), sample.get("kind", ""), said, *verdict))
             silent = silent + 1 if verdict.reply is None else 0
             if silent == _GIVE_UP:
@@ -155,24 +156,11 @@ def read_verdict(reply: str) -> tuple[bool, float] | None:
     return (said == {"yes"}, float(score[1])) if score and float(score[1]) <= 5 else None
 
 
-def _key(name: str | None) -> str:
-    key = os.environ.get(name, "").strip() if name else ""
-    if name and not re.fullmatch("[!-~]+", key):
-        raise VTCError(
-            f"the environment variable {name} holds no key, or one with spaces; put the endpoint's key there"
-        )
-    return key
-
-
-def _problem(question: object, answer: object, prediction: object) -> str:
-    for what, text in (("question", question), ("reference answer", answer), ("prediction", prediction)):
-        if not isinstance(text, str) or not (text.strip() or what == "prediction"):
-            return f"the {what} is {text!r:.60}; give a text"
-    return ""
-
-
-def _judge(client: openai.OpenAI, key: str, by: Judge, *texts: str) -> Verdict:
+def _judge(client: openai.OpenAI, key: str, by: Judge, *texts: Any) -> Verdict:  # noqa: ANN401
     """The verdict in the cache, or else the judge's; threads and processes may share the file."""
+    for what, text in zip(("question", "reference answer", "prediction"), texts, strict=True):
+        if not isinstance(text, str) or not (text.strip() or what == "prediction"):
+            return Verdict(problem=f"the {what} is {text!r:.60}; give a text", reply="")
     place = hashlib.sha256(json.dumps([by.model, by.temperature, PROMPT, *texts]).encode()).hexdigest()
     try:
         with closing(sqlite3.connect(by.cache or ":memory:", timeout=60, isolation_level=None)) as cache:
