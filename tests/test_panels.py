@@ -156,14 +156,16 @@ def test_flips_are_counted_by_what_was_said_before():
 @pytest.mark.filterwarnings("error")
 def test_counting_flips_and_baselines_draws_no_resamples_that_could_lack_a_label():
     table = made_up_sweep(["lftr", "uniform"], [1, 4], clips=6)
-    few = (table.ratio == 4) & (table["clip"] > "clips/001.mp4")
+    few, splits = (table.ratio == 4) & (table["clip"] > "clips/001.mp4"), grid()
     table.loc[few, ["right", "flipped", "status"]] = [None, None, "error"]
     for seed in range(12):  # other names make another order of clips, which are drawn by place
         clips = np.random.default_rng(seed).permutation(6)
         named = table.assign(clip=table["clip"].map(dict(zip(sorted(table["clip"].unique()), clips, strict=True))))
         assert plot_flips(named).vtc["data"].n.tolist() == [8, 8]
+        if seed > 2:
+            continue
         baselines = named[named.label == "uniform"].astype({"clip": str})
-        assert (plot_heatmap(pd.concat([grid(), baselines], ignore_index=True)).vtc["data"].n == 48).all()
+        assert (plot_heatmap(pd.concat([splits, baselines], ignore_index=True)).vtc["data"].n == 48).all()
 
 
 @pytest.mark.parametrize(

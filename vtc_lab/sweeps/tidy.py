@@ -14,7 +14,7 @@ _ONE_OF = {"model": "of {} models", "asked": "that were asked for in {} ways"}  
 
 
 def tidy(table: pd.DataFrame, value: str, needs: Iterable[str] = ()) -> pd.DataFrame:
-    """Return a checked copy with label, method, seed, kind and clip filled in, and `value` as a column of that name.
+    """Return a checked copy with label, method, seed, sample and kind filled in, and `value` as a column of that name.
 
     Its values are floats, NaN in rows whose status is not "ok"; column answered marks the samples that have one.
     """
@@ -31,6 +31,8 @@ def tidy(table: pd.DataFrame, value: str, needs: Iterable[str] = ()) -> pd.DataF
             )
     if "clip" in table:
         table["clip"] = table["clip"].mask(table["clip"] == "")  # which a saved CSV cannot tell from NaN
+    if "sample" not in table:
+        table["sample"] = table.get("clip", 0)
     if "kind" in table:
         table["kind"] = _texts(table["kind"])
     table["method"] = table[named[-1]].astype(str)
@@ -78,10 +80,7 @@ def whole(name: str, number: object, least: int) -> int:
 
 def answered(table: pd.DataFrame) -> pd.Series:
     """Mark the rows of samples that have a value under some setting; the others make no two means differ."""
-    one = "sample" if "sample" in table else "clip"
-    if one not in table:
-        return pd.Series(True, table.index)
-    return table.value.notna().groupby(table[one], dropna=False).transform("any")
+    return table.value.notna().groupby(table["sample"], dropna=False).transform("any")
 
 
 def uncompressed(table: pd.DataFrame) -> pd.DataFrame:
@@ -207,8 +206,7 @@ def _numbers(column: pd.Series) -> np.ndarray:
 def _one_ratio_where_free(table: pd.DataFrame) -> pd.Series:
     """Return the ratios, with that of the totals for a label whose options give each clip a budget of its own."""
     ratios = table.ratio.copy()
-    one = "sample" if "sample" in table else "clip"
-    repeated = table.label[table.duplicated(["label", one, "seed"]) & table[one].notna()]
+    repeated = table.label[table.duplicated(["label", "sample", "seed"]) & table["sample"].notna()]
     several = table.groupby("label").ratio.nunique(dropna=False) > 1
     for label in several[several].index.difference(repeated):
         mine = table[(table.label == label) & table.kept.notna()]
