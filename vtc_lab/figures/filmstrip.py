@@ -222,7 +222,6 @@ def _thumbnails(clip: Clip, rows: int, tall: int, columns: int, wide: int) -> np
     return np.stack(frames).astype(np.uint16).reshape(-1, rows, tall, columns, wide, 3)
 
 
-@lru_cache(maxsize=16)
 def _dots(tall: int, wide: int) -> tuple[np.ndarray, np.ndarray]:
     """Return (tall, wide) bool masks of the dark rim and of the core of a patch's dot."""
     y, x = np.arange(tall)[:, None] - (tall - 1) / 2, np.arange(wide) - (wide - 1) / 2
