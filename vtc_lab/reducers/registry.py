@@ -19,9 +19,9 @@ Least = Callable[[int, int, dict[str, Any]], int]  # (T, N, options) -> the leas
 
 
 class Reducer(Protocol):
-    """The signature of a method: tokens, the exact number to return, and options by name.
+    """Signature of a method: the tokens, K = 1 to M as the exact number to return, and options by name.
 
-    `budget` is None only for a method that gives it that default and finds the number from its options.
+    K is None only if the method gives it that default, and then the options take its place.
     """
 
     __name__: str

@@ -15,15 +15,11 @@ from vtc_lab.tokens import Reduction, VideoTokens
     instead="tau",
 )
 def dtd(tokens: VideoTokens, budget: int | None = None, *, tau: Annotated[float | None, -1, 1] = None) -> Reduction:
-    """Drop the patches whose cosine to the same place one frame before is above a threshold; the first frame is whole.
+    """Drop the patches whose cosine to the same place one frame before is above `tau`; the first frame stays whole.
 
     With `tau`, as in the paper, the clip decides how much stays. With a budget, the patches of lowest cosine stay, ties
-    to the earlier frame and the lower patch, which are the ones that `evs` keeps: the two differ in what their papers
-    compare (EVS: pixels). The cost is one pass over the tokens.
-
-    Parameters
-    ----------
-    tau : instead of a budget, the cosine above which a patch is dropped, -1 to 1.
+    to the earlier frame and the lower patch; `evs` keeps the same ones, the two papers differ in what they compare
+    (EVS: pixels). The cost is one pass over the tokens.
 
     Examples
     --------

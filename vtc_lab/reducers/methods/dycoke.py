@@ -22,13 +22,10 @@ def dycoke(tokens: VideoTokens, budget: int | None = None, *, k: Annotated[float
     """Keep the first of every four frames whole, and of the others the patches that differ most from one before.
 
     In a group f0 f1 f2 f3, f1 is compared with f0, f3 with f2, and f2 with f0, patch by patch; each keeps its patches
-    of lowest cosine. A budget is shared equally among these frames (shares differ by at most one); a last group of
-    fewer frames is treated alike. The official code drops an odd last frame, leaves the last f2 unpruned and puts
-    tokens out of order, and its second stage prunes the KV cache while decoding; none of that is done here.
-
-    Parameters
-    ----------
-    k : instead of a budget, the share of patches that those frames lose, 0 to 1 (as in the paper, which uses 0.7).
+    of lowest cosine. A budget is shared equally among these frames (shares differ by at most one); with `k` instead,
+    as in the paper (0.7), each of them loses this share of its patches. A last group of fewer frames is treated alike.
+    The official code drops an odd last frame, leaves the last f2 unpruned and puts tokens out of order, and its second
+    stage prunes the KV cache while decoding; none of that is done here.
 
     Examples
     --------

@@ -27,11 +27,6 @@ def fastvid(
     back to saliency in the others, which happens above about K = M / 2.5; the original does not reach such budgets.
     Cost: T * N * (anchors of a scene) * D.
 
-    Parameters
-    ----------
-    tau : cosine of adjacent frame means below which a scene ends, -1 to 1.
-    context : share of the budget that goes to merged tokens, 0 to 1.
-
     Examples
     --------
     >>> tokens = VideoTokens(torch.randn(4, 4, 4, 8), torch.rand(4, 4, 4))

@@ -35,12 +35,6 @@ def flashvid(
     The paper lets 1.25 K tokens enter and prunes on inside the language model; here K enter, for a comparison at equal
     budgets. How relevance is scaled to be positive is our reading. Cost: T * N^2 * D, and (trees of a scene)^2 * D.
 
-    Parameters
-    ----------
-    tau : cosine of adjacent frame means below which a scene ends, -1 to 1.
-    link : least cosine of a link, -1 to 1.
-    alone : share of the budget that goes to patches kept as they are, 0 to 1.
-
     Examples
     --------
     >>> tokens = VideoTokens(torch.randn(4, 4, 4, 8), torch.rand(4, 4, 4))

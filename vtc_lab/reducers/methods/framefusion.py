@@ -23,13 +23,10 @@ def framefusion(
     """Merge each position's runs of similar consecutive frames into plain means, anchored at their first token.
 
     Every token is joined to the one at the same position one frame before by an edge of weight cos; the strongest
-    M - K edges are contracted, ties to the earlier frame and the lower patch. The original merges inside the language
-    model's first layers, on hidden states, and prunes by attention further in; this is its merge stage on the tokens
-    that enter. The cost is two passes over the tokens.
-
-    Parameters
-    ----------
-    threshold : instead of a budget, contract the edges above this cosine, -1 to 1 (as in the paper, which uses 0.6).
+    M - K edges are contracted, ties to the earlier frame and the lower patch; with `threshold` instead of a budget, as
+    in the paper (0.6), all edges above it. The original merges inside the language model's first layers, on hidden
+    states, and prunes by attention further in; this is its merge stage on the tokens that enter. The cost is two passes
+    over the tokens.
 
     Examples
     --------

@@ -18,17 +18,14 @@ _NEIGHBOURS = 7
 def holitom(tokens: VideoTokens, budget: int, *, tau: Annotated[float | None, -1, 1] = None) -> Reduction:
     """Cut the clip into the windows that save most by merging static positions, then thin out both kinds of token.
 
-    A position is static in a window if the cosine of all its consecutive frames there is above `tau`. A dynamic
-    programme picks the windows that maximise the sum of static positions * (length - 1), the shortest last window on
-    ties. A static position becomes its mean over the window, in its first frame. The budget is shared in proportion to
-    what there is: static positions of each window are clustered by density peaks (k = 7) into means, of the dynamic
-    patches of each frame those of highest saliency stay. Where merging leaves fewer tokens than the budget, static
-    positions are taken apart again, those of lowest mean cosine first; the original does not reach such budgets. Its
-    inner stage, which merges inside the language model, is left out. Cost: T * N * D + T^2, and N^2 * D a window.
-
-    Parameters
-    ----------
-    tau : -1 to 1; by default 0.8, and 0.65 from 10x on, as in the paper.
+    A position is static in a window if the cosine of all its consecutive frames there is above `tau` (by default 0.8,
+    and 0.65 from 10x on, as in the paper). A dynamic programme picks the windows that maximise the sum of static
+    positions * (length - 1), the shortest last window on ties. A static position becomes its mean over the window, in
+    its first frame. The budget is shared in proportion to what there is: static positions of each window are clustered
+    by density peaks (k = 7) into means, of the dynamic patches of each frame those of highest saliency stay. Where
+    merging leaves fewer tokens than the budget, static positions are taken apart again, those of lowest mean cosine
+    first; the original does not reach such budgets. Its inner stage, which merges inside the language model, is left
+    out. Cost: T * N * D + T^2, and N^2 * D a window.
 
     Examples
     --------

@@ -13,11 +13,10 @@ from typing import Literal
 
 import torch
 
-from vtc_lab.reducers import segments as cuts
 from vtc_lab.reducers.ops import coverage, few_threads
 from vtc_lab.reducers.registry import check_ratio, method
 from vtc_lab.reducers.significance import difference
-from vtc_lab.reducers.stages import Problem, both_stages
+from vtc_lab.reducers.stages import Problem, both_stages, cut_greedily, cut_optimally
 from vtc_lab.tokens import Reduction, VideoTokens, VTCError
 
 _SAMPLE = 64  # positions of a frame on which splits are compared
@@ -87,7 +86,8 @@ def lftr(
     evidence = difference(tokens.values)
     if granularity == "frame":
         evidence = evidence.mean(1, keepdim=True)
-    labels = cuts.greedy(evidence) if segments == "greedy" else cuts.optimal(tokens.values, granularity == "patch")
+    greedy = segments == "greedy"
+    labels = cut_greedily(evidence) if greedy else cut_optimally(tokens.values, granularity == "patch")
     evidence = evidence.expand(-1, tokens.total // len(tokens))
     problem = Problem(tokens, evidence, labels, temporal, significance, allocation, dropped, order)
     if min_fidelity is None:

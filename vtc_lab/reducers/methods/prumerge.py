@@ -20,17 +20,14 @@ def prumerge(tokens: VideoTokens, budget: int | None = None, *, adaptive: bool =
     weighted by saliency, of itself and of those of its 32 nearest dropped patches by cosine that are nearest to it
     among all that list them. What no kept token lists, and in any case the patch least like all kept ones, merges into
     the extra token, anchored at that patch. A share of one token has no extra one: it is the most salient patch, and
-    what it does not list is dropped; a frame without a share is dropped.
+    what it does not list is dropped; a frame without a share is dropped. With `adaptive` instead of a budget, as in the
+    paper, a frame's salient patches are the outliers of its saliency (above the third quartile by 1.5 times the
+    interquartile range; at least one).
 
     The paper lets a patch enter several sums, and all dropped ones the extra token; here it enters one, because a
     reduction names one place for each token. The paper's sums of saliency * token depend on the scale of a tower's
     attention; weights are normalised here, so that ratio 1 is the identity. It is a method for images, applied to each
     frame, and compares features, not attention keys. Cost: T * N^2 * D.
-
-    Parameters
-    ----------
-    adaptive : instead of a budget, as in the paper: a frame's salient patches are the outliers of its saliency (above
-        the third quartile by 1.5 times the interquartile range; at least one).
 
     Examples
     --------

@@ -25,13 +25,10 @@ def tome(tokens: VideoTokens, budget: int, *, scope: Literal["clip", "frame"] = 
 
     In a round the n tokens, in raster order, are split into even and odd ones; each even one has its odd partner of
     highest cosine, and the top r <= n/2 of these edges are merged (ties to the lower index), several into one odd token
-    if they share it. A merged token keeps its odd member's position. The original merges a few tokens in every layer of
-    the encoder, compares attention keys and leaves the tokens reordered; here all rounds use the features that enter
-    the language model, and raster order is kept. Cost of the first round: M^2 / 4 * D, or M * N / 4 * D within frames.
-
-    Parameters
-    ----------
-    scope : "clip" matches all tokens; "frame" those of each frame, to equal shares of the budget.
+    if they share it. A merged token keeps its odd member's position. With scope "frame", each frame is matched by
+    itself, to equal shares of the budget. The original merges a few tokens in every layer of the encoder, compares
+    attention keys and leaves the tokens reordered; here all rounds use the features that enter the language model, and
+    raster order is kept. Cost of the first round: M^2 / 4 * D, or M * N / 4 * D within frames.
 
     Examples
     --------
