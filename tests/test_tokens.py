@@ -43,7 +43,7 @@ def reductions(draw) -> tuple[vtc.VideoTokens, vtc.Reduction]:
         (np.zeros((2, 4, 4, 3), np.float32), [0, 1], r"float32.*\(2, 4, 4, 3\).*uint8"),
         (np.zeros((2, 4, 4), np.uint8), [0, 1], r"\(2, 4, 4\).*\(T, H, W, 3\)"),
         (np.zeros((2, 4, 4, 4), np.uint8), [0, 1], r"\(2, 4, 4, 4\)"),
-        (np.zeros((0, 4, 4, 3), np.uint8), [], r"\(0, 4, 4, 3\).*at least 1"),
+        (np.zeros((0, 4, 4, 3), np.uint8), [], r"\(0, 4, 4, 3\).*none of them 0"),
         (np.zeros((2, 0, 4, 3), np.uint8), [0, 1], r"\(2, 0, 4, 3\)"),
         (np.zeros((2, 4, 4, 3), np.uint8), [0, 1, 2], r"2 frames.*\(3,\).*one time per frame"),
         (np.zeros((2, 4, 4, 3), np.uint8), 0.0, r"2 frames.*\(\)"),

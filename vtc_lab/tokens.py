@@ -28,7 +28,7 @@ class MinimumBudgetError(VTCError):
 
 
 def suggest(wrong: object, names: Iterable[str]) -> str:
-    """Return the end of an error about an unknown name: the nearest known names, or all of them.
+    """Return the end of an error about an unknown name: the nearest names, or all of them.
 
     >>> suggest("lfrt", ["lftr", "pool"]), suggest("x", ["lftr", "pool"])
     ("did you mean 'lftr'?", "there are 'lftr', 'pool'")
@@ -68,10 +68,8 @@ class Clip:
     def __post_init__(self) -> None:
         frames, times = np.asarray(self.frames), np.asarray(self.times, dtype=float)
         if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8 or not frames.size:
-            raise VTCError(
-                f"clip frames are {frames.dtype} of shape {frames.shape}; "
-                "they must be uint8 of shape (T, H, W, 3) with T, H and W at least 1"
-            )
+            given = f"{frames.dtype} of shape {frames.shape}"
+            raise VTCError(f"clip frames are {given}; they must be uint8 of shape (T, H, W, 3), none of them 0")
         if times.shape != frames.shape[:1]:
             raise VTCError(f"clip has {len(frames)} frames but times of shape {times.shape}; give one time per frame")
         object.__setattr__(self, "frames", frames)
@@ -118,10 +116,8 @@ class VideoTokens:
     def __post_init__(self) -> None:
         values, saliency = self.values, self.saliency
         if not isinstance(values, Tensor) or values.ndim != 4 or not values.is_floating_point() or not values.numel():
-            raise VTCError(
-                f"token values are {_what(values)}; "
-                "they must be a floating tensor of shape (T, h, w, D), none of them 0"
-            )
+            wanted = "a floating tensor of shape (T, h, w, D), none of them 0"
+            raise VTCError(f"token values are {_what(values)}; they must be {wanted}")
         if saliency is not None:
             floating = isinstance(saliency, Tensor) and saliency.is_floating_point()
             if not floating or tuple(saliency.shape) != self.grid:
@@ -261,8 +257,9 @@ class Reduction:
 
     def to(self, device: str | torch.device) -> Reduction:
         """Return the same reduction on another device."""
-        moved = {name: getattr(self, name).to(device) for name in ("tokens", "anchor", "assign", "weight")}
-        return replace(self, **moved)
+        return replace(
+            self, **{part: getattr(self, part).to(device) for part in ("tokens", "anchor", "assign", "weight")}
+        )
 
     def check(self) -> Reduction:
         """Return self if the contract holds; else raise a VTCError that names the method and the broken rule."""

@@ -3,7 +3,6 @@
 from typing import Annotated
 
 import torch
-from torch import Tensor
 
 from vtc_lab.reducers.clusters import density_peaks, most_alike, shots
 from vtc_lab.reducers.ops import apportion, attention, gather, ranks, shares
@@ -33,40 +32,34 @@ def fastvid(
     >>> len(fastvid(tokens, 20))
     20
     """
-    patches = tokens.total // len(tokens)
-    scene = shots(tokens.values, tau)
-    share = shares(budget, len(tokens)).to(scene.device)
+    rows, patches = tokens.values.flatten(0, 2), tokens.total // len(tokens)
+    own = torch.arange(tokens.total, device=rows.device).view(-1, patches)
+    home, rank, scene = torch.full_like(own, -1), ranks(attention(tokens)), shots(tokens.values, tau)
+    share = shares(budget, len(tokens)).to(rows.device)
     merged = (context * share).round().long()
-    salient, centres = share - merged, torch.zeros_like(share)
+    salient = share - merged
     for number in range(int(scene[-1]) + 1):
         inside = (scene == number).nonzero().flatten()
-        spread = torch.arange(len(inside), device=inside.device) % _EVERY == 0
+        spread = torch.arange(len(inside), device=rows.device) % _EVERY == 0
         hosts, others = inside[spread], inside[~spread]
         room, wanted = patches - salient[hosts], int(merged[inside].sum())
         held = min(wanted, int(room.sum()))
-        centres[hosts] = apportion(torch.ones_like(room), held, room)
+        centres = apportion(torch.ones_like(room), held, room)
         if wanted > held:
             room = patches - salient[others]
             salient[others] += apportion(torch.ones_like(room), wanted - held, room)
-    alone = ranks(attention(tokens)) < salient[:, None]
-    return _merge_scenes(tokens, scene, alone, centres)
-
-
-def _merge_scenes(tokens: VideoTokens, scene: Tensor, alone: Tensor, centres: Tensor) -> Reduction:
-    """Merge what is not kept alone into `centres` (T,) density peaks of its scene."""
-    rows, patches = tokens.values.flatten(0, 2), alone.shape[1]
-    own = torch.arange(len(rows), device=rows.device)
-    home = torch.where(alone.flatten(), own, -1)
-    for number in range(int(scene[-1]) + 1):
-        rest = ((scene == number)[:, None] & ~alone).flatten().nonzero().flatten()
+        alone = rank[inside] < salient[inside, None]
+        home[inside] = torch.where(alone, own[inside], -1)
         peaks = []
-        for t in ((scene == number) & (centres > 0)).nonzero().flatten().tolist():
-            loose = rest[rest // patches == t]
-            peaks.append(loose[density_peaks(rows[loose].float(), int(centres[t]), _NEIGHBOURS)])
+        for t, count in zip(hosts.tolist(), centres.tolist(), strict=True):
+            if count:
+                loose = own[t, rank[t] >= salient[t]]
+                peaks.append(loose[density_peaks(rows[loose].float(), count, _NEIGHBOURS)])
         if peaks:
-            anchors = torch.cat(peaks)
-            home[rest] = anchors[most_alike(rows[rest].float(), rows[anchors].float())[1]]
-            home[anchors] = anchors
-    guests = torch.bincount(home[home >= 0], minlength=len(rows))[home.clamp(min=0)] - 1
+            anchors, rest = torch.cat(peaks), own[inside][~alone]
+            home.view(-1)[rest] = anchors[most_alike(rows[rest].float(), rows[anchors].float())[1]]
+            home.view(-1)[anchors] = anchors
+    home, own = home.flatten(), own.flatten()
+    guests = torch.bincount(home[home >= 0], minlength=len(home))[home.clamp(min=0)] - 1
     weight = torch.maximum(1 / (guests + 1), torch.tensor(_LEAST_WEIGHT, device=rows.device))
     return gather(tokens, home, torch.where(home == own, weight, (1 - weight) / guests.clamp(min=1)))
