@@ -53,27 +53,26 @@ def lftr(
     Parameters
     ----------
     temporal_ratio, spatial_ratio : compression of each stage, 1 to T and 1 to N. One alone is that stage alone:
-        T' = round(T / temporal_ratio) whole frames, or all frames with N / spatial_ratio patches each on average.
-        Both: K = round(M / (temporal_ratio * spatial_ratio)), at most T' * N. One together with a budget fixes the
-        split: T' = round(T / temporal_ratio) or round(K * spatial_ratio / N), moved to where T' <= K <= T' * N.
-    min_fidelity : 0 to 1; instead of a budget, find the smallest one whose coverage reaches this, over all T' (10
-        of them above 64 frames), by bisection, which takes coverage to grow with the budget while T' is the same.
+        T' = round(T / temporal_ratio) whole frames, or all frames with N / spatial_ratio patches each on average. Both:
+        K = round(M / (temporal_ratio * spatial_ratio)), at most T' * N. One together with a budget fixes the split:
+        T' = round(T / temporal_ratio) or round(K * spatial_ratio / N), moved to where T' <= K <= T' * N.
+    min_fidelity : 0 to 1; instead of a budget, find the smallest one whose coverage reaches this, over all T' (10 of
+        them above 64 frames), by bisection, which takes coverage to grow with the budget while T' is the same.
     segments : "greedy" cuts at the T'-1 largest d; "optimal" minimises the squared deviation from segment means.
-    temporal : "merge" is the mean of the segment weighted by d (the first frame counts as the largest finite d of
-        the clip; equal weights where all are 0); "select" keeps its most significant frame, that of largest d.
-        Either is anchored at the most significant frame.
+    temporal : "merge" is the mean of the segment weighted by d (the first frame counts as the largest finite d of the
+        clip; equal weights where all are 0); "select" keeps its frame of largest d. Either is anchored at that frame.
     granularity : "frame", or "patch": every grid position is cut, weighted and anchored in time on its own, by d[t,n].
-    significance : of a patch: "distinct" is 1 - cos to the frame mean; "neighbours" is 1 - mean cosine to the
-        4-neighbours (as many as there are); "attention" is the encoder's saliency, merged in time as the tokens are.
+    significance : of a patch: "distinct" is 1 - cos to the frame mean; "neighbours" is 1 - mean cosine to its up to 4
+        neighbours; "attention" is the encoder's saliency, merged in time as the tokens are.
     allocation : "per-frame", equal shares (larger by one for the segments whose anchors have the largest mean d); or
         "global", the K most significant of all.
     dropped : "prune" removes patches, as on record; "merge" takes the plain mean of each kept patch and of those
         removed ones of its frame to which it is nearest by cosine (a frame that keeps none is removed).
-    order : "temporal-first"; or "spatial-first": significance is that of source patches, which are admitted in its
-        order ("per-frame": the best of every frame, then the second best, and so on) for as long as they occupy no
-        more than K cells of the (T', N) grid; then the admitted ones of each cell are merged as `temporal` says, of
-        "select" only patches of the selected frames being admitted. `dropped` "merge" lets each other patch into
-        the cell of the nearest admitted one of its source frame, weighted by d.
+    order : "temporal-first"; or "spatial-first": source patches are admitted in order of significance ("per-frame": the
+        best of every frame, then the second best, and so on) while they occupy no more than K cells of the (T', N)
+        grid, with "select" only patches of the selected frames; then the admitted ones of each cell are merged as
+        `temporal` says. `dropped` "merge" lets each other patch into the cell of the nearest admitted one of its source
+        frame, weighted by d.
 
     Examples
     --------
