@@ -20,6 +20,7 @@ import torch
 import vtc_lab as vtc
 from vtc_lab.models.loading import BUNDLED
 from vtc_lab.models.video_model import VideoModel
+from vtc_lab.sweeps import keys
 from vtc_lab.sweeps.keys import code_hash, identity
 from vtc_lab.sweeps.run import look_up, summary
 from vtc_lab.sweeps.store import COLUMNS, TABLE, UNSAVED, Store, read_results
@@ -211,6 +212,7 @@ def test_a_model_that_was_changed_in_memory_needs_a_name(made, tmp_path):
         sweep()
     use(template)
     assert sweep() == (more, before)
+    model.network.config._commit_hash = "0a1b"  # as of the hub, but nobody knows what was changed since
     bare = VideoModel(model.network, model.processor, "bare")
     with pytest.raises(vtc.VTCError, match="bare was not made by load_model; set model.revision"):
         identity(bare)
@@ -242,6 +244,12 @@ def test_what_is_stored_is_looked_up_and_nothing_computed(model, made, calls, tm
     assert look_up(*given, results=path, frames=4).done == 0
 
 
+def test_files_that_were_edited_after_they_were_imported_are_not_taken_for_what_runs(monkeypatch):
+    monkeypatch.setitem(keys._IMPORTED, next(iter(keys._IMPORTED)), "another")
+    with pytest.raises(vtc.VTCError, match="was changed after it was imported; restart Python"):
+        keys.environment()
+
+
 def test_the_hash_of_code_follows_its_source(tmp_path):
     def hashed(source, **more):
         file = tmp_path / f"code{len(list(tmp_path.iterdir()))}.py"
@@ -257,6 +265,9 @@ def test_the_hash_of_code_follows_its_source(tmp_path):
         hashed(one, K=3),
         hashed(one, K=torch.zeros(9)),
         hashed(one, K=torch.ones(9)),
+        hashed(one, K=torch.nn.Linear(9, 9)),
+        hashed(one, K={"a": torch.zeros(2000)}),
+        hashed(one, K={"a": torch.arange(2000) // 1000 - torch.arange(2000) // 1001}),
         hashed(one.replace("= 1", "= 2"), K=2),
         hashed(one.replace("= 1", "= K"), K=2),
         hashed(one.replace("+ a", "- a"), K=2),

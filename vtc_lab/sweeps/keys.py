@@ -5,14 +5,16 @@ from __future__ import annotations
 import hashlib
 import inspect
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from torch import nn
 
 from vtc_lab.clips.reading import ROOT
+from vtc_lab.models.state import model_files, weights_sample
 from vtc_lab.reducers.registry import METHODS
 from vtc_lab.tokens import VTCError
 
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
 _LIBRARIES = ("torch", "torchvision", "transformers", "decord", "av")
 _PACKAGE = ROOT / "vtc_lab"
 _ROOMS = ("tokens.py", "measures.py", "clips", "reducers", "models", "qa", "sweeps")  # that make a result
-_METHOD_FILES = _PACKAGE / "reducers" / "methods"  # each belongs to its own method alone
+_METHOD_FILES = str(_PACKAGE / "reducers" / "methods")  # each belongs to its own method alone
 
 
 def digest(*parts: object) -> str:
@@ -46,19 +48,16 @@ def _file_hash(path: str, *facts: int) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _source_hashes() -> dict[str, str]:
-    files = [file for room in _ROOMS for file in (_PACKAGE / room, *(_PACKAGE / room).rglob("*.py")) if file.is_file()]
-    return {str(file): file_hash(file) for file in sorted(files)}
-
-
-_IMPORTED = _source_hashes()
+_FILES = sorted(file for room in _ROOMS for file in (_PACKAGE / room, *(_PACKAGE / room).rglob("*.py")))
+_IMPORTED = {str(file): file_hash(file) for file in _FILES if file.is_file()}
 
 
 def environment(methods: Iterable[str] = ()) -> str:
     """Return the versions of the libraries, and a hash of this package's code and that of some methods."""
-    if _source_hashes() != _IMPORTED:
-        raise VTCError("the files of vtc_lab were changed after it was imported; restart Python, or the kernel")
-    code = [found for file, found in _IMPORTED.items() if _METHOD_FILES not in (_PACKAGE / file).parents]
+    for file, found in _IMPORTED.items():
+        if not os.path.exists(file) or file_hash(file) != found:
+            raise VTCError(f"{file} was changed after it was imported; restart Python, or the kernel")
+    code = [found for file, found in _IMPORTED.items() if not file.startswith(_METHOD_FILES)]
     code += [code_hash(METHODS[name].run, METHODS[name].least) for name in methods]
     return ", ".join([*(f"{name} {_version(name)}" for name in _LIBRARIES), f"vtc_lab {digest(*code)[:12]}"])
 
@@ -88,7 +87,7 @@ def code_hash(*functions: Callable[..., Any]) -> str:
                 continue
             words.append(inspect.getsource(function))
             used = inspect.getclosurevars(function)
-        except (OSError, TypeError) as error:
+        except (OSError, TypeError, ValueError) as error:
             name = getattr(function, "__qualname__", repr(function))
             raise VTCError(
                 f"the source of {name} is not to be found ({error}); define it in a file or a notebook cell, "
@@ -104,8 +103,19 @@ def code_hash(*functions: Callable[..., Any]) -> str:
                     waiting += filter(inspect.isfunction, members)
                 words.append(f"{name} {value.__module__} {value.__qualname__}")
             elif not inspect.ismodule(value):
-                words.append(f"{name} {value.tolist() if hasattr(value, 'tolist') else value!r}")
+                words.append(f"{name} {_text(value)}")
     return digest(*words)
+
+
+def _text(value: Any) -> str:  # noqa: ANN401
+    """Return what the value of a variable is, in full."""
+    if isinstance(value, nn.Module):
+        return f"{value} {weights_sample(value)}"
+    if isinstance(value, Mapping):
+        return repr([(key, _text(item)) for key, item in value.items()])
+    if isinstance(value, list | tuple):
+        return repr([_text(item) for item in value])
+    return repr(value.tolist() if hasattr(value, "tolist") else value)
 
 
 def identity(model: VideoModel) -> str:
@@ -115,10 +125,8 @@ def identity(model: VideoModel) -> str:
     >>> identity(vtc.load_model()).split()[1:]
     ['cpu', 'torch.float32']
     """
-    from vtc_lab.models.state import model_files, weights_sample
-
     files = [f"{file.name} {file_hash(file)}" for file in model_files(model.spec)]
-    commit = getattr(model.network.config, "_commit_hash", None)
+    commit = getattr(model.network.config, "_commit_hash", None) if model.spec else None
     if model.changed or not (files or commit or model.revision):
         words = "was changed since it was loaded or named" if model.changed else "was not made by load_model"
         raise VTCError(f"{model.name} {words}; set model.revision to a name for it as it is now, or leave out results")
