@@ -17,24 +17,14 @@ _FRAMEQA = ("object", "number", "color", "location")
 
 @dataclass(frozen=True)
 class Open:
-    """The layout of a benchmark with open answers.
+    """The layout of a benchmark with open answers."""
 
-    Parameters
-    ----------
-    folder : its folder in Video-LLaVA.
-    places : folders of its clips, the official one first.
-    kind : names the kind of a question, given the entries of its question and its answer.
-    names : file names of a clip, given the name in the annotations.
-    numbered : that name, where the annotations have a number.
-    joined : patterns of files whose entries have both question and answer.
-    """
-
-    folder: str
-    places: Sequence[str]
-    kind: Callable[[Record, Record], str]
-    names: Sequence[str] = ("{}",)
-    numbered: str = "{}"
-    joined: Sequence[str] = ()
+    folder: str  # its folder in Video-LLaVA
+    places: Sequence[str]  # folders of its clips, the official one first
+    kind: Callable[[Record, Record], str]  # names the kind of a question, given the entries of question and answer
+    names: Sequence[str] = ("{}",)  # file names of a clip, given the name in the annotations
+    numbered: str = "{}"  # that name, where the annotations have a number
+    joined: Sequence[str] = ()  # patterns of files whose entries have both question and answer
 
 
 def open_answers(root: Path, clips: Path, split: str, layout: Open) -> Samples:

@@ -35,38 +35,22 @@ _NOISE = np.random.default_rng(20250131).standard_normal((64, SIDE, SIDE, 3), dt
 
 @dataclass(frozen=True)
 class Scene:
-    """The ground truth of a clip.
+    """The ground truth of a clip of T frames with n objects."""
 
-    Parameters
-    ----------
-    frames : (T, 64, 64, 3) uint8, before video compression.
-    owner : (T, 64, 64) uint8, the object, or PILLAR, DOT, FLASH, BACKGROUND, that each pixel shows.
-    shape, colour : indices into SHAPES and COLOURS, one per object; no two objects share either.
-    position : (n, T, 2) float, the centre (y, x) in the picture, also where the object is not present.
-    radius : (n, T) float, in pixels.
-    visible : (n, T) float, the share of the object's area that can be seen, 0 where it is not present.
-    heading : the name of each object's direction, or None for the two that change places.
-    fate : what becomes of each object after the middle frame.
-    changed : (n, T) bool, whether that has come by then.
-    start : the frame in which each object appears.
-    relation : where object 0 is from object 1 in the last frame, or None if these two do not change places.
-    flash, dot : index of the colour, or None.
-    """
-
-    frames: np.ndarray
-    owner: np.ndarray
-    shape: tuple[int, ...]
-    colour: tuple[int, ...]
-    position: np.ndarray
-    radius: np.ndarray
-    visible: np.ndarray
-    heading: tuple[str | None, ...]
-    fate: tuple[str, ...]
-    changed: np.ndarray
-    start: tuple[int, ...]
-    relation: str | None
-    flash: int | None
-    dot: int | None
+    frames: np.ndarray  # (T, 64, 64, 3) uint8, before video compression
+    owner: np.ndarray  # (T, 64, 64) uint8, the object, or PILLAR, DOT, FLASH, BACKGROUND, that each pixel shows
+    shape: tuple[int, ...]  # indices into SHAPES, one per object; no two objects share one
+    colour: tuple[int, ...]  # indices into COLOURS, likewise
+    position: np.ndarray  # (n, T, 2) float, the centre (y, x) in the picture, also where the object is not present
+    radius: np.ndarray  # (n, T) float, in pixels
+    visible: np.ndarray  # (n, T) float, the share of the object's area that can be seen, 0 where it is not present
+    heading: tuple[str | None, ...]  # the name of each object's direction, None for the two that change places
+    fate: tuple[str, ...]  # what becomes of each object after the middle frame
+    changed: np.ndarray  # (n, T) bool, true once that has happened
+    start: tuple[int, ...]  # the frame in which each object appears
+    relation: str | None  # where object 0 is from object 1 in the last frame, None if these two do not change places
+    flash: int | None  # index of the colour
+    dot: int | None  # index of the colour
 
     @property
     def middle(self) -> int:
