@@ -5,20 +5,17 @@ Each check runs the checkpoint's own code twice, with reduced inputs and in some
 
 from __future__ import annotations
 
-import atexit
 import copy
-import shutil
 import string
 import sys
-import tempfile
 from collections.abc import Callable
 from functools import cache
-from pathlib import Path
 
 import vtc_lab.models.torchvision_ops  # noqa: F401  (before transformers)
 
+import pytest
 import torch
-from tiny_checkpoints import SIDE, frames, prompt, write
+from tiny_checkpoints import SIDE, checkpoint, frames, prompt
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
 import vtc_lab as vtc
@@ -30,10 +27,16 @@ from vtc_lab.models.prompt_clips import encode_prompt
 PAGE = ROOT / "docs" / "families.md"
 BEGIN, END = "<!-- families:begin -->", "<!-- families:end -->"
 CLOSE = 1e-4  # largest difference of two logits, which are of the order of 1, that is rounding
-FOLDER = Path(tempfile.mkdtemp(prefix="tiny-checkpoints-"))
-atexit.register(shutil.rmtree, FOLDER, ignore_errors=True)
-
 STATEFUL = ["qwen3_5", "qwen3_5_moe"]  # no mask keeps a token quite out of DeltaNet's state
+
+
+# For pytest: two families are tested by `make check` too; what is measured of another is of use to the tests beside it.
+EVERY_FAMILY = [
+    family
+    if family in ("llava_onevision", "qwen3_vl")
+    else pytest.param(family, marks=[pytest.mark.slow, pytest.mark.xdist_group(family)])
+    for family in FAMILIES
+]
 
 
 class Cannot(Exception):
@@ -43,7 +46,7 @@ class Cannot(Exception):
 @cache
 def load(family: str) -> tuple[torch.nn.Module, object]:
     """A family's checkpoint, written to disk and read back."""
-    folder = write(family, FOLDER)
+    folder = checkpoint(family)
     return AutoModelForImageTextToText.from_pretrained(folder).eval(), AutoProcessor.from_pretrained(folder)
 
 
@@ -206,11 +209,11 @@ def as_masked(family: str) -> None:
 
 def window(family: str) -> str | None:
     """the same where the prompt is longer than a layer's sliding window (8 tokens here; in other checks it fits)"""
-    config = AutoConfig.from_pretrained(FOLDER / family)
+    config = AutoConfig.from_pretrained(checkpoint(family))
     if getattr(config.get_text_config(), "sliding_window", None) is None:
         return "none"
     config.get_text_config().sliding_window = 8
-    narrow = AutoModelForImageTextToText.from_pretrained(FOLDER / family, config=config).eval()
+    narrow = AutoModelForImageTextToText.from_pretrained(checkpoint(family), config=config).eval()
     inputs = asked(family)
     assert apart(logits(narrow, inputs), whole(family)) > CLOSE
     assert torch.equal(logits(narrow, compress(narrow, inputs, "lftr", ratio=1)), logits(narrow, inputs))
@@ -439,6 +442,9 @@ CHECKS: dict[str, Callable[[str], str | None]] = {
 }
 
 
+EXPLANATIONS = [f"- **{name}**: {check.__doc__}" for name, check in CHECKS.items()]
+
+
 @cache
 def measure(family: str, check: str) -> str:
     """ "yes", "none" where there is nothing to check, or why not; an AssertionError if what should hold does not."""
@@ -464,7 +470,14 @@ def table() -> str:
             cells.append(f"no ({string.ascii_lowercase[reasons.index(found)]})")
         lines.append(f"| {' | '.join(cells)} |")
     lines += ["", *(f"({letter}) {reason}." for letter, reason in zip(string.ascii_lowercase, reasons, strict=False))]
-    return "\n".join([*lines, "", *(f"- **{name}**: {check.__doc__}" for name, check in CHECKS.items())])
+    return "\n".join([*lines, "", *EXPLANATIONS])
+
+
+def explained(page: str) -> dict[str, list[str]]:
+    """For each family in the table of a page, by name, what `measure` gave for the checks."""
+    reasons = {line[:3]: line[4:-1] for line in page.splitlines() if line[:1] == "("}
+    rows = [line.strip("| ").split(" | ") for line in page.splitlines() if line.startswith("| ")]
+    return {name: [reasons.get(cell[3:], cell) for cell in cells] for name, _, *cells in rows[1:]}
 
 
 def inserted(page: str) -> str:

@@ -38,6 +38,9 @@ print(json.dumps({{"right": sum(right), "asked": len(right), "class": kind, "tok
 """
 
 
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("bundled model")]
+
+
 @pytest.fixture(scope="module")
 def told(tmp_path_factory) -> dict:
     run = {"capture_output": True, "text": True, "timeout": 300, "cwd": tmp_path_factory.mktemp("elsewhere")}

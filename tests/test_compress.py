@@ -6,13 +6,25 @@ import copy
 import pickle
 import runpy
 
-import conformance_table
 import numpy as np
 import pytest
 import tiny_checkpoints
 import torch
 import transformers as hf
-from conformance_table import CHECKS, apart, generate, load, logits, measure, new_tokens, same
+from conformance_table import (
+    CHECKS,
+    EVERY_FAMILY,
+    EXPLANATIONS,
+    PAGE,
+    apart,
+    explained,
+    generate,
+    load,
+    logits,
+    measure,
+    new_tokens,
+    same,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_checkpoints import QWEN_MARKS, SIDE, Tiny, frames, prompt
@@ -22,7 +34,6 @@ from vtc_lab.models.compression import compress, engaged, put_back
 from vtc_lab.models.families import FAMILIES, Family, register_family
 from vtc_lab.models.prompt_clips import encode_prompt
 
-SUPPORTED = list(FAMILIES)
 ROW = ("what moves", frames(1), "where ?")
 
 
@@ -35,7 +46,7 @@ def assert_sentence(caught: pytest.ExceptionInfo, *words: str) -> None:
 # --- every family ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("family", SUPPORTED)
+@pytest.mark.parametrize("family", EVERY_FAMILY)
 @pytest.mark.parametrize("check", CHECKS)
 def test_family(family, check) -> None:
     found = measure(family, check)
@@ -43,13 +54,20 @@ def test_family(family, check) -> None:
         pytest.skip(found)
 
 
-def test_the_page_of_families_has_the_table_as_measured() -> None:
-    page = conformance_table.PAGE.read_text()
-    assert conformance_table.inserted(page) == page, "run python tests/conformance_table.py --write"
+@pytest.mark.parametrize("family", EVERY_FAMILY)
+def test_the_page_says_of_each_family_what_was_measured(family) -> None:
+    said = explained(PAGE.read_text())[FAMILIES[family].name]
+    assert said == [measure(family, check) for check in CHECKS], "run python tests/conformance_table.py --write"
+
+
+def test_the_page_has_every_family_and_explains_every_check() -> None:
+    page = PAGE.read_text()
+    assert list(explained(page)) == [entry.name for entry in FAMILIES.values()]
+    assert [line for line in page.splitlines() if line.startswith("- **")] == EXPLANATIONS
 
 
 def test_there_is_a_checkpoint_of_every_family() -> None:
-    assert list(tiny_checkpoints.TINY) == SUPPORTED
+    assert list(tiny_checkpoints.TINY) == list(FAMILIES)
 
 
 @pytest.mark.parametrize(
@@ -101,7 +119,7 @@ print(model.generate(**inputs, max_new_tokens=4, do_sample=False).shape)
 
 def test_five_lines_anywhere(tmp_path, monkeypatch, capsys) -> None:
     np.save(tmp_path / "clip.npy", frames(1))
-    folder = tiny_checkpoints.write("llava_onevision", tmp_path)
+    folder = tiny_checkpoints.checkpoint("llava_onevision")
     (tmp_path / "mine.py").write_text(SCRIPT.format(str(folder), str(tmp_path / "clip.npy")))
     assert len(SCRIPT.split("\n\n")[1].splitlines()) == 5
     monkeypatch.chdir(tmp_path)
@@ -139,6 +157,7 @@ def grids(core, inputs, count):
     return [(t, height // 2, width // 2) for t, height, width in inputs["video_grid_thw"].tolist()]
 
 
+@pytest.mark.slow
 def test_a_family_that_is_not_there_can_be_added(more) -> None:
     model, processor = load("vipllava")
     with pytest.raises(vtc.VTCError) as caught:
@@ -288,6 +307,7 @@ def test_gaps_without_cache_are_noticed(family) -> None:
     assert apart(torch.stack(broken.logits), torch.stack(generate(model, reduced).logits)) > 0.01
 
 
+@pytest.mark.slow
 def test_what_was_compiled_before_cannot_be_watched() -> None:
     model, processor = load("llava_onevision")
     reduced = compress(model, prompt("llava_onevision", processor, ROW), "random", ratio=4)

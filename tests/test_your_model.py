@@ -6,12 +6,14 @@ import json
 import shutil
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tiny_checkpoints
 import torch
+from conformance_table import EVERY_FAMILY
 from safetensors.torch import load_file, save_file
 from tiny_checkpoints import TINY, frames
 
@@ -28,21 +30,9 @@ QUESTIONS = ["what moves first ?", "is the circle red ?", "where ?"]
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return tmp_path_factory.mktemp("tiny")
-
-
-@pytest.fixture(scope="module")
-def loaded(folder):
-    """Models by family, each written once."""
-    models = {}
-
-    def load(family: str):
-        if family not in models:
-            models[family] = vtc.load_model(tiny_checkpoints.write(family, folder))
-        return models[family]
-
-    return load
+def loaded():
+    """Models by family, each loaded once."""
+    return cache(lambda family: vtc.load_model(tiny_checkpoints.checkpoint(family)))
 
 
 def clip_of(seed: int) -> vtc.Clip:
@@ -69,7 +59,7 @@ def first_logits(model, inputs) -> torch.Tensor:
     return model.network.generate(**inputs, **options).logits[0][0]
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", EVERY_FAMILY)
 def test_ask_is_the_models_own_way(loaded, family) -> None:
     """Alone and together, for methods that prune and that merge, at both kinds of positions."""
     model, clip = loaded(family), clip_of(1)
@@ -96,7 +86,7 @@ def test_ask_is_the_models_own_way(loaded, family) -> None:
     assert not torch.allclose(whole, rows[-1][0].logits, atol=1e-3)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", EVERY_FAMILY)
 def test_how_likely_answers_are(loaded, family) -> None:
     model, clip = loaded(family), clip_of(3)
     texts, tokenizer = ["red circle", "red", "red square moves left"], model.processor.tokenizer
@@ -117,7 +107,7 @@ def test_how_likely_answers_are(loaded, family) -> None:
         assert list(answer.scores.values()) == pytest.approx(torch.tensor(sums).softmax(0).tolist(), abs=1e-4)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", EVERY_FAMILY)
 def test_sweep(loaded, family) -> None:
     model = loaded(family)
     samples = [{"clip": clip_of(1), "question": question, "answer": "red"} for question in QUESTIONS[:2]]
@@ -220,7 +210,7 @@ def test_an_unknown_dtype_is_told() -> None:
         vtc.load_model(dtype="bfloat")
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", EVERY_FAMILY)
 def test_the_line_says_what_it_is(loaded, family) -> None:
     model = loaded(family)
     clip = vtc.Clip(np.zeros((16, 360, 640, 3), np.uint8), np.arange(16.0))
@@ -301,8 +291,8 @@ def test_what_is_no_reduction_is_told(loaded) -> None:
 # --- chat templates ----------------------------------------------------------------------------------------------
 
 
-def test_without_a_chat_template_nobody_knows_how_to_ask(folder) -> None:
-    model = vtc.load_model(tiny_checkpoints.write("llava", folder / "bare"))
+def test_without_a_chat_template_nobody_knows_how_to_ask(tmp_path) -> None:
+    model = vtc.load_model(tiny_checkpoints.write("llava", tmp_path))
     model.processor.chat_template = None
     with pytest.raises(vtc.VTCError, match="no chat template; set model.processor.chat_template"):
         model.encode(clip_of(1))
@@ -318,7 +308,7 @@ def test_without_a_chat_template_nobody_knows_how_to_ask(folder) -> None:
     assert repr(model).startswith("<LLaVA, ") and "chat template that fails" in repr(model)
 
 
-def test_a_chat_template_with_nothing_behind_the_question(folder, loaded) -> None:
+def test_a_chat_template_with_nothing_behind_the_question(loaded) -> None:
     model = vtc.load_model(loaded("llava_onevision").spec["name"])
     template = "<video> {{ messages[0]['content'][-1]['text'] }}"
     model.processor.chat_template = template
@@ -370,6 +360,7 @@ load("somebody/some-model-7b")
 """
 
 
+@pytest.mark.slow
 def test_the_hub_says_how_large_a_model_is_and_without_a_network_loading_fails_within_seconds(tmp_path) -> None:
     run = [sys.executable, "-c", HUB, str(BUNDLED / "config.json"), str(tmp_path)]
     done = subprocess.run(run, capture_output=True, text=True, timeout=120)

@@ -6,8 +6,12 @@ enough that what a model says depends on what it sees.
 
 from __future__ import annotations
 
+import atexit
+import shutil
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import vtc_lab.models.torchvision_ops  # noqa: F401  (before transformers)
@@ -425,6 +429,14 @@ TINY: dict[str, Tiny] = {
     "molmo2": Tiny(molmo2, "<|video|>", "<|image|>"),
     "llava": Tiny(llava, frames_as_pictures=True),
 }
+
+
+@cache
+def checkpoint(family: str) -> Path:
+    """Where a family's checkpoint is, written once for all tests of a process."""
+    folder = Path(tempfile.mkdtemp(prefix="tiny-checkpoints-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return write(family, folder)
 
 
 def write(family: str, folder: Path) -> Path:
