@@ -229,7 +229,7 @@ def test_nobody_there(tmp_path):
     by = Judge(refused(), "tiny", retries=0)
     verdict = judge(*ASKED, by)
     assert pd.isna(verdict.correct) and verdict.problem == "no answer (ConnectError)"
-    words = r"3 questions in a row got no answer .no answer .ConnectError..; the rest is lost without a cache"
+    words = r"3 questions in a row got no answer .no answer .ConnectError..; what was judged is lost without a cache"
     with pytest.raises(vtc.VTCError, match=words):
         judge_all(together(9), ["dough"] * 9, by, workers=2)
 
@@ -326,13 +326,17 @@ def test_many_are_judged_and_a_run_that_broke_off_goes_on(tmp_path):
         assert table.correct.tolist()[:2] == [True, False] and table.correct.isna().tolist() == [False] * 2 + [True] * 3
         assert table.correct.mean() == 0.5 and table.score.mean() == 2.5 and table.id.tolist() == list("01234")
         assert json.loads(server.seen[-1][2]["messages"][1]["content"])["question"] == "and five?"
-        with pytest.raises(vtc.VTCError, match="3 questions in a row got no answer .503 .*the rest is in the cache"):
+        with pytest.raises(
+            vtc.VTCError, match="3 questions in a row got no answer .503 .*what was judged is in the cache"
+        ):
             judge_all(samples, ["dough"] * 5, by)
         server.script[:] = [YES]
         table = judge_all(samples, ["dough"] * 5, by)
         assert table.cached.tolist() == [True, True, False, False, False] and table.correct.notna().all()
-    with pytest.raises(vtc.VTCError, match="one answer for each sample"):
-        judge_all(samples, ["dough"] * 4, by)
+        asked = len(server.seen)
+        with pytest.raises(vtc.VTCError, match="one answer for each sample"):
+            judge_all(samples, ["bread"] * 4, by)
+        assert len(server.seen) == asked  # nothing was sent
 
 
 def agree(request):

@@ -119,7 +119,7 @@ def judge_all(samples: Iterable[Sample], predictions: Iterable[str], by: Judge, 
     waiting, rows, silent, pool = [], [], 0, ThreadPoolExecutor(workers, "judge")
     asked: dict[str, Future[Verdict]] = {}  # the same texts are judged once
     try:
-        for sample, said in paired(samples, predictions):
+        for sample, said in list(paired(samples, predictions)):  # nothing is asked unless they match
             texts = (sample.get("stem", sample.get("question")), sample.get("answer"), said)
             if repr(texts) not in asked:
                 asked[repr(texts)] = pool.submit(_judge, client, key, by, *texts)
@@ -130,7 +130,7 @@ def judge_all(samples: Iterable[Sample], predictions: Iterable[str], by: Judge, 
             silent = silent + 1 if verdict.reply is None else 0
             if silent == _GIVE_UP:
                 kept = "is in the cache" if by.cache else "is lost without a cache"
-                raise VTCError(f"{silent} questions in a row got no answer ({verdict.problem}); the rest {kept}")
+                raise VTCError(f"{silent} questions in a row got no answer ({verdict.problem}); what was judged {kept}")
     except BaseException as error:
         # Requests under way are paid for, so their verdicts are still stored; an interrupt does not wait for them.
         pool.shutdown(wait=isinstance(error, Exception), cancel_futures=True)
