@@ -67,8 +67,8 @@ def save_figure(
     All files are replaced together, or none. The same figure from the same code gives the same bytes; no file holds a
     date or a local path. The JSON is also the Subject of the PDF and the Description of SVG and PNG.
 
-    The JSON lists its files. A file that it does not list is somebody else's and is never overwritten. A CSV that it
-    lists is removed when the figure has no table any more.
+    The JSON lists its files. A file in the way that it does not list is somebody else's, and a VTCError says so. A CSV
+    that it lists is removed when the figure has no table any more.
 
     Parameters
     ----------
@@ -81,11 +81,6 @@ def save_figure(
     Returns
     -------
     The path of each file by its suffix: ".json", ".pdf", ".svg", ".png", and ".csv" if there is a table.
-
-    Raises
-    ------
-    VTCError
-        For a bad name, a figure that cannot be drawn, a folder that cannot be written to, or another's file in the way.
 
     Examples
     --------
