@@ -105,7 +105,7 @@ class Ablation(Panel):
         self._stop.disabled = True
         show_if(False, self._image)
         for key, take in (("samples", take_samples), ("ablated", take_method), ("option", take_option)):
-            controls[key].observe(partial(self._rebuild, take), "value")
+            self._on(controls[key], partial(self._rebuild, take))
         self._observe()
         self.children = self._rows()
         self._request()
@@ -142,11 +142,11 @@ class Ablation(Panel):
     def _code_line(self, state: State) -> str:
         return call_line("ablate", state, study.DEFAULTS)
 
-    def _rebuild(self, take: Callable[[dict[str, Any], str], None], change: dict[str, Any]) -> None:
+    def _rebuild(self, take: Callable[[dict[str, Any], str], None], value: str) -> None:
         """Rebuild the controls that depend on the one that was changed, then draw once."""
         if not self._held:
             with self._together():
-                take(self._controls, change["new"])
+                take(self._controls, value)
 
     def _arrange(self) -> None:
         show_if(self._controls["ablated"].value, self._controls["option"], self._controls["options"])

@@ -85,12 +85,9 @@ class Explorer(Panel):
         ]
         self._pictures = widgets.HBox()
         self._source: tuple | None = None
-        for control, take in (
-            (self._folder, self._take_folder),
-            (self._file, self._take_file),
-            (self._sample, self._take_sample),
-        ):
-            control.observe(lambda change, take=take: self._attempt(take, change["new"]), "value")
+        self._on(self._folder, self._take_folder)
+        self._on(self._file, self._take_file)
+        self._on(self._sample, self._take_sample)
         self._observe()
         self.children = [*self._rows(), self._message, self._answers, self._pictures, self._note, self._code]
         self._attempt(self._draw, self._now)

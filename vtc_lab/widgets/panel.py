@@ -103,6 +103,10 @@ class Panel(widgets.VBox):
         self._code.value = f"<code>{html.escape(self._code_line(self._now))}</code>"
         self._arrange()
 
+    def _on(self, control: widgets.Widget, take: Callable[[Any], None]) -> None:
+        """Give every new value of a control to a function, and say what was wrong with it."""
+        control.observe(lambda change: self._attempt(take, change["new"]), "value")
+
     def _changed(self, change: dict[str, Any] | None = None) -> None:
         if not self._held:
             self._take_state()

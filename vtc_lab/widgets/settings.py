@@ -25,9 +25,6 @@ def complete(
     """Return a state with every default filled in, as plain JSON values; an error names the setting that is wrong.
 
     `choices` holds the names that a setting can have, or each element of a setting that is a list.
-
-    >>> complete("explorer", {"ratio": 4}, {"ratio": 8.0, "venue": "cvpr"}, {"venue": ["cvpr", "icml"]})
-    {'ratio': 4, 'venue': 'cvpr'}
     """
     for key in state:
         if key not in defaults:
@@ -48,21 +45,13 @@ def complete(
 
 
 def call_line(call: str, state: State, defaults: Mapping[str, Any]) -> str:
-    """Return the line of code that opens a panel in a state.
-
-    >>> call_line("explore", {"ratio": 4, "venue": "cvpr"}, {"ratio": 8.0, "venue": "cvpr"})
-    'vtc.explore(ratio=4)'
-    """
+    """Return the line of code that opens a panel in a state: `vtc.explore(ratio=4)`."""
     changed = [f"{key}={value!r}" for key, value in state.items() if value != defaults[key]]
     return f"vtc.{call}({', '.join(changed)})"
 
 
 def name_of(model: VideoModel | str | None) -> str:
-    """Return what a state calls a model: its folder or hub id, "" for the bundled one.
-
-    >>> name_of(None), name_of("a/folder")
-    ('', 'a/folder')
-    """
+    """Return what a state calls a model: its folder or hub id, "" for the bundled one."""
     if model is None or isinstance(model, str):
         return model or ""
     if not hasattr(model, "ask_each"):

@@ -60,11 +60,7 @@ def usual(model: str) -> State:
 
 
 def complete_state(state: State) -> State:
-    """Return the explorer's state with every default filled in, checked as `complete` does.
-
-    >>> complete_state({"ratio": 4})["ratio"], complete_state({})["method"]
-    (4, 'lftr')
-    """
+    """Return the state with every default filled in, checked as `complete` does."""
     names = list(methods().index)
     choices = {"encoder": ENCODER_NAMES, "method": names, "compare": ["", *names], "budget": BUDGETS, "venue": VENUES}
     if "clip" in state:
@@ -77,14 +73,8 @@ def complete_state(state: State) -> State:
 def build_view(state: State, model: VideoModel | None = None) -> View:
     """Read, encode and reduce as a state says, a second method to exactly the first one's budget.
 
-    Parameters
-    ----------
-    state : as `complete_state` returns it.
-    model : the encoder "video-qa model"; by default the state's, loaded for this.
-
-    Returns
-    -------
-    View. Clips and tokens that were used lately are remembered.
+    The model is the encoder "video-qa model", by default the one that the state names. Clips and tokens that were used
+    lately are remembered.
     """
     pairs = [(state["method"], state["options"]), (state["compare"], state["compare_options"])]
     ranking = [name for name, options in pairs if name and needs_saliency(name, options)]
@@ -114,9 +104,7 @@ def build_view(state: State, model: VideoModel | None = None) -> View:
 def ask_view(state: State, view: View, model: VideoModel | None = None) -> tuple[list[Answer], str | None]:
     """Ask a state's question with all tokens, then with those that each reduction kept.
 
-    Returns
-    -------
-    The answers, and the right one if the clip and question are a sample of the bundled test set.
+    The right answer comes too if the clip and question are a sample of the bundled test set.
     """
     if state["encoder"] != MODEL:
         raise VTCError(f"encoder {state['encoder']!r} gives features only and cannot answer; choose {MODEL!r}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 from collections.abc import Sequence
 from functools import cache
@@ -44,18 +43,14 @@ _ON_SHOW = ("value", "figure", "venue")  # what changes nothing about the result
 
 
 def complete_study(state: State) -> State:
-    """Return the state with every default filled in, checked as `complete` does, without methods that always run.
-
-    >>> complete_study({"methods": ["tome", "random"]})["methods"], complete_study({})["ablated"]
-    (['tome'], 'lftr')
-    """
+    """Return the state with every default filled in, checked as `complete` does, without methods that always run."""
     names = list(methods().index)
     choices = {"methods": names, "ablated": ["", *names], "venue": VENUES, "value": VALUES}
     nothing = {} if state.get("ablated", True) else {"options": {}, "option": "", "values": []}
     state = complete("ablation", {**state, **nothing}, DEFAULTS, choices)
-    if state["option"] not in ["", *varied_options(state["ablated"])]:
-        known = suggest(state["option"], varied_options(state["ablated"]))
-        raise VTCError(f"option is {state['option']!r}; of {state['ablated']!r} {known}")
+    method, option, known = state["ablated"], state["option"], varied_options(state["ablated"])
+    if option not in ["", *known]:
+        raise VTCError(f"option is {option!r}; of {method!r} {suggest(option, known)}")
     for key in ("clips", "seeds"):
         if state[key] < 1:
             raise VTCError(f"{key} is {state[key]}; it must be at least 1")
@@ -116,11 +111,7 @@ def results_file(name: str) -> tuple[Path, str]:
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=place.parent):  # SQLite writes beside its file, too
-            pass
-        # Opening and closing a file that SQLite has open in this process would drop its locks.
-        if place.exists() and not os.access(place, os.W_OK):
-            raise PermissionError(None, "the file may not be written to")
-        return place, ""
+            return place, ""
     except OSError as error:
         words = f"{name} cannot be written ({error.strerror or error}), so results are kept only until this kernel ends"
         return Path(_scratch().name, "ablations.sqlite"), words
@@ -142,13 +133,7 @@ def comparable(table: pd.DataFrame, samples: Sequence[Sample], steps: int) -> pd
 
 
 def in_words(cells: pd.DataFrame, value: str) -> str:
-    """Return the best at each ratio, from the numbers behind `plot_curves`.
-
-    >>> cells = pd.DataFrame({"label": ["lftr", "random"], "method": ["lftr", "random"], "ratio": 4.0, "kept": 128.0,
-    ...                       "total": 512.0, "mean": [0.5, 0.75], "low": [0.4, 0.7], "high": [0.6, 0.8]})
-    >>> in_words(cells, "right")
-    'best accuracy (%): at 4× (128 of 512 tokens) random, a baseline, 75.0 [70.0, 80.0]'
-    """
+    """Return the best at each ratio with its interval, from the numbers behind `plot_curves`."""
     name, factor = unit(value)
     digits, best = 1 if factor == 100 else 3, []
     for ratio, group in cells[cells["mean"].notna() & (cells.ratio != 1)].groupby("ratio"):
