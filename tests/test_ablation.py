@@ -319,10 +319,12 @@ def test_export_writes_figure_and_table(open_panel, tmp_path, monkeypatch):
     panel._export.click()
     panel.wait()
     assert "'../outside_table' cannot name" in panel.message or "'../outside' cannot name" in panel.message
+    panel._controls["figure"].value = "one"
     panel._controls["clips"].value = 1
     panel._export.click()
     panel.wait()
-    assert "intervals need at least two" in panel.message
+    assert panel.message.startswith("wrote figures/one as")
+    assert pd.read_csv(tmp_path / "figures" / "one_table.csv").low.isna().all(), "one clip gives no interval"
 
 
 def test_only_samples_that_every_setting_has_answered_are_compared():

@@ -197,11 +197,8 @@ class Ablation(Panel):
     def _draw(self, state: State) -> None:
         if self._result.value == "":
             self._result.value = words("loading the model ...")
+        idle = self._latest is None or self._latest.ended  # else bar and line belong to the run
         progress, samples = self._found(state), study.study_samples(state)
-        if self._latest is None or self._latest.ended:  # else bar and line belong to the run
-            self._bar.value = progress.done / max(1, progress.total)
-            rest = "; Run does the rest" if progress.done < progress.total else ""
-            self._line.value = words(f"{progress.done} of {progress.total} settings of clips are done{rest}")
         table = progress.table()
         whole = study.comparable(table, samples, progress.total)
         result = "nothing of this has been run yet; press Run"
@@ -214,6 +211,10 @@ class Ablation(Panel):
         self._result.value = words(result)
         counts = (_sizes(samples, whole), summary(table)[1], study.results_file(state["results"])[1])
         self._counts.value = words("; ".join(filter(None, counts)))
+        if idle:
+            self._bar.value = progress.done / max(1, progress.total)
+            rest = "; Run does the rest" if progress.done < progress.total else ""
+            self._line.value = words(f"{progress.done} of {progress.total} settings of clips are done{rest}")
         self._drawn = time.monotonic()
 
     def _write(self, state: State) -> None:
