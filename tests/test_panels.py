@@ -125,7 +125,7 @@ def test_a_forest_has_a_row_for_each_label_and_fills_what_differs_beyond_chance(
         filled = [dot.get_markerfacecolor() == "black" for dot in dots]
         assert filled == ((rows.p_holm < 0.05) & (rows.n == rows.of)).tolist()
     assert [gaps(axes) for axes in figure.axes] == [[0], [1]] and any(filled)
-    assert legend(figure)[-1] == "missing: 87 of 480 results"
+    assert legend(figure)[-2:] == ["missing: 87 of 480 results", "over fewer samples"]
     assert figure.legends[0].get_title().get_text() == "change in accuracy (points)\nagainst everything"
 
 
@@ -149,7 +149,7 @@ def test_flips_are_counted_by_what_was_said_before():
     rows = figure.vtc["data"][figure.vtc["data"].ratio == 4]
     assert lost == pytest.approx((100 * rows.lost / rows.n).tolist())
     assert [bar.get_x() + bar.get_width() for bar in left.containers[0]] == pytest.approx([0, 0])  # to the left
-    assert gaps(left) == [0] and legend(figure)[-1] == "missing: 7 of 480 results"
+    assert gaps(left) == [0] and legend(figure)[-2:] == ["missing: 7 of 480 results", "over fewer samples"]
     assert [bar.get_alpha() for bar in left.containers[0]] == [0.45, None]
 
 

@@ -77,9 +77,8 @@ def plot_curves(table: pd.DataFrame, value: str = "right", *, venue: str = "cvpr
         _label_ratios(axes, place, figure.get_figwidth() - 0.6)
         axes.set(xlabel=f"tokens kept of {marks.tokens_of(table)}, and ratio", ylabel=name)
         _mark_missing(axes, figure, cells[odd], styles)
-        marks.legend_below(figure, entries | marks.missing_entries(cells) | marks.fewer_entry(cells))
-    attach(figure, cells.drop(columns="x"), **marks.told("plot_curves", table, value=value))
-    return figure
+        marks.legend_below(figure, entries | marks.missing_entries(cells))
+    return attach(figure, cells.drop(columns="x"), **marks.told("plot_curves", table, value=value))
 
 
 def _label_ratios(axes: Axes, place: pd.Series, inches: float) -> None:

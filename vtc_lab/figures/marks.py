@@ -86,7 +86,7 @@ def missing_mark(axes: Axes, x: float, y: float, style: dict[str, Any], transfor
 
 
 def missing_entries(cells: pd.DataFrame, mark: Artist | None = None) -> dict[str, Any]:
-    """Return the legend's entries for what the cells lack; `mark` is what stands for it in the figure."""
+    """Return the legend's entries for what the cells lack; `mark` stands for it where it is no mark of a label."""
     lost = int((cells.of - cells.n).sum())
     nowhere = int((cells.n + cells.missing - cells.of).clip(lower=0).sum())  # rows of samples that no setting answered
     entries: dict[str, Any] = {}
@@ -94,12 +94,9 @@ def missing_entries(cells: pd.DataFrame, mark: Artist | None = None) -> dict[str
         words = f"missing: {lost + nowhere:,} of {cells.of.sum() + nowhere:,} results"
         words += f", {nowhere:,} under every setting" if nowhere else ""
         entries[words] = (mark or _mark_lines(_GREY)) if lost else Line2D([], [], linestyle="")
+    if (uneven(cells) & (cells.n > 0)).any() and not mark:
+        entries["over fewer samples"] = Line2D([], [], **pale(_GREY))
     return entries
-
-
-def fewer_entry(cells: pd.DataFrame) -> dict[str, Line2D]:
-    """Return the legend's entry for pale means, if there are any."""
-    return {"mean over fewer samples": Line2D([], [], **pale(_GREY))} if (uneven(cells) & (cells.n > 0)).any() else {}
 
 
 def _mark_lines(style: dict[str, Any]) -> tuple[Line2D, Line2D]:

@@ -73,6 +73,7 @@ def plot_kinds(
         )
     pairs = differences(table)
     cells = with_absent(intervals(pairs[pairs.ratio == ratio], ["label", "kind"]), "kind")
+    cells = cells.rename(columns={"mean": "difference"}).assign(ratio=ratio)
     styles = {label: look for label, look in marks.looks(table).items() if label in set(at.label)}
     kinds = sorted(at.kind.unique())
     name, factor = marks.unit(value)
@@ -82,11 +83,10 @@ def plot_kinds(
         size = (figure_size(venue, span)[0], round(0.55 + height * max(0.3, 0.085 * (len(styles) + 1)), 3))
         figure = Picture(figsize=size)
         panels = figure.subplots(1, -(-len(kinds) // height), sharex=True, squeeze=False)[0]
-        for cell in cells.itertuples():
+        for _, cell in cells.iterrows():
             panel, row = divmod(kinds.index(cell.kind), height)
             style = styles[cell.label] | {"markersize": 3.5}
-            bounds = (cell.mean, cell.low, cell.high)
-            _draw_interval(panels[panel], row + slot[cell.label], bounds, factor, style, cell.n < cell.of)
+            _draw_difference(panels[panel], row + slot[cell.label], cell, factor, style)
         _make_room(figure, cells)
         answers = cells.groupby("kind").n.max()
         for panel, axes in enumerate(panels):
@@ -98,12 +98,9 @@ def plot_kinds(
             axes.tick_params(axis="y", length=0)
         kept = at.kept[at.value.notna()]
         tokens = f", tokens kept: {marks.count(kept.mean())} of {marks.tokens_of(at)}" if len(kept) else ""
-        entries = {label: Line2D([], [], **style) for label, style in styles.items()}
-        entries |= marks.missing_entries(cells) | marks.fewer_entry(cells)
+        entries = {label: Line2D([], [], **style) for label, style in styles.items()} | marks.missing_entries(cells)
         marks.legend_below(figure, entries, f"{_change(name)} against {EVERYTHING}\nat {ratio:g}×{tokens}")
-    data = cells.rename(columns={"mean": "difference"}).assign(ratio=ratio)
-    attach(figure, data, **marks.told("plot_kinds", at, value=value, ratio=ratio))
-    return figure
+    return attach(figure, cells, **marks.told("plot_kinds", at, value=value, ratio=ratio))
 
 
 def plot_forest(tests: pd.DataFrame, *, venue: str = "cvpr", span: str = "column") -> Picture:
@@ -141,17 +138,15 @@ def plot_forest(tests: pd.DataFrame, *, venue: str = "cvpr", span: str = "column
         for ratio, axes in panels.items():
             axes.set_title(f"{ratio:.3g}×", fontsize=8)
             axes.axvline(0, color="black", linewidth=0.7, linestyle=(0, (6, 3)), zorder=1)
-            for cell in tests[tests.ratio == ratio].itertuples():
+            for _, cell in tests[tests.ratio == ratio].iterrows():
                 style = _DOT if cell.p_holm < 0.05 else _DOT | {"markerfacecolor": "white"}
-                bounds = (cell.difference, cell.low, cell.high)
-                _draw_interval(axes, labels.index(cell.label), bounds, factor, style, cell.n < cell.of)
+                _draw_difference(axes, labels.index(cell.label), cell, factor, style)
         _make_room(figure, tests)
         entries: dict[str, Any] = {"differs beyond chance (p < 0.05 after Holm)": Line2D([], [], **_DOT)}
         entries["does not"] = Line2D([], [], **_DOT | {"markerfacecolor": "white"})
         entries |= marks.missing_entries(tests)
         marks.legend_below(figure, entries, f"{_change(name)}\nagainst {tests.reference.iloc[0]}")
-    attach(figure, tests, plot="plot_forest")
-    return figure
+    return attach(figure, tests, plot="plot_forest")
 
 
 def plot_flips(table: pd.DataFrame, *, venue: str = "cvpr", span: str = "column") -> Picture:
@@ -212,8 +207,7 @@ def plot_flips(table: pd.DataFrame, *, venue: str = "cvpr", span: str = "column"
         least, most = cells.n[cells.n > 0].min(), cells.n.max()
         title = f"answers that changed (% of {least:,}{'' if least == most else f' to {most:,}'})"
         marks.legend_below(figure, entries | marks.missing_entries(cells), title)
-    attach(figure, cells, **marks.told("plot_flips", small))
-    return figure
+    return attach(figure, cells, **marks.told("plot_flips", small))
 
 
 def _draw_flips(axes: Axes, cells: pd.DataFrame, labels: list[str]) -> None:
@@ -227,17 +221,14 @@ def _draw_flips(axes: Axes, cells: pd.DataFrame, labels: list[str]) -> None:
             bar.set_alpha(0.45 if odd else None)
 
 
-def _draw_interval(
-    axes: Axes, y: float, numbers: tuple[float, ...], factor: int, style: dict[str, Any], lacking: bool
-) -> None:
-    """Draw a mean and its interval, pale and marked at the left if it lacks samples that others have."""
-    mean, low, high = (number * factor for number in numbers)
-    if lacking:
+def _draw_difference(axes: Axes, y: float, cell: pd.Series, factor: int, style: dict[str, Any]) -> None:
+    """Draw a cell's difference and interval, pale and marked at the left if it lacks samples that others have."""
+    if cell.n < cell.of:
         left = blended_transform_factory(axes.transAxes, axes.transData)
         marks.missing_mark(axes, 0, y, style, offset_copy(left, axes.get_figure(root=True), 5, 0, "points"))
         style = marks.pale(style)
-    axes.plot(mean, y, **style)
-    axes.hlines(y, low, high, **marks.thin(style))
+    axes.plot(cell.difference * factor, y, **style)
+    axes.hlines(y, cell.low * factor, cell.high * factor, **marks.thin(style))
 
 
 def _make_room(figure: Picture, cells: pd.DataFrame) -> None:
