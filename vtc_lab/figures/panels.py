@@ -213,8 +213,8 @@ def plot_flips(table: pd.DataFrame, *, venue: str = "cvpr", span: str = "column"
 def _draw_flips(axes: Axes, cells: pd.DataFrame, labels: list[str]) -> None:
     axes.axvline(0, color="black", linewidth=0.6)
     y = [labels.index(label) for label in cells.label]
-    share = {flip: (100 * cells[flip] / cells.n.where(cells.n > 0)).to_numpy() for flip in _FLIPS}
-    starts = {"lost": -share["lost"], "other": -share["lost"] - share["other"], "gained": 0}
+    share = cells[list(_FLIPS)].mul(100 / cells.n.where(cells.n > 0), axis=0)
+    starts = {"lost": -share.lost, "other": -share.lost - share.other, "gained": 0}
     for flip, (_, look) in _FLIPS.items():
         bars = axes.barh(y, share[flip], 0.75, starts[flip], linewidth=0, **look)
         for bar, odd in zip(bars, uneven(cells), strict=True):

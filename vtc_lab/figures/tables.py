@@ -116,7 +116,7 @@ def _by_ratio(table: pd.DataFrame, best: str | None) -> list[list[str]]:
     known, budgets = table["mean"].notna(), pd.Series("", table.index)
     if {"kept", "total"} <= set(table):
         budgets = (" (" + table["kept"].map(count) + "/" + table["total"].map(count) + ")").where(known, "")
-    full = budgets[_comparable(table) & known].groupby(table["ratio"])
+    full = budgets[~uneven(table) & known].groupby(table["ratio"])
     shared = {ratio: kept.iloc[0] if kept.nunique() == 1 else "" for ratio, kept in full}
     own = budgets.where(budgets != table["ratio"].map(shared), "")
     cells = {
@@ -148,7 +148,7 @@ def _bold(table: pd.DataFrame, estimate: str | None, best: str | None) -> pd.Ser
     """Return the command for bold in the rows that are best at their ratio, if not all of them are."""
     bold = pd.Series("", table.index)
     if best and estimate:
-        numbers = table[estimate].where(_comparable(table))
+        numbers = table[estimate].where(~uneven(table))
         rivals = numbers.groupby(table.get("ratio", bold))
         bold[(numbers == rivals.transform(best)) & (rivals.transform("nunique") > 1)] = r"\bfseries "
     return bold
@@ -157,10 +157,6 @@ def _bold(table: pd.DataFrame, estimate: str | None, best: str | None) -> pd.Ser
 def _counts(table: pd.DataFrame) -> bool:
     """Return whether a table counts missing results as the package's own do."""
     return {"n", "missing", "of"} <= set(table)
-
-
-def _comparable(table: pd.DataFrame) -> pd.Series:
-    return ~uneven(table) if _counts(table) else pd.Series(True, table.index)
 
 
 def _estimate(row: dict[str, Any], column: str, factor: int) -> str:

@@ -36,8 +36,7 @@ def bootstrap_interval(
     by : columns that make the groups.
     cluster : column whose values are resampled as a whole.
     level : of the interval, between 0 and 1.
-    draws : number of resamples.
-    seed : of the resamples.
+    draws, seed : number of resamples, and the seed that they come from.
 
     Returns
     -------
@@ -56,8 +55,8 @@ def bootstrap_interval(
 
     Notes
     -----
-    The cluster bootstrap: Davison and Hinkley, "Bootstrap Methods and their Application", section 3.8. With few clips
-    percentile intervals are somewhat too short.
+    The cluster bootstrap of Davison and Hinkley, "Bootstrap Methods and their Application", section 3.8. With few clips
+    its intervals are somewhat too short.
 
     Examples
     --------
@@ -112,12 +111,11 @@ def compare(
     Raises
     ------
     VTCError
-        For an unknown reference, a table without ratio 1 where that is the reference, samples of one clip only, and as
-        `bootstrap_interval`.
+        For an unknown reference, a table of one clip or with nothing to compare, and as `bootstrap_interval`.
 
     Notes
     -----
-    McNemar (1947); Holm (1979), both from statsmodels; the permutation test is scipy's with "samples".
+    McNemar (1947) and Holm (1979) as in statsmodels; the permutation test is scipy's with "samples".
 
     Examples
     --------

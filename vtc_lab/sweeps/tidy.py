@@ -154,7 +154,7 @@ def intervals(
 
 def uneven(cells: pd.DataFrame) -> pd.Series:
     """Mark the cells that lack samples which others have, so that their means do not compare."""
-    return cells.n < cells.of
+    return cells["n"] < cells["of"] if "of" in cells else pd.Series(False, cells.index)
 
 
 def with_absent(cells: pd.DataFrame, column: str) -> pd.DataFrame:
