@@ -109,9 +109,8 @@ class VTC(lmms):
 
         Returns
         -------
-        The answers, in the order of the requests. The mean numbers of visual tokens that entered the language model
-        and that the clips have are logged and stand in the results under "throughput"; of several processes, those
-        of the first.
+        The answers, in the order of the requests. The mean numbers of visual tokens that entered and that the clips
+        have stand in the results under "throughput"; of several processes, those of the first.
 
         Raises
         ------

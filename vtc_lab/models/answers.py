@@ -44,16 +44,13 @@ class Answer:
 
 @dataclass(frozen=True)
 class Entering:
-    """Hold what enters a language model before the question: one clip's prompt under reductions to one length.
-
-    `together` is True if the model ignores padding before a question, so that several can be run at once.
-    """
+    """Hold what enters a language model before the question: one clip's prompt under reductions to one length."""
 
     network: Model
     prompt: EncodedPrompt
     reductions: Sequence[Reduction]
     positions: Positions
-    together: bool
+    together: bool  # the model ignores padding before a question, so that several can be run at once
 
 
 Said = tuple[str, Tensor, dict[str, float]]  # the text, the first logits, and the seconds of prefill and decoding

@@ -64,10 +64,7 @@ def _moved(features: Any, *args: Any, **kwargs: Any):
 
 
 def demand_asking(positions: object, max_new_tokens: object = 1) -> None:
-    """Raise a VTCError unless a model can be asked with these `positions` and `max_new_tokens`.
-
-    >>> demand_asking("preserve", 16)
-    """
+    """Raise a VTCError unless a model can be asked with these `positions` and `max_new_tokens`."""
     if positions not in ("preserve", "compact"):
         raise VTCError(f"positions is {positions!r:.60}; choose 'preserve' or 'compact'")
     if isinstance(max_new_tokens, bool) or not isinstance(max_new_tokens, Integral) or max_new_tokens < 1:
@@ -111,9 +108,9 @@ def compress(
 
     Notes
     -----
-    Positions with gaps need the cache of `generate`, which is on by default: without cache and without padding,
-    `generate` takes each gap for the border between two prompts; `engaged` notices that. A decoding loop of your own
-    must go on counting from the last of `position_ids`; left to itself, a model counts the tokens.
+    Positions with gaps need the cache of `generate`, which is on by default: without cache and padding, it takes each
+    gap for the border between two prompts; `engaged` notices that. A decoding loop of your own must go on counting from
+    the last of `position_ids`.
 
     Examples
     --------
@@ -138,16 +135,7 @@ def compress(
 def put_back(
     model: Model, prompt: EncodedPrompt, reductions: Sequence[Reduction], positions: Positions = "preserve"
 ) -> CompressedInputs:
-    """Replace the visual tokens of a prompt by reductions, one for each of its clips.
-
-    >>> import vtc_lab as vtc
-    >>> bundled, (clip, _) = vtc.load_model(), vtc.make_clip(7)
-    >>> inputs = bundled.processor(text="<video> what moves ?", videos=[clip.frames[:4]], return_tensors="pt")
-    >>> prompt = encode_prompt(bundled.network, inputs)
-    >>> reduced = put_back(bundled.network, prompt, [vtc.reduce(prompt.tokens[0], "lftr", ratio=16)])
-    >>> reduced["mm_encoder_outputs"]["video"].pooler_output.shape  # 16 tokens and the newline
-    torch.Size([17, 1, 192])
-    """
+    """Replace the visual tokens of a prompt by reductions, one for each of its clips."""
     keep = torch.ones(len(prompt.features), dtype=torch.bool, device=prompt.features.device)
     anchors = [index.flatten()[each.anchor] for index, each in zip(prompt.where, reductions, strict=True)]
     keep[torch.cat([index.flatten() for index in prompt.where])] = False

@@ -216,13 +216,7 @@ def register_family(model_type: str, family: Family) -> None:
 
 
 def bare(model: Model) -> Model:
-    """Return the model of transformers inside `torch.compile`, PEFT, `nn.DataParallel` or `load_model`'s result.
-
-    >>> import vtc_lab as vtc
-    >>> bundled = vtc.load_model()
-    >>> bare(bundled) is bundled.network
-    True
-    """
+    """Return the model of transformers inside `torch.compile`, PEFT, `nn.DataParallel` or `load_model`'s result."""
     if hasattr(model, "get_base_model"):  # PEFT's
         return bare(model.get_base_model())
     for name in ("_orig_mod", "module", "network"):
@@ -248,12 +242,7 @@ def how_to_add(model_type: str) -> str:
 
 
 def family_of(model: Model) -> Family:
-    """Return the entry of a model's family.
-
-    >>> import vtc_lab as vtc
-    >>> family_of(vtc.load_model().network).name
-    'LLaVA-OneVision'
-    """
+    """Return the entry of a model's family, checked to take reduced tokens."""
     kind = getattr(getattr(model, "config", None), "model_type", type(model).__name__)
     if kind not in FAMILIES:
         raise VTCError(how_to_add(kind))

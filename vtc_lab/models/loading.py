@@ -200,11 +200,7 @@ def _demand_memory(source: str, config: Any, weights: int, dtype: torch.dtype, d
 
 
 def free_memory(device: str) -> float:
-    """Return the free bytes of a GPU, or of the machine.
-
-    >>> 0 < free_memory("cpu") < 1e15
-    True
-    """
+    """Return the free bytes of a GPU, or of the machine."""
     if device.startswith("cuda"):
         return torch.cuda.mem_get_info(device)[0]
     return psutil.virtual_memory().available

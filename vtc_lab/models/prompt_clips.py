@@ -30,28 +30,16 @@ class Encoded(BaseModelOutputWithPooling):
 
 @dataclass(frozen=True, eq=False)
 class EncodedPrompt:
-    """Hold the clips of a prompt, encoded and not yet reduced.
+    """Hold the clips of a prompt, encoded and not yet reduced."""
 
-    Parameters
-    ----------
-    tokens : the clips, in the order of the prompts.
-    where : for each clip (T, h, w) long, which of the features its patches are.
-    features : (R, D) all features of the clips' modality, in the order of their placeholders.
-    places : (B, N) bool, the placeholders.
-    sizes : number of features of each clip, or of each picture where frames are given as pictures.
-    outputs : what the encoders returned, by modality.
-    inputs : what the processor made, on the model's device.
-    seconds : how long encoding took, without saliency.
-    """
-
-    tokens: list[VideoTokens]
-    where: list[Tensor]
-    features: Tensor
-    places: Tensor
-    sizes: list[int]
-    outputs: dict[str, Encoded]
-    inputs: dict[str, Any]
-    seconds: float
+    tokens: list[VideoTokens]  # the clips, in the order of the prompts
+    where: list[Tensor]  # for each clip (T, h, w) long, which of the features its patches are
+    features: Tensor  # (R, D) all features of the clips' modality, in the order of their placeholders
+    places: Tensor  # (B, N) bool, the placeholders
+    sizes: list[int]  # number of features of each clip, or of each picture where frames are given as pictures
+    outputs: dict[str, Encoded]  # what the encoders returned, by modality
+    inputs: dict[str, Any]  # what the processor made, on the model's device
+    seconds: float  # how long encoding took, without saliency
 
 
 @torch.no_grad()
@@ -69,14 +57,6 @@ def encode_prompt(
     ------
     VTCError
         If the inputs are not what the processor made, or no saliency is known for the vision tower.
-
-    Examples
-    --------
-    >>> import vtc_lab as vtc
-    >>> bundled, (clip, _) = vtc.load_model(), vtc.make_clip(7)
-    >>> inputs = bundled.processor(text="<video> what moves ?", videos=[clip.frames[:4]], return_tensors="pt")
-    >>> encode_prompt(bundled.network, inputs).tokens[0].grid
-    (4, 8, 8)
     """
     family, core = family_of(model), model.base_model
     _check_inputs(inputs)
@@ -148,11 +128,7 @@ def rows(features: Tensor | Sequence[Tensor]) -> Tensor:
 
 
 def arguments(core: Model, name: str) -> list[str]:
-    """Return the names of a method's arguments; none if there is no such method.
-
-    >>> arguments(torch.nn.ReLU(), "forward"), arguments(torch.nn.ReLU(), "get_rope_index")
-    (['input'], [])
-    """
+    """Return the names of a method's arguments; none if there is no such method."""
     return [key for key in inspect.signature(getattr(core, name, lambda: None)).parameters if key != "kwargs"]
 
 

@@ -47,24 +47,17 @@ def _pooled(tower: Model, scores: Tensor, given: dict[str, Any]) -> Tensor:
 
 @dataclass(frozen=True)
 class _Tower:
-    """Where a family's vision towers have their attention, and what else it takes to compute its weights again.
-
-    layers, attention : names that lead to the layers, and from one of them to its attention.
-    cls : True if the first token can be [CLS].
-    over : what attention received is the mean over, in words.
-    turned : shape of a head's channels for its rotary embedding: parts with angles of their own, the two parts of a
-        complex number, numbers.
-    normed : "each" or "all", the heads over which queries and keys are normed.
-    grouped : given (tower, scores, what the tower was given), the scores of the tokens that it puts out.
-    """
+    """Where a family's vision towers have their attention, and what else it takes to compute its weights again."""
 
     name: str
-    layers: str = "encoder.layers"
-    attention: str = "self_attn"
-    cls: bool = False
-    over: str = "heads and queries"
+    layers: str = "encoder.layers"  # leads to the layers
+    attention: str = "self_attn"  # leads from one of them to its attention
+    cls: bool = False  # the first token can be [CLS]
+    over: str = "heads and queries"  # what attention received is the mean over, in words
+    # Shape of a head's channels for its rotary embedding: parts with angles of their own, 2 parts of a number, numbers
     turned: tuple[int, int, int] = (1, 2, -1)
-    normed: str = "each"
+    normed: str = "each"  # the heads over which queries and keys are normed, "each" or "all"
+    # Given (tower, scores, what the tower was given), the scores of the tokens that it puts out
     grouped: Callable[[Model, Tensor, dict[str, Any]], Tensor] | None = None
 
 
