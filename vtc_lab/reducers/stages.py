@@ -123,8 +123,8 @@ def both_stages(problem: Problem, tokens: VideoTokens, budget: int, count: int) 
         lead = _leaders(cell, evidence, cells)
         cell = torch.full_like(cell, -1)
         cell.view(-1)[lead] = torch.arange(cells, device=cell.device)
-    finite = evidence[evidence.isfinite()]
-    weight = evidence.nan_to_num(posinf=float(finite.max()) if len(finite) else 1.0)
+    finite = evidence.isfinite()
+    weight = torch.where(finite, evidence, evidence[finite].max() if bool(finite.any()) else 1.0)
     stage = _spatial_first if problem.order == "spatial-first" else _temporal_first
     return stage(problem, tokens, cell, weight, budget, cells)
 
