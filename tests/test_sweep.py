@@ -268,7 +268,7 @@ def test_not_a_number_is_an_error_and_no_perfect_result(samples):
 
 def test_wrong_arguments_are_sentences(model, samples):
     def twice(**given):
-        return lambda: vtc.sweep(model, samples, **{"methods": ["lftr"], "ratios": [4], **given})
+        return lambda: vtc.sweep(**{"model": model, "samples": samples, "methods": ["lftr"], "ratios": [4], **given})
 
     cases = [
         (twice(methods=["lfrt"]), "did you mean 'lftr'"),
@@ -289,8 +289,17 @@ def test_wrong_arguments_are_sentences(model, samples):
         (twice(frames=8, fps=1), "frames=8 and fps=1 were both given"),
         (twice(max_new_tokens=True), "max_new_tokens is True"),
         (twice(positions="keep"), "choose 'preserve' or 'compact'"),
-        (lambda: vtc.sweep(model, ["a.mp4"]), "sample 1 is 'a.mp4'"),
-        (lambda: vtc.sweep(model, [samples[0], {"clip": "a.mp4", "question": "x"}]), "sample 2 is"),
+        (twice(model="toy"), "model is 'toy'; give what vtc.load_model gives"),
+        (twice(results=5), "results is 5"),
+        (twice(executor=3), "executor is 3"),
+        (twice(progress=3), "progress is 3"),
+        (twice(stop=3), "stop is 3"),
+        (twice(samples=3), "samples is 3"),
+        (twice(samples=["a.mp4"]), "sample 1 is 'a.mp4', without question and answer"),
+        (twice(samples=[samples[0], {"clip": "a.mp4", "question": "x"}]), "without answer; give"),
+        (twice(samples=[samples[0] | {"question": None}]), "without question; give"),
+        (twice(samples=[samples[0] | {"candidates": "red"}]), "the candidates of sample 1 are 'red'"),
+        (lambda: variants("lfrt"), "did you mean 'lftr'"),
         (lambda: variants("lftr", temporal="merge"), "give a list of the values"),
         (lambda: variants("lftr", temporal=["average"]), "temporal is 'average'"),
         (lambda: portable(np.zeros(3)), "cannot be an option"),

@@ -22,8 +22,7 @@ from vtc_lab.sweeps.store import to_frame
 from vtc_lab.tokens import Clip, VTCError
 
 _PART = ("clip", "start", "end", "picture_rate", "tried")
-_NAMES = ("kind", "id", "group")
-_SCORING = ("rule", "options", "also")  # what else `score` looks at
+_QUESTION = ("question", "answer", "candidates", "rule", "options", "also")  # what is asked, and how it is scored
 
 Chosen = str | tuple[str, Mapping[str, Any]]  # a method, or one with options
 
@@ -106,7 +105,7 @@ class Plan:
         sample, setting = self.samples[i], self.settings[n]
         video = self.clips[sample.clip]
         how = (setting.method, setting.changed, setting.seed, setting.ratio)
-        return digest(self.model, self.asking, video.name, _range(video.part), *_content(sample.question), *how)
+        return digest(self.model, self.asking, video.name, _range(video.part), sample.question, *how)
 
     def jobs(self, found: Mapping[str, Result]) -> list[Job]:
         """Return a job for each clip that has something to do."""
@@ -188,49 +187,33 @@ def make_plan(
     clips: list[_Video] = []
     asked = []
     for number, sample in enumerate(samples, 1):
-        lacks = [key for key in ("question", "answer") if not isinstance(sample, Mapping) or key not in sample]
-        if lacks or _given(sample, "question") is None:
-            raise VTCError(
-                f"sample {number} is {sample!r:.60}, without {' and '.join(lacks) or 'a question'}; "
-                "give a dict with clip, question and answer"
-            )
-        part = cast(Part, {name: value for name in _PART if (value := _given(sample, name)) is not None})
+        said = _said(sample, number)
+        part = cast(Part, {name: said[name] for name in _PART if name in said})
+        asks = {"answer": None, "candidates": None} | {name: said[name] for name in _QUESTION if name in said}
+        question = cast(Question, asks)
         source = id(part["clip"]) if isinstance(part.get("clip"), Clip) else str(part.get("clip"))
         clip = numbers.setdefault((source, _range(part)), len(clips))
         if clip == len(clips):
             clips.append(_video(part))
-        question = _question(sample, number)
-        name = digest(clips[clip].content or clips[clip].name, _range(part), *_content(question))
-        kind, own, group = ("" if (text := _given(sample, key)) is None else str(text) for key in _NAMES)
-        asked.append(_Asked(clip, question, kind, own, group, name))
+        name = digest(clips[clip].content or clips[clip].name, _range(part), question)
+        asked.append(_Asked(clip, question, *(str(said.get(key, "")) for key in ("kind", "id", "group")), name))
     ways = [digest(asking, origins[s.method], s.method, s.changed, s.seed, s.ratio) for s in settings]
     keys = [[digest(sample.name, way) for way in ways] for sample in asked]
     return Plan(model, asking, clips, asked, settings, keys)
 
 
-def _given(sample: Mapping[str, Any], name: str) -> Any:  # noqa: ANN401
-    """Return what a sample says, None if it says nothing; a table's empty cell, NaN, is nothing."""
-    value = sample.get(name)
-    return None if isinstance(value, float) and math.isnan(value) else value
-
-
-def _question(sample: Mapping[str, Any], number: int) -> Question:
-    answer, candidates = _given(sample, "answer"), _given(sample, "candidates")
-    if isinstance(candidates, str) or not isinstance(candidates, Iterable | None):
+def _said(sample: Mapping[str, Any], number: int) -> dict[str, Any]:
+    """Return what a sample says, without a table's empty cells, which are NaN; raise a VTCError if it is none."""
+    given = sample if isinstance(sample, Mapping) else {}
+    empty = [key for key, value in given.items() if value is None or (isinstance(value, float) and math.isnan(value))]
+    said = {key: value for key, value in given.items() if key not in empty}
+    if lacks := [key for key, there in (("question", said), ("answer", given)) if key not in there]:
+        words = f"sample {number} is {sample!r:.60}, without {' and '.join(lacks)}"
+        raise VTCError(f"{words}; give a dict with clip, question and answer")
+    if isinstance(candidates := said.get("candidates", []), str) or not isinstance(candidates, Iterable):
         raise VTCError(f"the candidates of sample {number} are {candidates!r:.60}; give a list of texts, or None")
-    question = {
-        "question": str(sample["question"]),
-        "answer": None if answer is None else str(answer),
-        "candidates": None if candidates is None else list(map(str, candidates)),
-    }
-    scoring = {name: value for name in _SCORING if (value := _given(sample, name)) is not None}
-    return cast(Question, question | scoring)
-
-
-def _content(question: Question) -> tuple[object, ...]:
-    """Return what of a question a result depends on."""
-    scoring = {name: value for name, value in question.items() if name in _SCORING}
-    return question["question"], question["answer"], question["candidates"], scoring
+    texts = {key: str(said[key]) for key in ("question", "answer") if key in said}
+    return said | texts | ({"candidates": list(map(str, candidates))} if "candidates" in said else {})
 
 
 def _range(part: Part) -> str:
