@@ -196,7 +196,8 @@ def make_plan(
         if clip == len(clips):
             clips.append(_video(part))
         name = digest(clips[clip].content or clips[clip].name, _range(part), question)
-        asked.append(_Asked(clip, question, *(str(said.get(key, "")) for key in ("kind", "id", "group")), name))
+        kind, own, group = (str(said.get(key, "")) for key in ("kind", "id", "group"))
+        asked.append(_Asked(clip, question, kind, own, group, name))
     ways = [digest(asking, origins[s.method], s.method, s.changed, s.seed, s.ratio) for s in settings]
     keys = [[digest(sample.name, way) for way in ways] for sample in asked]
     return Plan(model, asking, clips, asked, settings, keys)
