@@ -82,8 +82,7 @@ def compare_kept(
     notes += [f"No result: {error}." for error in gaps.values()]
     with paper_style():
         body = rows * (tall + _BAR + 0.09) + 0.115 * lines
-        pads = ConstrainedLayoutEngine(w_pad=0.02, h_pad=0.012, wspace=0, hspace=0)
-        figure = page(width, body, f"{budget_line(reductions)}.", notes, pads)
+        figure = page(width, body, f"{budget_line(reductions)}.", notes)
         axes = figure.subplots(2 * rows, columns, squeeze=False, height_ratios=[tall, _BAR] * rows)
         for one in axes.ravel():
             one.set_axis_off()
@@ -173,11 +172,13 @@ def notes_of(reductions: list[Reduction]) -> list[str]:
     return [f"{', '.join(names)}: {note}." for note, names in carriers.items()]
 
 
-def page(width: float, body: float, header: str, notes: list[str], pads: ConstrainedLayoutEngine) -> Picture:
+def page(width: float, body: float, header: str, notes: list[str]) -> Picture:
     """Return an empty figure with a header and with notes at the foot, `body` inches apart."""
     above = textwrap.wrap(header, letters(width, 7))
     below = [line for note in notes for line in textwrap.wrap(note, letters(width))]
-    figure = Picture(figsize=(width, round(body + 0.12 * len(above) + 0.1 * len(below) + 0.1, 3)), layout=pads)
+    height = round(body + 0.12 * len(above) + 0.1 * len(below) + 0.1, 3)
+    pads = ConstrainedLayoutEngine(w_pad=0.02, h_pad=0.012, wspace=0, hspace=0)
+    figure = Picture(figsize=(width, height), layout=pads)
     figure.suptitle("\n".join(above), fontsize=7, x=0.005, ha="left")
     figure.supxlabel("\n".join(below), fontsize=SMALL, x=0.005, ha="left", color="#444444")
     return figure

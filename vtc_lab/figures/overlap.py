@@ -10,21 +10,12 @@ import pandas as pd
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.colors import Normalize
-from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
 from vtc_lab.figures.export import Picture, attach
 from vtc_lab.figures.filmstrip import demand_same_frames
-from vtc_lab.figures.multiples import (
-    alike,
-    budget_line,
-    colour_of,
-    labels_of,
-    notes_of,
-    page,
-    shown_frames,
-)
+from vtc_lab.figures.multiples import alike, budget_line, colour_of, labels_of, notes_of, page, shown_frames
 from vtc_lab.figures.style import GREY, SMALL, VERMILION, figure_size, paper_style
 from vtc_lab.tokens import Clip, Reduction, VTCError
 
@@ -101,7 +92,7 @@ def plot_overlap(reductions: Iterable[Reduction], *, venue: str = "neurips", spa
     by_chance = share / (2 - share)
     header = f"{budget_line(reductions)}. Two random sets: about {by_chance:.2f}."
     with paper_style():
-        figure = page(width, cell * count + longest + 0.1, header, notes, ConstrainedLayoutEngine())
+        figure = page(width, cell * count + longest + 0.1, header, notes)
         axes = figure.subplots()
         _draw_numbers(axes, table.to_numpy(), min(SMALL + 1, cell * 72 / 2))
         axes.set_xticks(range(count), names, rotation=90, fontsize=SMALL)
@@ -173,9 +164,8 @@ def plot_agreement(
     header = f"{budget_line(reductions)}. Kept by all {count}: {often[count]} patches; by none: {often[0]}."
     notes = [f"Methods: {', '.join(labels_of(reductions))}. {_ANCHORS}", *notes_of(reductions)]
     with paper_style():
-        pads = ConstrainedLayoutEngine(w_pad=0.02, h_pad=0.02, wspace=0, hspace=0.02)
-        figure = page(width, 2 * tall + 1.51, header, notes, pads)
-        above, below = figure.subfigures(2, 1, squeeze=False, height_ratios=[2 * tall + 0.26, 1.25]).ravel()
+        figure = page(width, 2 * tall + 1.45, header, notes)
+        above, below = figure.subfigures(2, 1, squeeze=False, height_ratios=[2 * tall + 0.2, 1.25]).ravel()
         panels = above.subplots(2, len(chosen), squeeze=False)
         for upper, lower, t in zip(*panels, chosen, strict=True):
             upper.imshow(Image.fromarray(clip.frames[t]).resize(size, Image.Resampling.BOX), interpolation="none")
