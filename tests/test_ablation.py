@@ -34,6 +34,20 @@ def model():
     return vtc.load_model()
 
 
+@pytest.fixture(scope="module")
+def done(tmp_path_factory, model):
+    """A results file that has all of the small setting."""
+    state = complete_study({"clips": 2, "ratios": [1, 4], "results": str(tmp_path_factory.mktemp("done") / "a.sqlite")})
+    vtc.sweep(model, study_samples(state), study_methods(state), state["ratios"], results=state["results"])
+    return state["results"]
+
+
+@pytest.fixture
+def finished(open_panel, done, tmp_path):
+    """Opens a panel on which the small setting was run before, and runs it again, which computes nothing."""
+    return lambda **state: ran(open_panel(results=str(shutil.copy(done, tmp_path / "done.sqlite")), **state))
+
+
 @pytest.fixture
 def open_panel(tmp_path, model):
     """Opens panels on a results file of their own, and stops what they run."""
@@ -127,8 +141,8 @@ def test_curves_fill_in_while_it_runs_and_stop_keeps_what_is_done(open_panel):
     assert len(panel.table) > rows and set(computed(panel)) == {1}
 
 
-def test_what_was_run_before_comes_back_at_once(open_panel):
-    panel = ran(open_panel())
+def test_what_was_run_before_comes_back_at_once(finished, open_panel):
+    panel = finished()
     first, before = panel._image.value, len(computed(panel))
     panel._controls["value"].value = "kl"
     panel.wait()
@@ -141,12 +155,12 @@ def test_what_was_run_before_comes_back_at_once(open_panel):
     panel._controls["clips"].value = 2
     panel.wait()
     assert time.monotonic() - start < 3 and panel._image.value == first and len(computed(panel)) == before
-    again = open_panel()
+    again = open_panel(results=panel.state["results"])
     assert again._image.value == first and "16 of 16" in again._line.value
 
 
-def test_another_setting_can_be_looked_at_while_a_run_goes_on(open_panel):
-    panel = ran(open_panel())
+def test_another_setting_can_be_looked_at_while_a_run_goes_on(finished):
+    panel = finished()
     first = panel._image.value
     panel._controls["clips"].value = 40
     panel.run()
@@ -267,8 +281,8 @@ def test_what_is_wrong_is_said_in_one_sentence(open_panel, state, words):
     assert words in panel.message and "\n" not in panel.message and panel._stop.disabled
 
 
-def test_a_wrong_setting_is_put_right(open_panel):
-    panel = ran(open_panel())
+def test_a_wrong_setting_is_put_right(finished):
+    panel = finished()
     picture = panel._image.value
     panel._controls["samples"].value = "no/such.jsonl"
     panel.wait()
@@ -302,10 +316,10 @@ def test_results_that_cannot_be_written_are_kept_for_now(open_panel, tmp_path):
     assert "10 of 10 settings of clips are done" in panel._line.value and errors(panel) == ""
 
 
-def test_export_writes_figure_and_table(open_panel, tmp_path, monkeypatch):
+def test_export_writes_figure_and_table(finished, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("vtc_lab.figures.export.FOLDER", "figures")  # as outside a repository
-    panel = ran(open_panel(figure="mine", value="kl"))
+    panel = finished(figure="mine", value="kl")
     panel._export.click()
     panel.wait()
     assert panel.message.startswith(

@@ -184,7 +184,8 @@ def _progress(page: Page) -> tuple[int, int]:
 
 def test_an_ablation_fills_in_stops_and_comes_back_at_once(lab, page):
     home, address = lab
-    cell = "from vtc_lab.widgets.ablation import ablate\n\nablate(clips=40, results='data/results/browser.sqlite')"
+    call = "vtc.ablate(clips=40, ratios=[1, 2, 4], results='data/results/browser.sqlite')"
+    cell = f"import vtc_lab as vtc\n\n{call}"
     kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3 (ipykernel)", "language": "python"}}
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell)], metadata=kernel)
     nbformat.write(notebook, home / "notebooks" / "ablation.ipynb")
@@ -203,7 +204,7 @@ def test_an_ablation_fills_in_stops_and_comes_back_at_once(lab, page):
     _until(lambda: early[0] < _progress(page)[0] < _progress(page)[1], "progress", 120)
     _until(lambda: "left" in page.locator(".vtc-progress").inner_text(), "the time left")
     _until(lambda: _fingerprint(page) != first, "curves that fill in", 120)
-    _until(lambda: _progress(page)[0] > 60, "the first three clips", 120)
+    _until(lambda: _progress(page)[0] > 36, "the first three clips", 120)
     _shoot(page, "_running")
     measure = page.locator(".widget-dropdown", has_text="show").locator("select")
     before = _fingerprint(page)
@@ -216,13 +217,13 @@ def test_an_ablation_fills_in_stops_and_comes_back_at_once(lab, page):
     stop.click()
     page.get_by_text("Run does the rest").wait_for()
     done, total = _progress(page)
-    assert 60 < done < total == 800 and stop.is_disabled()
+    assert 36 < done < total == 480 and stop.is_disabled()
     stopped = _fingerprint(page)
 
     clips = page.locator(".widget-text", has_text="clips").locator("input")
     clips.fill("2")
     clips.press("Enter")
-    _until(lambda: _progress(page) == (40, 40), "the first two clips, which are done")
+    _until(lambda: _progress(page) == (24, 24), "the first two clips, which are done")
     assert _fingerprint(page) != stopped
     clips.fill("40")
     clips.press("Enter")

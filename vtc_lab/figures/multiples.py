@@ -14,12 +14,12 @@ from matplotlib.patches import Rectangle
 
 from vtc_lab.figures.export import Picture, attach
 from vtc_lab.figures.filmstrip import demand_same_frames, describe, draw_frames, patch_table
-from vtc_lab.figures.style import BASELINES, GREY, SMALL, figure_size, paper_style
+from vtc_lab.figures.style import BASELINES, GREY, PATCHES, SMALL, figure_size, paper_style
 from vtc_lab.tokens import Clip, MinimumBudgetError, Reduction, VTCError
 
 _LEGEND = (
-    "Unchanged: kept. Dark and hatched: dropped. Tinted: merged into the patch with a dot of that colour. Bar: share "
-    "of each frame's patches that are kept, from white (none) to black (all), with a tick at the frames shown."
+    f"{PATCHES} Bar: share of each frame's patches that are kept, from white (none) to black (all), with a tick at the "
+    "frames shown."
 )
 _BAR = 0.06  # inches
 

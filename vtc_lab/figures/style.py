@@ -27,6 +27,7 @@ VENUES = {  # widths in inches of one column and of the page's whole text
 BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9"
 HUES = (ORANGE, SKY, GREEN, "#F0E442", BLUE, VERMILION, PURPLE)  # of groups of merged patches
 GREY = "#777777"  # of the names of baselines
+PATCHES = "Unchanged: kept. Dark and hatched: dropped. Tinted: merged into the patch with a dot of that colour."
 SMALL = 6  # points, of titles of panels and of notes
 
 _COLORS = (BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY)

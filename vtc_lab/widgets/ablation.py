@@ -61,7 +61,7 @@ def ablate(model: VideoModel | str | None = None, **state: object) -> Ablation:
     Raises
     ------
     VTCError
-        For an unknown setting or name, or a value of the wrong kind. What else is wrong is said in the widget.
+        As `explore`.
 
     Examples
     --------

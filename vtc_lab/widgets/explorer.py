@@ -13,7 +13,7 @@ import pandas as pd
 from vtc_lab.clips.reading import ROOT, find_clips, read_clip
 from vtc_lab.figures.export import save_figure
 from vtc_lab.figures.filmstrip import describe, show, strip
-from vtc_lab.figures.style import VENUES
+from vtc_lab.figures.style import PATCHES, VENUES
 from vtc_lab.measures import answer_fidelity, fidelity
 from vtc_lab.qa.samples import Sample
 from vtc_lab.reducers.registry import methods
@@ -28,7 +28,6 @@ if TYPE_CHECKING:  # importing the model imports transformers, which takes secon
     from vtc_lab.models.video_model import Answer, VideoModel
 
 _ROOM = 1120  # pixels in a row, shared by the methods on show
-_LEGEND = "As it is: kept. Dark and hatched: dropped. Tinted: merged into the patch with a dot of that colour."
 _SAMPLES = 4  # of each kind in the menu
 _HAVE_SLIDERS = [name for names in BUDGETS.values() for name in names]
 
@@ -146,7 +145,7 @@ class Explorer(Panel):
             for part, value in zip(column.children, values, strict=True):
                 part.value = value
         self._pictures.children = self._columns[: len(made)]
-        line = f"{_LEGEND} Tokens: {view.tokens.encoder}; frames read by {view.clip.reader}."
+        line = f"{PATCHES} Tokens: {view.tokens.encoder}; frames read by {view.clip.reader}."
         if (each := math.ceil(len(view.clip) / len(view.shown))) > 1:
             line += f" A token is of {each} frames, of which the first is shown."
         self._note.value = f"<small>{html.escape(line)}</small>"
