@@ -126,8 +126,8 @@ def counted(table: pd.DataFrame, by: list[str], cluster: str = "clip") -> tuple[
     at = groups.ngroup()
     totals, counts = by_cluster(table, at.to_numpy(), groups.ngroups, cluster)
     cells = groups.size().index.to_frame(index=False)
-    cells[["mean", "low", "high"]] = np.nan  # the place of the interval is beside the mean
-    cells["mean"] = ratio_of(totals.sum(0), counts.sum(0))
+    cells["mean"] = pd.Series(totals.sum(0)) / counts.sum(0)
+    cells[["low", "high"]] = np.nan  # filled by `intervals`
     cells["n"], cells["clips"] = counts.sum(0).astype(int), (counts > 0).sum(0)
     cells["missing"] = groups.size().to_numpy() - cells.n
     cells["of"] = groups.answered.sum().to_numpy()
@@ -146,8 +146,8 @@ def intervals(
     cells, totals, counts = counted(table, by, cluster)
     clusters, rng = len(totals), np.random.default_rng(whole("seed", seed, 0))
     times = rng.multinomial(clusters, np.full(clusters, 1 / clusters), size=whole("draws", draws, 1)).astype(float)
-    means = ratio_of(times @ totals, times @ counts)  # all cells share the resamples
-    bounds = pd.DataFrame(means).quantile([(1 - level) / 2, (1 + level) / 2]).T.where(cells.clips > 1)
+    means = pd.DataFrame(times @ totals) / (times @ counts)  # all cells share the resamples
+    bounds = means.quantile([(1 - level) / 2, (1 + level) / 2]).T.where(cells.clips > 1)
     cells[["low", "high"]] = bounds.to_numpy()
     return cells
 
@@ -182,11 +182,6 @@ def by_cluster(table: pd.DataFrame, group: np.ndarray, groups: int, cluster: str
     size, shape = len(names) * groups, (len(names), groups)
     totals = np.bincount(cell, weights=table.value.to_numpy()[known], minlength=size)
     return totals.reshape(shape), np.bincount(cell, minlength=size).reshape(shape).astype(float)
-
-
-def ratio_of(totals: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """Return the quotient, NaN where there is nothing."""
-    return np.divide(totals, counts, out=np.full(totals.shape, np.nan), where=counts > 0)
 
 
 def _texts(column: pd.Series) -> pd.Series:
