@@ -82,7 +82,7 @@ def open_video(path: str, threads: bool = False) -> tuple[av.container.InputCont
     if not isinstance(stream, av.VideoStream) or not stream.codec_context or stream.disposition & cover:
         kinds = " and ".join(sorted({other.type for other in container.streams} - {"video"})) or "nothing"
         raise Refused(f"{name} holds {kinds} but no video that can be decoded; give a file with moving pictures")
-    stream.thread_type = "AUTO" if threads else "NONE"  # with threads, an error takes sound frames near it along
+    stream.thread_type = "AUTO" if threads else "NONE"  # with threads, an error also loses sound frames near it
     return container, stream
 
 
@@ -231,7 +231,7 @@ def serve(out: BinaryIO, path: str, decord: bool, what: dict[str, Any]) -> None:
     watch.alive()
     index = scan(path)
     wanted = choose(Path(path).name, index, **what)
-    watch.patience += 4 * (time.monotonic() - began)  # on a slow disk everything is slow
+    watch.patience += 4 * (time.monotonic() - began)  # a slow disk slows every step
     seeks = (True, False) if index.keys else (False,)
     ways = [(f"PyAV {av.__version__}", by_pyav(path, index, wanted, seek)) for seek in seeks]
     if library and index.exact and 3 * index.area * len(wanted) <= BYTES:
