@@ -98,7 +98,10 @@ class VTC(lmms):
         return self.model.network.device
 
     def generate_until(self, requests: Sequence[Instance]) -> list[str]:
-        """Answer the questions of a task, each about one video, by greedy decoding.
+        """Answer the questions of a task, each about one video, by greedy decoding, in the order of the requests.
+
+        The mean numbers of visual tokens that entered and that the clips have stand in the results under "throughput";
+        of several processes, those of the first.
 
         Parameters
         ----------
@@ -107,16 +110,11 @@ class VTC(lmms):
             the options `max_new_tokens` and `until` are followed, except "\\n\\n" in `until`: lmms-eval puts it there
             when a task says nothing, and its own models leave it out too.
 
-        Returns
-        -------
-        The answers, in the order of the requests. The mean numbers of visual tokens that entered and that the clips
-        have stand in the results under "throughput"; of several processes, those of the first.
-
         Raises
         ------
         VTCError
-            Before the first clip is read, if a task asks for sampling or beams, or gives anything else than one video,
-            or files are missing.
+            Before the first clip is read, if a task asks for sampling or beams, gives anything else than one video, or
+            files are missing.
         """
         asked = [self._asked(place, *request.args) for place, request in enumerate(requests)]
         texts = [""] * len(asked)

@@ -72,13 +72,7 @@ def weigh(entering: Entering, tail: Rows, codes: Sequence[Sequence[int]]) -> lis
 
 
 def codes_of(tokenizer: Processor, candidates: Sequence[str]) -> list[list[int]]:
-    """Return the tokens of each candidate answer.
-
-    Raises
-    ------
-    VTCError
-        If they are no texts, one is empty, or two are the same.
-    """
+    """Return the tokens of each candidate answer, which must be texts that differ."""
     if isinstance(candidates, str) or not all(isinstance(candidate, str) for candidate in candidates):
         raise VTCError(f"candidates are {candidates!r:.80}; give a list of texts")
     codes = [tokenizer(candidate, add_special_tokens=False)["input_ids"] for candidate in candidates]

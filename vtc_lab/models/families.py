@@ -1,4 +1,4 @@
-"""Where the visual tokens of each Hugging Face family lie: one short entry per family, no model code.
+"""Say where the visual tokens of each Hugging Face family lie: one short entry per family, no model code.
 
 A model puts its visual features, one after the other, where the placeholders are in the prompt. An entry says which
 features are the patches of which clip. Everything else is kept: the class token of each of Video-LLaVA's frames,

@@ -35,15 +35,10 @@ def clips_of(model: Model, family: Family, ids: Tensor, spans: Sequence[Span]) -
 
     Parameters
     ----------
-    model : its name is where its tokenizer is loaded from, if that is needed.
+    model : its tokenizer is loaded by its name, if that is needed.
     family : its `frame` tells what stands before a frame; without it all pictures of a prompt are one clip.
     ids : (B, N) the prompts.
     spans : as `spans_of` returns them.
-
-    Raises
-    ------
-    VTCError
-        If the words are needed and there is no tokenizer, or pictures have been cut into pieces.
 
     Source: what transformers' processors write.
     """

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import re
 from pathlib import Path
@@ -11,8 +10,13 @@ from typing import Any
 
 import psutil
 import torch
-from huggingface_hub import HfApi, try_to_load_from_cache
-from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError
+from huggingface_hub import HfApi, parse_local_safetensors_file_metadata, try_to_load_from_cache
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HFValidationError,
+    RepositoryNotFoundError,
+    SafetensorsParsingError,
+)
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
 from vtc_lab.clips.reading import ROOT, lfs_pointer
@@ -228,11 +232,7 @@ def count_weights(folder: Path) -> int:
 def _in_header(file: Path) -> int:
     if pointer := lfs_pointer(file):
         raise VTCError(pointer)
-    with file.open("rb") as content:
-        length = int.from_bytes(content.read(8), "little")
-        header = content.read(length) if length < file.stat().st_size else b""
     try:
-        entries = json.loads(header)
-    except ValueError as error:
+        return sum(parse_local_safetensors_file_metadata(file).parameter_count.values())
+    except SafetensorsParsingError as error:
         raise VTCError(f"{file} is cut off or no safetensors file; fetch it again") from error
-    return sum(math.prod(entry["shape"]) for name, entry in entries.items() if name != "__metadata__")

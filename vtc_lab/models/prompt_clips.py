@@ -158,7 +158,7 @@ def _encode(core: Model, family: Family, inputs: Inputs, saliency: bool) -> tupl
 
 
 def _call(core: Model, name: str, pixels: str, inputs: Inputs) -> Encoded:
-    """What an encoder makes of these pixels, given the processor's values for its other arguments."""
+    """Run an encoder on these pixels, with the processor's values for its other arguments."""
     given = {key: inputs[key] for key in arguments(core, name)[1:] if key in inputs and key != pixels}
     output = getattr(core, name)(inputs[pixels].to(core.dtype), **given, return_dict=True)
     settle(rows(output.pooler_output))

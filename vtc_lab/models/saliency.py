@@ -47,7 +47,7 @@ def _pooled(tower: Model, scores: Tensor, given: dict[str, Any]) -> Tensor:
 
 @dataclass(frozen=True)
 class _Tower:
-    """Where a family's vision towers have their attention, and what else it takes to compute its weights again."""
+    """Say where a family's vision towers have their attention, and what else it takes to compute its weights again."""
 
     name: str
     layers: str = "encoder.layers"  # leads to the layers
