@@ -67,25 +67,22 @@ def sweep(
     Parameters
     ----------
     model : from `load_model`.
-    samples : dicts with clip (a path, or a Clip), question and answer; kind and candidates if there are any. Of a
-        sample with start or end that part is read, see `read_sample_clip`; one with a rule is scored by it, see
-        `score`. Others are right if the text is the answer. The id and group that a benchmark gives are columns.
+    samples : dicts as `Sample`: clip (a path, or a Clip), question, answer, and candidates, range, rule and so on if
+        there are any. Answers are scored as by `score`.
     methods : registered names, or pairs of a name and its options; `variants` makes such pairs.
     ratios : each 1 or more; None leaves the budget to the options (lftr: `temporal_ratio`, `spatial_ratio`).
     seeds : each is given to the methods that have a seed; the others run once.
-    frames, fps : how many are read of each clip, or how many a second, as for `read_clip`; with neither, 16, or all if
-        there are fewer. A clip that has fewer than were asked for is a row that says so. A Clip is taken as it is.
+    frames, fps : as for `read_clip`, but by default 16 frames, or all if there are fewer. A Clip is taken as it is.
     positions, max_new_tokens : as for `VideoModel.ask`.
-    results : an SQLite file on a local disk. What is in it is not computed again, and each result is written once it
-        is there, so a sweep that was stopped or killed goes on where it was. A result counts as the same if its
-        sample, the clip's bytes, how it was read and asked, method, options, ratio, seed, the sources of this package
-        and of the method, the versions of torch, transformers and the video readers, and the model are: its files or
-        the hub's commit, device and dtype. A model that was changed in memory is refused until it has a name, see
-        `VideoModel.revision`. Crashes and unread clips are tried again. Several sweeps at once may share the file.
-    executor : where to work: None for here, or any Executor, such as `ProcessPoolExecutor()` or, for the workers of a
-        cluster, `dask.distributed.Client(...).get_executor()`. Each worker loads the model once, on the kind of device
-        and in the dtype of `model`, and does whole clips. A model that was changed in memory or has a revision is not
-        sent to other processes: their rows are errors that say so. What a broken process pool leaves is done here.
+    results : an SQLite file on a local disk, which several sweeps may share. Each result is written as soon as it is
+        there, and not computed again while all that it depends on is the same: the sample, the clip's bytes, how it was
+        read and asked, the setting, the sources of this package and of the method, the versions of torch, transformers
+        and the video readers, the model's files or its commit on the hub, device and dtype. A model that was changed in
+        memory is refused until it has a name, see `VideoModel.revision`. Crashes and unread clips are tried again.
+    executor : None to work here, or any Executor, such as `ProcessPoolExecutor()` or, for a cluster,
+        `dask.distributed.Client(...).get_executor()`. Each worker loads the model once, on the kind of device and in
+        the dtype of `model`, and does whole clips. A model that was changed in memory or has a revision is not sent to
+        other processes: their rows are errors that say so. What a broken process pool leaves is done here.
     progress : called with a `Progress` at the start and whenever something is done; `print` prints how far it is.
     stop : a function or Event that is asked between the steps; once it is true, what is done is returned.
 
@@ -101,17 +98,15 @@ def sweep(
     - read_s, encode_s, reduce_s, prefill_s, decode_s: seconds. Reading, encoding and reducing count in full on every
       row; prefill and decoding are the batch's divided by its answers. Rows that keep everything share one run;
     - engaged: as many visual tokens reached the language model as were kept; status: "ok", "minimum" (the method cannot
-      go down to this budget) or "error" (NaN in the logits is one); error: in words. Rows that are not ok have no
-      result, and NaN for it;
+      go down to this budget) or "error"; error: in words. Rows that are not ok have no result, and NaN for it;
     - frames (that were read), likeliest (the candidate with the highest probability; "" if two share it, or without
-      candidates), id and group (of the sample in its benchmark, such as Video-MME's duration; "" if it has none),
-      asked (JSON of those of frames, fps, positions and max_new_tokens that are not default, "" for none).
+      candidates), id and group (of the sample in its benchmark; "" if it has none), asked (JSON of those of frames,
+      fps, positions and max_new_tokens that are not default, "" for none).
 
     Raises
     ------
     VTCError
-        Before anything is done: for an unknown method or option, an impossible ratio, something that is no sample, a
-        file that cannot hold results or a model that is refused with it, a method that cannot be sent to the workers.
+        Before anything is done, for an argument that is none of the above.
 
     Examples
     --------
@@ -160,15 +155,7 @@ def look_up(
 ) -> Progress:
     """Return how much of a sweep is in its results file, and that as a table, without computing anything.
 
-    Parameters
-    ----------
-    model, samples, methods, ratios, results, seeds : as for `sweep`.
-    asking : frames, fps, positions and max_new_tokens, as for `sweep`.
-
-    Raises
-    ------
-    VTCError
-        As `sweep`.
+    The arguments are those of `sweep`; `asking` are frames, fps, positions and max_new_tokens.
     """
     _check(samples, results)
     plan = _planned(model, samples, settings_of(methods, ratios, seeds), Asking(**asking), results)
@@ -188,11 +175,6 @@ def summary(table: pd.DataFrame) -> tuple[pd.DataFrame, str]:
     -------
     DataFrame with the columns ok, minimum, error and unsaved (computed, but not written to the results file), a row
     for each label and "all" as the last; and a sentence.
-
-    Raises
-    ------
-    VTCError
-        For something that is no such table.
 
     Examples
     --------

@@ -54,11 +54,6 @@ def read_results(path: str | os.PathLike) -> pd.DataFrame:
     what they were made with (other bytes of the same clip, other code, another version of a library, a changed model)
     the one that was written last. What does not decide an answer (kind, id, group) is as in the sweep that computed it.
 
-    Raises
-    ------
-    VTCError
-        If the file is missing, or holds no results.
-
     Examples
     --------
     >>> read_results("no.db")

@@ -23,16 +23,16 @@ from vtc_lab.tokens import VTCError
 if TYPE_CHECKING:  # importing the model imports transformers, which takes seconds
     from vtc_lab.models.video_model import VideoModel
 
-_PROCESS = f"{uuid.uuid4()} {os.getpid()}"  # where this was imported; a fork is another process
-_LENT: dict[str, VideoModel] = {}  # the models of this process' own sweeps, for jobs that run in its threads
+_PROCESS = os.getpid()  # where this was imported; a fork is another process
+_LENT: dict[str, VideoModel] = {}  # the models of this process' own sweeps, for jobs in its threads and forks
 _LOADED: dict[str, VideoModel] = {}  # the one model that a worker has loaded
-_MISSED: set[str] = set()  # sweeps whose model is not to be had here: it is not loaded again for each of their clips
+_MISSED: set[str] = set()  # sweeps whose model cannot be had here, lest it is loaded again for each of their clips
 _TURN = threading.Lock()  # threads share a model, and its memory
 
 
 @dataclass(frozen=True)
 class _Parcel:
-    """A job with all that a fresh process needs for it; without a spec only this process has the model."""
+    """A job with all that another process needs for it; without a spec only that of the sweep has the model."""
 
     job: Job
     sweep: str
@@ -42,7 +42,6 @@ class _Parcel:
     methods: bytes
     known: list[str]
     environment: str
-    sender: str
 
 
 def _pack(model: VideoModel, jobs: Sequence[Job], sweep: str) -> list[_Parcel]:
@@ -52,7 +51,7 @@ def _pack(model: VideoModel, jobs: Sequence[Job], sweep: str) -> list[_Parcel]:
     spec = None if model.changed or model.revision else model.spec
     if spec:
         spec = spec | {"device": torch.device(spec["device"]).type}  # which GPU is the worker's own affair
-    facts = (sweep, model.name, spec, identity(model) if spec else "", sent, known, environment(known), _process())
+    facts = (sweep, model.name, spec, identity(model) if spec else "", sent, known, environment(known))
     return [_Parcel(job, *facts) for job in jobs]
 
 
@@ -76,20 +75,15 @@ def _pickled(methods: dict[str, Method]) -> bytes:
             cloudpickle.unregister_pickle_by_value(module)
 
 
-def _process() -> str:
-    """Return a name for this process that no other has, on any machine."""
-    return f"{_PROCESS.split()[0]} {os.getpid()}"
-
-
 def _run(parcel: _Parcel) -> list[Finished]:
     """Do a job in a worker, which loads the model once."""
-    if multiprocessing.parent_process() and ("OMP_NUM_THREADS" not in os.environ or _process() != _PROCESS):
+    if multiprocessing.parent_process() and ("OMP_NUM_THREADS" not in os.environ or os.getpid() != _PROCESS):
         torch.set_num_threads(1)  # there is a worker for each core; and after a fork more threads would hang
     with _TURN:
         here = environment(parcel.known)
         if parcel.environment != here:  # no result may depend on which worker made it
             raise VTCError(f"a worker has {here}, not {parcel.environment}; install the same there")
-        if parcel.sender != _process():
+        if parcel.sweep not in _LENT:
             METHODS.update(pickle.loads(parcel.methods))
         return [finished for part in work(_model(parcel), parcel.job) for finished in part]
 
