@@ -26,7 +26,7 @@ if TYPE_CHECKING:  # importing the model imports transformers, which takes secon
 _PROCESS = os.getpid()  # where this was imported; a fork is another process
 _LENT: dict[str, VideoModel] = {}  # the models of this process' own sweeps, for jobs in its threads and forks
 _LOADED: dict[str, VideoModel] = {}  # the one model that a worker has loaded
-_MISSED: set[str] = set()  # sweeps whose model cannot be had here, lest it is loaded again for each of their clips
+_MISSED: set[str] = set()  # sweeps whose model is another one here, so that it is loaded once for all their clips
 _TURN = threading.Lock()  # threads share a model, and its memory
 
 
