@@ -130,14 +130,14 @@ class Explorer(Panel):
             clip = path.relative_to(ROOT).as_posix() if path.is_relative_to(ROOT) else str(path)
             self._take(clip=clip, frames=len(read_clip(path)), encoder=MODEL, question=sample["question"])
 
-    def _answering(self, state: State) -> VideoModel | None:
+    def _encoder(self, state: State) -> VideoModel | None:
         return self._model_of(state) if state["encoder"] == MODEL else None
 
     def _draw(self, state: State) -> None:
         source = (state["encoder"], state["model"], state["clip"], state["frames"])
         if source != self._source:
             self._say("reading and encoding the clip ...")
-        view = build_view(state, self._answering(state))
+        view = build_view(state, self._encoder(state))
         room = _ROOM // len(view.reductions)
         made = [(_ledger(view, reduction), strip(view.shown, reduction, room)) for reduction in view.reductions]
         self._source = source
@@ -153,7 +153,7 @@ class Explorer(Panel):
 
     def _put_question(self, state: State) -> None:
         self._say("asking ...")
-        model = self._answering(state)
+        model = self._encoder(state)
         view = build_view(state, model)
         answers, right = ask_view(state, view, model)
         if state is self._now:  # else they are about what is no longer on show
@@ -162,7 +162,7 @@ class Explorer(Panel):
 
     def _write(self, state: State) -> None:
         self._say("drawing the figure ...")
-        view = build_view(state, self._answering(state))
+        view = build_view(state, self._encoder(state))
         figure = show(view.shown, *view.reductions, venue=state["venue"])
         provenance: State = {"explorer": state, "encoder": view.tokens.encoder}
         self._say_written(save_figure(figure, state["figure"], provenance=provenance))

@@ -11,7 +11,7 @@ from vtc_lab.encoders import ENCODERS, load_encoder
 from vtc_lab.figures.style import VENUES
 from vtc_lab.reducers.registry import finds_budget, get_method, methods, needs_saliency, reduce
 from vtc_lab.tokens import Clip, Reduction, VideoTokens, VTCError
-from vtc_lab.widgets.settings import State, bundled_samples, complete, loaded_model
+from vtc_lab.widgets.settings import State, bundled_samples, complete
 
 if TYPE_CHECKING:
     from vtc_lab.models.video_model import Answer, VideoModel
@@ -73,12 +73,12 @@ def complete_state(state: State) -> State:
 def build_view(state: State, model: VideoModel | None = None) -> View:
     """Read, encode and reduce as a state says, a second method to exactly the first one's budget.
 
-    The model is the encoder "video-qa model", by default the one that the state names. Clips and tokens that were used
-    lately are remembered.
+    The model is the encoder "video-qa model"; other encoders need none. Clips and tokens that were used lately are
+    remembered.
     """
     pairs = [(state["method"], state["options"]), (state["compare"], state["compare_options"])]
     ranking = [name for name, options in pairs if name and needs_saliency(name, options)]
-    if ranking and state["encoder"] != MODEL:
+    if ranking and model is None:
         raise VTCError(
             f"method {ranking[0]!r} ranks tokens by attention, which {state['encoder']!r} does not have; choose the "
             f"encoder {MODEL!r}"
@@ -86,10 +86,10 @@ def build_view(state: State, model: VideoModel | None = None) -> View:
     path = resolve(state["clip"])
     key = (str(path), path.stat().st_mtime_ns, state["frames"])  # a new file under an old name is read again
     clip = _read(*key)
-    if state["encoder"] == MODEL:  # it remembers its last clip itself
-        tokens = (model or _model(state)).encode(clip, saliency=bool(ranking))
-    else:
+    if model is None:
         tokens = _encode(*key, state["encoder"])
+    else:  # it remembers its last clip itself
+        tokens = model.encode(clip, saliency=bool(ranking))
     (method, options), (other, other_options) = pairs
     first = reduce(tokens, method, **_joined(_budget(state), options, "options"))
     reductions = [first]
@@ -101,18 +101,18 @@ def build_view(state: State, model: VideoModel | None = None) -> View:
     return View(clip, one_each(clip, tokens.grid[0]), tokens, tuple(reductions))
 
 
-def ask_view(state: State, view: View, model: VideoModel | None = None) -> tuple[list[Answer], str | None]:
+def ask_view(state: State, view: View, model: VideoModel | None) -> tuple[list[Answer], str | None]:
     """Ask a state's question with all tokens, then with those that each reduction kept.
 
     The right answer comes too if the clip and question are a sample of the bundled test set.
     """
-    if state["encoder"] != MODEL:
+    if model is None:
         raise VTCError(f"encoder {state['encoder']!r} gives features only and cannot answer; choose {MODEL!r}")
     if not state["question"].strip():
         raise VTCError("there is no question; choose a sample or type one")
     asked = (str(resolve(state["clip"])), state["question"])
     sample: Any = next((s for s in bundled_samples() if (s["clip"], s["question"]) == asked), {})
-    ask = partial((model or _model(state)).ask_each, [state["question"]], view.clip)
+    ask = partial(model.ask_each, [state["question"]], view.clip)
     each = [ask([reduced], candidates=[sample.get("candidates")]) for reduced in (None, *view.reductions)]
     return [answers[0][0] for answers in each], sample.get("answer")
 
@@ -135,10 +135,6 @@ def _joined(size: dict[str, float], options: State, where: str) -> State:
     if twice:
         raise VTCError(f"{twice[0]} is fixed by the settings of the budget already; take it out of {where}")
     return {**size, **options}
-
-
-def _model(state: State) -> VideoModel:
-    return loaded_model(state["model"], "Explorer")
 
 
 @lru_cache(maxsize=4)
