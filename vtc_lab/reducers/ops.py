@@ -60,6 +60,22 @@ def even(numbers: Tensor) -> Tensor:
     return (numbers * (1 << 20)).round() / (1 << 20)
 
 
+def changes(now: Tensor, before: Tensor) -> Tensor:
+    """Return (n, N) float32: 1 - cosine of n pairs of frames (n, N, D), position by position."""
+    found = torch.empty(now.shape[:2], device=now.device)
+    for part in blocks(now):
+        found[part] = even(1 - cosine(now[part].float(), before[part].float()))
+    return found
+
+
+def difference(values: Tensor) -> Tensor:
+    """Return (T, N) float32: 1 - cosine of each patch to the same place one frame before, inf in the first frame."""
+    frames = values.flatten(1, 2)
+    return torch.cat(
+        [torch.full_like(frames[:1, :, 0], torch.inf, dtype=torch.float32), changes(frames[1:], frames[:-1])]
+    )
+
+
 def attention(tokens: VideoTokens) -> Tensor:
     """Return the (T, N) saliency of the tokens, which must carry it."""
     if tokens.saliency is None:

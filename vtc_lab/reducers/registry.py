@@ -136,16 +136,12 @@ def methods() -> pd.DataFrame:
     >>> methods().loc["lftr", "paper"]
     'arXiv 2501.17391'
     """
-    columns = ("name", "paper", "year", "needs", "kind")
-    rows = [
-        {column: getattr(m, column) for column in columns}
-        | {
-            "minimum": m.minimum or "none",
-            "options": ", ".join(f"{key}={_choices(*option)}" for key, option in m.options.items()),
-        }
-        for m in METHODS.values()
-    ]
-    return pd.DataFrame(rows).set_index("name").astype({"year": "Int64"})
+    columns = ["name", "paper", "year", "needs", "kind", "minimum", "options"]
+    table = pd.DataFrame([vars(each) for each in METHODS.values()])[columns].astype({"year": "Int64"})
+    table["minimum"] = table["minimum"].replace("", "none")
+    options = [each.options.items() for each in METHODS.values()]
+    table["options"] = [", ".join(f"{key}={_choices(*option)}" for key, option in some) for some in options]
+    return table.set_index("name")
 
 
 def _choices(hint: object, default: object) -> str:

@@ -7,8 +7,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from vtc_lab.reducers.ops import attention, blocks, merge, nearest, normalise, ranks, top, weighted_sums
-from vtc_lab.reducers.significance import patch_significance
+from vtc_lab.reducers.ops import attention, blocks, cosine, merge, nearest, normalise, ranks, top, weighted_sums
 from vtc_lab.tokens import Reduction, VideoTokens
 
 _SKETCH = 64  # channels on which candidate splits are compared
@@ -109,7 +108,7 @@ class Problem:
         """(T, N) significance of each patch of these tokens."""
         if self.significance == "attention":
             return attention(tokens).float()
-        return patch_significance(tokens.values, self.significance)
+        return _patch_significance(tokens.values, self.significance)
 
 
 def both_stages(problem: Problem, tokens: VideoTokens, budget: int, count: int) -> Reduction:
@@ -164,6 +163,25 @@ def _spatial_first(
         home = nearest(tokens.values.flatten(1, 2), admitted).flatten()
         joined = torch.where(home >= 0, cell.flatten()[home.clamp(min=0)], -1)
     return _gather(tokens, joined, weight, lead, lead >= 0)
+
+
+def _patch_significance(values: Tensor, kind: str) -> Tensor:
+    """(T, N) float32 significance of each patch of (T, h, w, D) values: "distinct" or "neighbours"."""
+    return torch.cat([1 - _likeness(values[part].float(), kind).flatten(1) for part in blocks(values)])
+
+
+def _likeness(frames: Tensor, kind: str) -> Tensor:
+    """(T, h, w) cosine to the mean of the frame, or mean cosine to the 4-neighbours."""
+    if kind == "distinct":
+        return cosine(frames, frames.mean((1, 2), keepdim=True))
+    total, count = torch.zeros_like(frames[..., 0]), torch.zeros_like(frames[0, ..., 0])
+    for axis in (1, 2):
+        size = frames.shape[axis]
+        alike = cosine(frames.narrow(axis, 1, size - 1), frames.narrow(axis, 0, size - 1))
+        for start in (0, 1):  # each pair counts for both of its patches
+            total.narrow(axis, start, size - 1).add_(alike)
+            count.narrow(axis - 1, start, size - 1).add_(1)
+    return total / count.clamp(min=1)
 
 
 def _choose(significance: Tensor, change: Tensor, budget: int, allocation: str) -> Tensor:

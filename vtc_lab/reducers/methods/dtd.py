@@ -2,9 +2,8 @@
 
 from typing import Annotated
 
-from vtc_lab.reducers.ops import prune, top
+from vtc_lab.reducers.ops import difference, prune, top
 from vtc_lab.reducers.registry import method
-from vtc_lab.reducers.significance import difference
 from vtc_lab.tokens import Reduction, VideoTokens
 
 

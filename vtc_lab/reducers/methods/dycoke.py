@@ -4,9 +4,8 @@ from typing import Annotated
 
 import torch
 
-from vtc_lab.reducers.ops import prune, ranks, shares
+from vtc_lab.reducers.ops import changes, prune, ranks, shares
 from vtc_lab.reducers.registry import method
-from vtc_lab.reducers.significance import changes
 from vtc_lab.tokens import Reduction, VideoTokens
 
 _GROUP = 4

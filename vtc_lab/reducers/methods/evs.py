@@ -1,8 +1,7 @@
 """EVS, efficient video sampling: keep the patches that changed most since the frame before."""
 
-from vtc_lab.reducers.ops import prune, top
+from vtc_lab.reducers.ops import difference, prune, top
 from vtc_lab.reducers.registry import method
-from vtc_lab.reducers.significance import difference
 from vtc_lab.tokens import Reduction, VideoTokens
 
 

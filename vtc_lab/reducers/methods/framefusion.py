@@ -4,9 +4,8 @@ from typing import Annotated
 
 import torch
 
-from vtc_lab.reducers.ops import gather, top
+from vtc_lab.reducers.ops import difference, gather, top
 from vtc_lab.reducers.registry import method
-from vtc_lab.reducers.significance import difference
 from vtc_lab.tokens import Reduction, VideoTokens
 
 

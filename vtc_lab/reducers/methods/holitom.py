@@ -6,9 +6,8 @@ import torch
 from torch import Tensor
 
 from vtc_lab.reducers.clusters import peak_of_each
-from vtc_lab.reducers.ops import add_up, apportion, attention, blocks, gather, ranks
+from vtc_lab.reducers.ops import add_up, apportion, attention, blocks, difference, gather, ranks
 from vtc_lab.reducers.registry import method
-from vtc_lab.reducers.significance import difference
 from vtc_lab.tokens import Reduction, VideoTokens
 
 _NEIGHBOURS = 7

@@ -13,9 +13,8 @@ from typing import Literal
 
 import torch
 
-from vtc_lab.reducers.ops import coverage, few_threads
+from vtc_lab.reducers.ops import coverage, difference, few_threads
 from vtc_lab.reducers.registry import check_ratio, method
-from vtc_lab.reducers.significance import difference
 from vtc_lab.reducers.stages import Problem, both_stages, cut_greedily, cut_optimally
 from vtc_lab.tokens import Reduction, VideoTokens, VTCError
 
