@@ -1,1 +1,1 @@
-"""How a sweep is planned, done, kept and judged."""
+"""Plan, run, store and judge sweeps."""

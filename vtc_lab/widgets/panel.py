@@ -51,7 +51,7 @@ class Panel(widgets.VBox):
 
     @property
     def message(self) -> str:
-        """What the panel has to say at the moment: an error, or what was exported, or nothing."""
+        """The message on show: an error, the files of an export, or nothing."""
         return self._said
 
     def wait(self, seconds: float = 60.0) -> None:

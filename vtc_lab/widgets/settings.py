@@ -1,4 +1,4 @@
-"""What every panel does with its state, a dict of plain JSON values, and with the model that it names."""
+"""Handle the state of a panel, a dict of plain JSON values, and the model that it names."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the explorer shows, as a function of its state: the same picture from a line of code."""
+"""Compute what the explorer shows from its state: the same picture from a line of code."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ ENCODER_NAMES = (*ENCODERS, MODEL)
 
 @dataclass(frozen=True)
 class View:
-    """What a state shows: a clip, the frames drawn of it, its tokens, and their reduction by each of the methods."""
+    """The objects of a state: a clip, the frames drawn of it, its tokens, and their reduction by each of the methods."""
 
     clip: Clip
     shown: Clip

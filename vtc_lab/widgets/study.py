@@ -1,4 +1,4 @@
-"""What an ablation is, as a function of its state: samples and methods for `sweep`, and the outcome in words."""
+"""Turn the state of an ablation into samples and methods for `sweep`, and its outcome into words."""
 
 from __future__ import annotations
 
