@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import inspect
+import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import AutoTokenizer
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from vtc_lab.models.families import Family, Inputs, Model, family_of
-from vtc_lab.models.frames import SAY_CLIPS, clips_of, spans_of
 from vtc_lab.models.saliency import watch_saliency
 from vtc_lab.tokens import VideoTokens, VTCError
 
+_SAY_CLIPS = "say which are frames with clips=[slice(first, last + 1), ...]"
 _MADE_LATER = ("mm_encoder_outputs", "inputs_embeds", "position_ids", "past_key_values")
 
 
@@ -85,8 +88,8 @@ def encode_prompt(
         salient = torch.zeros(len(features), device=core.device)
         salient[torch.cat([index.flatten() for index in where])] = scores.to(core.device)
     if family.frames_as_pictures:
-        spans = spans_of(places, sizes)
-        groups = clips_of(model, family, here["input_ids"], spans) if clips is None else _named(clips, len(where))
+        spans = _spans(places, sizes)
+        groups = _found(model, family, here["input_ids"], spans) if clips is None else _named(clips, len(where))
         where = _joined(where, [prompt for prompt, *_ in spans], groups)
     name = str(getattr(model, "name_or_path", "")) or family.name
     tokens = [
@@ -180,6 +183,51 @@ def _demand_as_many(family: Family, what: str, count: int, places: int) -> None:
         )
 
 
+def _spans(places: Tensor, sizes: Sequence[int]) -> list[tuple[int, int, int]]:
+    """For each picture the prompt in which it is, and where its placeholders begin and end."""
+    own = places.nonzero().cpu().split(list(sizes))
+    return [(int(each[0, 0]), int(each[0, 1]), int(each[-1, 1]) + 1) for each in own]
+
+
+def _found(model: Model, family: Family, ids: Tensor, spans: Sequence[tuple[int, int, int]]) -> list[list[int]]:
+    """The pictures of each clip, told by what the processor writes before a frame, else all those of a prompt."""
+    if not family.frame:
+        prompts = [prompt for prompt, *_ in spans]
+        return [[n for n, one in enumerate(prompts) if one == prompt] for prompt in sorted(set(prompts))]
+    pattern, tokenizer = re.compile(family.frame, re.DOTALL), _tokenizer(model, family)
+    clips: list[list[int]] = []
+    last, follows = (-1, 0, 0), False  # the picture before, and whether it was a frame
+    for number, (prompt, begin, end) in enumerate(spans):
+        same = prompt == last[0]
+        found = pattern.search(tokenizer.decode(ids[prompt, last[2] if same else 0 : begin]))
+        if not found and "first" not in pattern.groupindex:
+            raise VTCError(
+                f"{family.name}'s processor has cut up pictures; call it with do_image_splitting=False, or {_SAY_CLIPS}"
+            )
+        if found and same and follows and not found.groupdict().get("first"):
+            clips[-1].append(number)
+        elif found:
+            clips.append([number])
+        last, follows = (prompt, begin, end), bool(found)
+    return clips
+
+
+def _tokenizer(model: Model, family: Family):
+    name = str(getattr(model, "name_or_path", ""))
+    try:
+        return _load(name)
+    except Exception as error:
+        raise VTCError(
+            f"{family.name}'s frames are told by the words before them, and there is no tokenizer in {name!r}; "
+            f"{_SAY_CLIPS}"
+        ) from error
+
+
+@lru_cache(maxsize=4)
+def _load(name: str):
+    return AutoTokenizer.from_pretrained(name, local_files_only=True)
+
+
 def _joined(pictures: list[Tensor], owners: list[int], groups: list[list[int]]) -> list[Tensor]:
     """Groups of pictures, joined into clips."""
     taken = [n for group in groups for n in group]
@@ -187,7 +235,7 @@ def _joined(pictures: list[Tensor], owners: list[int], groups: list[list[int]]) 
     if len(set(taken)) < len(taken) or not all(alike):
         raise VTCError(
             f"clips are {groups!r:.60} of {len(pictures)} pictures: each needs one or more, of one prompt and of one "
-            f"size, and no picture can be in two; {SAY_CLIPS}"
+            f"size, and no picture can be in two; {_SAY_CLIPS}"
         )
     return [torch.cat([pictures[n] for n in group]) for group in groups]
 

@@ -102,23 +102,16 @@ def watch_saliency(
 
     Parameters
     ----------
-    tower : a vision tower of transformers: SigLIP, CLIP, Qwen2-VL, Qwen2.5-VL, Qwen3-VL, Qwen3.5, GLM-4V, InternVL,
-        SmolVLM, Idefics3, VideoLLaMA3, PerceptionLM's Perception Encoder of timm, or Gemma 4.
+    tower : a vision tower of transformers of one of the kinds above.
     feature_layer : the hidden state, or states, that a model takes from the tower, as its config's
         `vision_feature_layer` counts them: 1 is the output of the first layer, -1 that of the last.
 
     Returns
     -------
-    A context in which this thread runs the tower; the last run counts. It gives a function without arguments, to be
-        called after the run, that returns the saliency and, in words, what the numbers are. The saliency is float32,
-        at least 0, of each token that the tower puts out: (T, N) with patches in raster order, or flat (M,) where
-        frames may differ in size (Qwen, GLM-4V, VideoLLaMA3, Gemma 4), the mean of each group of patches that becomes
-        one token. Padding gets 0.
-
-    Raises
-    ------
-    VTCError
-        If the tower is of another family, or no attention comes before the features.
+    A context in which this thread runs the tower; the last run counts. It gives a function, to be called after the run,
+        that returns the saliency and, in words, what it is. The saliency is float32, at least 0, of each token that the
+        tower puts out: (T, N) with patches in raster order, or flat (M,) where frames may differ in size (Qwen, GLM-4V,
+        VideoLLaMA3, Gemma 4), the mean of each group of patches that becomes one token. Padding gets 0.
 
     Source: our definition of what stands in for [CLS] where there is none.
 
