@@ -46,7 +46,7 @@ ENCODER_NAMES = (*ENCODERS, MODEL)
 
 @dataclass(frozen=True)
 class View:
-    """The objects of a state: a clip, the frames drawn of it, its tokens, and their reduction by each of the methods."""
+    """The objects of a state: a clip, the frames drawn of it, its tokens, and their reduction by each method."""
 
     clip: Clip
     shown: Clip
@@ -86,10 +86,8 @@ def build_view(state: State, model: VideoModel | None = None) -> View:
     path = resolve(state["clip"])
     key = (str(path), path.stat().st_mtime_ns, state["frames"])  # a new file under an old name is read again
     clip = _read(*key)
-    if model is None:
-        tokens = _encode(*key, state["encoder"])
-    else:  # it remembers its last clip itself
-        tokens = model.encode(clip, saliency=bool(ranking))
+    # A model remembers its last clip itself.
+    tokens = _encode(*key, state["encoder"]) if model is None else model.encode(clip, saliency=bool(ranking))
     (method, options), (other, other_options) = pairs
     first = reduce(tokens, method, **_joined(_budget(state), options, "options"))
     reductions = [first]
