@@ -192,7 +192,7 @@ def test_methods_options_ratios_and_kinds_make_the_setting(open_panel):
         press(panel._controls[toggles], value)
     chosen = panel._controls
     chosen["option"].value = "significance"
-    press(chosen["values"].toggles, "attention")
+    press(chosen["values"].part, "attention")
     options = {c.description: c for c in chosen["options"].children}
     options["temporal_ratio"].value, options["dropped"].value = "1", "merge"
     panel.wait()
@@ -206,7 +206,7 @@ def test_methods_options_ratios_and_kinds_make_the_setting(open_panel):
     again = eval(call_line("ablate", state, DEFAULTS).replace("vtc.", ""), {"ablate": ablate})
     assert again.state == state
     chosen["option"].value = "temporal_ratio"
-    chosen["values"].typed.value = "1, 2, none"
+    chosen["values"].part.value = "1, 2, none"
     assert panel.state["values"] == [1, 2, None] and panel.state["options"] == {"dropped": "merge"}
     chosen["ablated"].value = "tome"
     assert (panel.state["option"], panel.state["values"], panel.state["options"]) == ("scope", ["clip", "frame"], {})

@@ -1,4 +1,4 @@
-"""Compute what the explorer shows from its state: the same picture from a line of code."""
+"""What the explorer shows, as a function of its state: the same picture from a line of code."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ ENCODER_NAMES = (*ENCODERS, MODEL)
 
 @dataclass(frozen=True)
 class View:
-    """The objects of a state: a clip, the frames drawn of it, its tokens, and their reduction by each method."""
+    """What a state shows: a clip, the frames drawn of it, its tokens, and their reduction by each of the methods."""
 
     clip: Clip
     shown: Clip
@@ -74,7 +74,7 @@ def build_view(state: State, model: VideoModel | None = None) -> View:
     """Read, encode and reduce as a state says, a second method to exactly the first one's budget.
 
     The model is the encoder "video-qa model"; other encoders need none. Clips and tokens that were used lately are
-    remembered.
+    remembered, the last ones of a model by itself.
     """
     pairs = [(state["method"], state["options"]), (state["compare"], state["compare_options"])]
     ranking = [name for name, options in pairs if name and needs_saliency(name, options)]
@@ -86,7 +86,6 @@ def build_view(state: State, model: VideoModel | None = None) -> View:
     path = resolve(state["clip"])
     key = (str(path), path.stat().st_mtime_ns, state["frames"])  # a new file under an old name is read again
     clip = _read(*key)
-    # A model remembers its last clip itself.
     tokens = _encode(*key, state["encoder"]) if model is None else model.encode(clip, saliency=bool(ranking))
     (method, options), (other, other_options) = pairs
     first = reduce(tokens, method, **_joined(_budget(state), options, "options"))

@@ -12,7 +12,7 @@ from vtc_lab.figures.marks import unit
 from vtc_lab.figures.style import BASELINES, VENUES
 from vtc_lab.reducers.registry import get_method, methods
 from vtc_lab.tokens import VTCError
-from vtc_lab.widgets.controls import OptionPanel, Toggles, choices_of, field, menu, parsed, show_if
+from vtc_lab.widgets.controls import OptionPanel, Toggles, choices_of, field, menu, parsed, put, show_if
 from vtc_lab.widgets.settings import State
 from vtc_lab.widgets.study import ALWAYS, VALUES, study_set, varied_options
 
@@ -28,27 +28,25 @@ class Values(widgets.HBox):
 
     def __init__(self, method: str, option: str, value: Sequence) -> None:
         super().__init__()
-        self.toggles = Toggles([], [])
-        self.typed = field("over", "", "values, with commas between")
         self.rebuild(method, option, value)
-        for part in (self.toggles, self.typed):
-            part.observe(self._gather, "value")
-        self.children = [self.toggles, self.typed]
 
     def rebuild(self, method: str, option: str, value: Sequence) -> None:
         """Show these values of another option, none for ""."""
         self._hint = get_method(method).options[option][0] if option else None
         few = choices_of(self._hint)
-        self.toggles.rebuild(few, value if few else [])
-        self.typed.value = "" if few else ", ".join(_AUTOMATIC if each is None else str(each) for each in value)
-        show_if(few, self.toggles)
-        show_if(option and not few, self.typed)
+        text = ", ".join(_AUTOMATIC if each is None else str(each) for each in value)
+        self.part = Toggles(few, value) if few else field("over", text, "values, with commas between")
+        self.part.observe(self._gather, "value")
+        put(self, [self.part])
+        show_if(option, self.part)
         self._gather()
 
     def _gather(self, _: object = None) -> None:
-        texts = [text.strip() for text in self.typed.value.split(",") if text.strip()]
-        typed = [None if text == _AUTOMATIC else parsed(text, self._hint) for text in texts]
-        self.value = self.toggles.value if choices_of(self._hint) else typed
+        given = self.part.value
+        if isinstance(given, str):
+            texts = [text.strip() for text in given.split(",") if text.strip()]
+            given = [None if text == _AUTOMATIC else parsed(text, self._hint) for text in texts]
+        self.value = given
 
 
 def study_controls(state: State) -> dict[str, Any]:
