@@ -178,7 +178,7 @@ class _ClipAtWork:
         return found
 
     def _answers(self, asked: Sequence[int], reductions: Sequence[Reduction | None]) -> list[list[Answer | Exception]]:
-        """Answers of each reduction to some samples; a batch that is too large or fails is halved, down to one."""
+        """Return each reduction's answers to some samples; a batch that is too large or fails is halved."""
         kept = self.tokens.total if reductions[0] is None else len(reductions[0])
         if len(asked) == 1 or kept * len(reductions) * len(asked) <= _CACHED:
             samples, asking = [self.job.samples[i] for i in asked], self.job.asking
@@ -239,7 +239,7 @@ class _ClipAtWork:
 
 
 def _sound(answer: Answer) -> Answer | VTCError:
-    """The answer, or what to say of one that was made of NaN."""
+    """Return the answer, or what to say of one that was made of NaN."""
     try:
         log_probabilities(answer.logits)
     except VTCError as error:

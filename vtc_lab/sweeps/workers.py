@@ -32,7 +32,7 @@ _TURN = threading.Lock()  # threads share a model, and its memory
 
 @dataclass(frozen=True)
 class _Parcel:
-    """A job with all that another process needs for it; without a spec only that of the sweep has the model."""
+    """A job with all that another process needs for it; without a spec, only the sweep's own has the model."""
 
     job: Job
     sweep: str
