@@ -99,11 +99,6 @@ def end_of(network: Model, inputs: Inputs) -> int:
     return after
 
 
-def tail_of(inputs: Inputs, after: int) -> Rows:
-    """Return the tokens of one prompt behind its first `after` ones."""
-    return {name: row[:, after:] for name, row in rows_of(inputs).items()}
-
-
 def lengthened(tail: Rows, codes: Sequence[int]) -> Rows:
     """Return a tail with some tokens of text behind it."""
     more = {"input_ids": torch.tensor([codes]), "attention_mask": torch.ones(1, len(codes), dtype=torch.long)}

@@ -20,7 +20,7 @@ from vtc_lab.models.answers import Answer, Entering, codes_of, say, scores_of
 from vtc_lab.models.compression import Positions, demand_asking
 from vtc_lab.models.families import Model, family_of
 from vtc_lab.models.prompt_clips import EncodedPrompt, encode_prompt, places_of
-from vtc_lab.models.prompts import Processor, Rows, ask_processor, can_share, end_of, tail_of
+from vtc_lab.models.prompts import Processor, Rows, ask_processor, can_share, end_of, rows_of
 from vtc_lab.models.state import model_state
 from vtc_lab.reducers.ops import prune
 from vtc_lab.tokens import Clip, Reduction, VideoTokens, VTCError, demand_clip
@@ -280,8 +280,8 @@ class VideoModel:
     def _asked(self, question: str) -> tuple[Tensor, Rows]:
         """The tokens of a question about a blank clip, up to the clip's end and behind it."""
         inputs = ask_processor(self.processor, self.family, _BLANK, question)
-        tail = tail_of(inputs, end_of(self.network, inputs))
-        return inputs["input_ids"].split(inputs["input_ids"].shape[1] - tail["input_ids"].shape[1], 1)[0], tail
+        after = end_of(self.network, inputs)
+        return inputs["input_ids"][:, :after], {name: row[:, after:] for name, row in rows_of(inputs).items()}
 
 
 def _chosen(reduction: Reduction | None, tokens: VideoTokens) -> Reduction:
