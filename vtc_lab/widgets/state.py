@@ -1,4 +1,4 @@
-"""What the explorer shows, as a function of its state: the same picture from a line of code."""
+"""The view that a state of the explorer asks for: the same picture from a line of code."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ ENCODER_NAMES = (*ENCODERS, MODEL)
 
 @dataclass(frozen=True)
 class View:
-    """What a state shows: a clip, the frames drawn of it, its tokens, and their reduction by each of the methods."""
+    """A clip, the frames drawn of it, its tokens, and their reduction by each of the methods of a state."""
 
     clip: Clip
     shown: Clip
