@@ -41,10 +41,9 @@ def test_stored_as_source_alone(path):
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_runs_and_hides_no_error(path, tmp_path):
     notebook = nbformat.read(path, 4)
-    # Exports go where a test may write: the last word on where figures go is the folder argument. Fewer clips will do.
+    # Exports go where a test may write: the last word on where figures go is the folder argument.
     for cell in notebook.cells:
         cell.source = re.sub(r"(save_figure\(.*)\)$", rf"\1, folder={str(tmp_path)!r})", cell.source, flags=re.M)
-        cell.source = cell.source.replace("CLIPS = 32", "CLIPS = 12")
     NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(path.parent)}}).execute()
     outputs = [out for cell in notebook.cells if cell.cell_type == "code" for out in cell.outputs]
     assert not [out for out in outputs if out.output_type == "error"]
