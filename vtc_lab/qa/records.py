@@ -24,7 +24,7 @@ class Record(NamedTuple):
     place: str
     fields: dict[str, Any]
 
-    def need(self, *names: str) -> Any:  # noqa: ANN401
+    def need(self, *names: str) -> Any:
         """Return the value of a field, or of the first of several that is there, where releases name it differently."""
         value = self.get(*names)
         if value is None:
@@ -32,7 +32,7 @@ class Record(NamedTuple):
             raise VTCError(f"{self.place} has no {wanted}, only {there:.200}; give a file in the benchmark's layout")
         return value
 
-    def get(self, *names: str) -> Any:  # noqa: ANN401
+    def get(self, *names: str) -> Any:
         """Return the value of the first of these fields that is there, or None."""
         return next((self.fields[name] for name in names if self.fields.get(name) is not None), None)
 
@@ -144,14 +144,14 @@ def _readable(path: Path) -> Iterator[None]:
         raise VTCError(f"{path.name} cannot be read ({error}); mend that, or fetch it again") from error
 
 
-def _parsed(text: str, where: str) -> Any:  # noqa: ANN401
+def _parsed(text: str, where: str) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
         raise VTCError(f"{where} is no JSON ({error}); mend that, or fetch the file again") from error
 
 
-def _load(path: Path, kind: type, called: str) -> Any:  # noqa: ANN401
+def _load(path: Path, kind: type, called: str) -> Any:
     with _readable(path):
         content = _parsed(path.read_text(encoding="utf-8-sig"), path.name)
     if not isinstance(content, kind):

@@ -26,7 +26,7 @@ class Reducer(Protocol):
 
     __name__: str
 
-    def __call__(self, tokens: VideoTokens, budget: Any, *args: Any, **options: Any) -> Reduction: ...  # noqa: ANN401, D102
+    def __call__(self, tokens: VideoTokens, budget: Any, *args: Any, **options: Any) -> Reduction: ...  # noqa: D102
 
 
 @dataclass(frozen=True)

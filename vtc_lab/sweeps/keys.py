@@ -103,7 +103,7 @@ def code_hash(*functions: Callable[..., Any]) -> str:
     return digest(*words)
 
 
-def _text(value: Any) -> str:  # noqa: ANN401
+def _text(value: Any) -> str:
     """Return what the value of a variable is, in full."""
     if isinstance(value, nn.Module):
         return f"{value} {weights_sample(value)}"
@@ -138,7 +138,7 @@ def result_origins(model: VideoModel, methods: Iterable[str]) -> dict[str, str]:
     return {each.name: digest(*common, each.name, each.needs, code_hash(each.run, each.least)) for each in used}
 
 
-def portable(value: object) -> Any:  # noqa: ANN401
+def portable(value: object) -> Any:
     """Return an option's value as plain JSON data, so that 2, 2.0 and a NumPy 2 are one.
 
     >>> portable(np.float64(2)), portable(0.5), portable(None), portable((1, 2.0))

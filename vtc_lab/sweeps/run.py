@@ -151,7 +151,7 @@ def look_up(
     *,
     results: str | os.PathLike,
     seeds: Sequence[int] = (0,),
-    **asking: Any,  # noqa: ANN401
+    **asking: Any,
 ) -> Progress:
     """Return how much of a sweep is in its results file, and that as a table, without computing anything.
 
