@@ -101,16 +101,10 @@ def compress(
     CompressedInputs, on the model's device, encoded without gradients. Without a clip all entries are the ones given.
         Prompts of different lengths are padded on the side on which they were, else on the left.
 
-    Raises
-    ------
-    VTCError
-        If the family is not supported, the inputs are not what its processor made, or as `vtc.reduce`.
-
     Notes
     -----
-    Positions with gaps need the cache of `generate`, which is on by default: without cache and padding, it takes each
-    gap for the border between two prompts; `engaged` notices that. A decoding loop of your own must go on counting from
-    the last of `position_ids`.
+    Leave the cache of `generate` on: without it, gaps between positions are taken for borders between prompts, which
+    `engaged` notices. A decoding loop of your own must go on counting from the last of `position_ids`.
 
     Examples
     --------
@@ -127,7 +121,7 @@ def compress(
     model = bare(model)
     prompt = encode_prompt(model, inputs, saliency=needs_saliency(method, options), clips=clips)
     if prompt is None:
-        return CompressedInputs({key: on_device(value, model) for key, value in inputs.items()})
+        return CompressedInputs(on_device(inputs, model))
     return put_back(model, prompt, [reduce(tokens, method, ratio, **options) for tokens in prompt.tokens], positions)
 
 
@@ -170,8 +164,7 @@ def engaged(model: Model, inputs: CompressedInputs) -> Iterator[None]:
     Raises
     ------
     VTCError
-        On leaving the context, if nothing ran, a reduced token did not reach the language model in its place, the model
-        replaced the positions of `inputs` by its own, or gaps between positions were taken for borders between prompts.
+        On leaving the context, if nothing ran, or tokens or positions were others.
 
     Examples
     --------

@@ -20,7 +20,7 @@ from huggingface_hub.errors import (
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
 from vtc_lab.clips.reading import ROOT, lfs_pointer
-from vtc_lab.models.families import FAMILIES, Model, how_to_add
+from vtc_lab.models.families import FAMILIES, how_to_add
 from vtc_lab.models.video_model import VideoModel
 from vtc_lab.tokens import VTCError, suggest
 
@@ -57,8 +57,7 @@ def load_model(
     Raises
     ------
     VTCError
-        If there is no such checkpoint or device, its family is not supported, or, before anything is loaded, if free
-        memory is less than 1.2 times what the weights take.
+        If the checkpoint cannot be loaded or, before that is tried, if free memory is below 1.2 times its weights.
 
     Examples
     --------
@@ -77,7 +76,14 @@ def load_model(
         if config.model_type not in FAMILIES:
             raise VTCError(f"{source} is a {config.model_type} model, and {how_to_add(config.model_type)}")
         _demand_memory(source, config, weights, dtype, device)
-        network = _network(source, dtype=dtype, use_safetensors=safetensors_only or None, **given)
+        reading = given | {"dtype": dtype, "use_safetensors": safetensors_only or None, "output_loading_info": True}
+        loaded: Any = AutoModelForImageTextToText.from_pretrained(source, **reading)
+        network, told = loaded
+        if lacking := sorted(told["missing_keys"]):
+            raise VTCError(
+                f"{source} lacks {len(lacking)} of its model's weights, {', '.join(lacking[:3])} among them; "
+                "give a checkpoint that is whole"
+            )
         processor = AutoProcessor.from_pretrained(source, **given)
     except VTCError:
         raise
@@ -88,17 +94,6 @@ def load_model(
     spec = {"name": place, "device": device, "dtype": dtype}
     spec |= {"trust_remote_code": trust_remote_code, "safetensors_only": safetensors_only}
     return VideoModel(network.to(device).eval(), processor, label, spec)
-
-
-def _network(source: str, **given: Any) -> Model:
-    loaded: Any = AutoModelForImageTextToText.from_pretrained(source, output_loading_info=True, **given)
-    network, told = loaded
-    if lacking := sorted(told["missing_keys"]):
-        raise VTCError(
-            f"{source} lacks {len(lacking)} of its model's weights, {', '.join(lacking[:3])} among them; "
-            "give a checkpoint that is whole"
-        )
-    return network
 
 
 def _source(name: str | os.PathLike | None) -> str:
@@ -153,16 +148,9 @@ def _dtype(asked: str | torch.dtype | None, device: str) -> torch.dtype:
     kind = device.split(":")[0]
     if kind == "cpu":
         return torch.float32
-    good = torch.cuda.is_bf16_supported(including_emulation=False) if kind == "cuda" else _mps_has_bfloat16()
+    on_gpu, on_mac = torch.cuda.is_bf16_supported, torch.backends.mps.is_macos_or_newer
+    good = on_gpu(including_emulation=False) if kind == "cuda" else on_mac(14, 0)
     return torch.bfloat16 if good else torch.float16
-
-
-def _mps_has_bfloat16() -> bool:
-    try:
-        torch.zeros(1, dtype=torch.bfloat16, device="mps")
-    except (TypeError, RuntimeError):  # before macOS 14
-        return False
-    return True
 
 
 def _ask_hub(source: str) -> tuple[bool, int]:

@@ -49,25 +49,14 @@ class EncodedPrompt:
 def encode_prompt(
     model: Model, inputs: Inputs, *, saliency: bool = False, clips: Sequence[slice] | None = None
 ) -> EncodedPrompt | None:
-    """Encode the clips of a prompt, or of a padded batch of them; return None if there is no clip.
-
-    Parameters
-    ----------
-    model, inputs, clips : as for `vtc_lab.models.compression.compress`.
-    saliency : also measure how much attention each token gets in the vision tower.
-
-    Raises
-    ------
-    VTCError
-        If the inputs are not what the processor made, or no saliency is known for the vision tower.
-    """
+    """Encode the clips of a prompt, or of a padded batch of them, given as to `compress`; None if there is no clip."""
     family, core = family_of(model), model.base_model
     _check_inputs(inputs)
     if clips is not None and not family.frames_as_pictures:
         raise VTCError(f"{family.name}'s processor marks clips itself; leave out clips={clips!r:.60}")
     if inputs.get(family.pixels) is None:
         return None
-    here = {key: on_device(value, model) for key, value in inputs.items()}
+    here = on_device(inputs, model)
     output, scores, source, seconds = _encode(core, family, here, saliency)
     outputs: dict[str, Encoded] = {family.modality: output}
     if family.modality == "video" and here.get(family.stills) is not None:
@@ -99,9 +88,9 @@ def encode_prompt(
     return EncodedPrompt(tokens, where, features, places, sizes, outputs, here, seconds) if where else None
 
 
-def on_device(value: Any, model: Model) -> Any:
-    """Return a tensor on a model's device; anything else as it is."""
-    return value.to(model.device) if isinstance(value, Tensor) else value
+def on_device(inputs: Inputs, model: Model) -> dict[str, Any]:
+    """Return inputs with their tensors on a model's device."""
+    return {name: value.to(model.device) if isinstance(value, Tensor) else value for name, value in inputs.items()}
 
 
 def _check_inputs(inputs: Inputs) -> None:
@@ -121,11 +110,7 @@ def _check_inputs(inputs: Inputs) -> None:
 
 
 def rows(features: Tensor | Sequence[Tensor]) -> Tensor:
-    """Return (R, D) features from whatever container they are in.
-
-    >>> rows([torch.zeros(2, 3), torch.zeros(1, 4, 3)]).shape
-    torch.Size([6, 3])
-    """
+    """Return (R, D) features from whatever container they are in."""
     features = [features] if isinstance(features, Tensor) else features
     return torch.cat([part.reshape(-1, part.shape[-1]) for part in features])
 
@@ -194,7 +179,8 @@ def _found(model: Model, family: Family, ids: Tensor, spans: Sequence[tuple[int,
     if not family.frame:
         prompts = [prompt for prompt, *_ in spans]
         return [[n for n, one in enumerate(prompts) if one == prompt] for prompt in sorted(set(prompts))]
-    pattern, tokenizer = re.compile(family.frame, re.DOTALL), _tokenizer(model, family)
+    pattern = re.compile(family.frame, re.DOTALL)
+    tokenizer = _tokenizer(str(getattr(model, "name_or_path", "")), family.name)
     clips: list[list[int]] = []
     last, follows = (-1, 0, 0), False  # the picture before, and whether it was a frame
     for number, (prompt, begin, end) in enumerate(spans):
@@ -212,20 +198,14 @@ def _found(model: Model, family: Family, ids: Tensor, spans: Sequence[tuple[int,
     return clips
 
 
-def _tokenizer(model: Model, family: Family):
-    name = str(getattr(model, "name_or_path", ""))
+@lru_cache(maxsize=4)
+def _tokenizer(name: str, family: str):
     try:
-        return _load(name)
+        return AutoTokenizer.from_pretrained(name, local_files_only=True)
     except Exception as error:
         raise VTCError(
-            f"{family.name}'s frames are told by the words before them, and there is no tokenizer in {name!r}; "
-            f"{_SAY_CLIPS}"
+            f"{family}'s frames are told by the words before them, and there is no tokenizer in {name!r}; {_SAY_CLIPS}"
         ) from error
-
-
-@lru_cache(maxsize=4)
-def _load(name: str):
-    return AutoTokenizer.from_pretrained(name, local_files_only=True)
 
 
 def _joined(pictures: list[Tensor], owners: list[int], groups: list[list[int]]) -> list[Tensor]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import chain
 from typing import Any
 
 import torch
@@ -11,7 +12,6 @@ from jinja2 import TemplateError
 from torch import Tensor
 from torch.nn import functional
 from transformers import BatchFeature, Cache
-from transformers.cache_utils import DynamicLayer
 
 from vtc_lab.models.compression import CompressedInputs, engaged
 from vtc_lab.models.families import Family, Inputs, Model, family_of
@@ -23,13 +23,7 @@ Rows = dict[str, Tensor]  # what is said of each token of a prompt, (B, N): ids,
 
 
 def ask_processor(processor: Processor, family: Family, clip: Clip, question: str) -> BatchFeature:
-    """Return a processor's output for a question about a clip, whose frames it neither samples again nor times anew.
-
-    Raises
-    ------
-    VTCError
-        If the question holds the text that stands for a clip, or the checkpoint has no chat template that works.
-    """
+    """Return a processor's output for a question about a clip, whose frames it neither samples again nor times anew."""
     for marker in (getattr(processor, f"{kind}_token", None) for kind in ("video", "image")):
         if marker and marker in question:
             raise VTCError(f"a question holds the text {marker!r}, which stands for the video; leave it out")
@@ -129,22 +123,9 @@ def join(prompts: Sequence[CompressedInputs]) -> CompressedInputs:
 
 def _joined(outputs: list[Encoded]) -> Encoded:
     features = [output.pooler_output for output in outputs]
-    deeper = None
-    if outputs[0].deepstack_features:
-        layers = zip(*(output.deepstack_features or [] for output in outputs), strict=True)
-        deeper = [[clip for each in layer for clip in each] for layer in layers]
-    together = torch.cat(features) if isinstance(features[0], Tensor) else [clip for each in features for clip in each]
-    return Encoded(pooler_output=together, deepstack_features=deeper)
-
-
-def can_share(network: Model) -> bool:
-    """Tell by the layers of its cache whether a model ignores padding between the start of a prompt and the rest.
-
-    Full attention does; a window counts the padding, and a state carries it on.
-    """
-    memory = network(input_ids=torch.zeros(1, 1, dtype=torch.long, device=network.device), use_cache=True)
-    layers = getattr(memory.past_key_values, "layers", [None])
-    return all(type(layer) is DynamicLayer for layer in layers)
+    together = torch.cat(features) if isinstance(features[0], Tensor) else list(chain(*features))
+    layers = zip(*(output.deepstack_features or [] for output in outputs), strict=True)
+    return Encoded(pooler_output=together, deepstack_features=[list(chain(*layer)) for layer in layers] or None)
 
 
 def say_each(inputs: CompressedInputs, shared: int, tails: Sequence[Rows], pad: int) -> Rows:

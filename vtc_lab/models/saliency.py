@@ -97,26 +97,14 @@ def watch_saliency(
     """Watch a vision tower run, to measure the attention that each token gets in the last layer before its features.
 
     Where a tower has a [CLS] token (CLIP, InternVL, some of PerceptionLM's), saliency is the attention that [CLS] pays
-    to each patch, mean over heads. Elsewhere it is attention *received*: the mean over heads and over the queries that
-    see the patch (those of its frame, or of its window if Qwen2.5-VL's last layer is windowed).
+    to each patch, mean over heads. Elsewhere it is attention *received*, our definition: the mean over heads and over
+    the queries that see the patch (those of its frame, or of its window if Qwen2.5-VL's last layer is windowed).
 
-    Parameters
-    ----------
-    tower : a vision tower of transformers of one of the kinds above.
-    feature_layer : the hidden state, or states, that a model takes from the tower, as its config's
-        `vision_feature_layer` counts them: 1 is the output of the first layer, -1 that of the last.
+    `feature_layer` counts hidden states as `vision_feature_layer` in a model's config does. The context gives a
+    function that returns, after the run, the saliency of each token that the tower puts out and, in words, what it is:
+    (T, N) in raster order, or flat (M,) where frames may differ in size (Qwen, GLM-4V, VideoLLaMA3, Gemma 4). Padding
+    gets 0.
 
-    Returns
-    -------
-    A context in which this thread runs the tower; the last run counts. It gives a function, to be called after the run,
-        that returns the saliency and, in words, what it is. The saliency is float32, at least 0, of each token that the
-        tower puts out: (T, N) with patches in raster order, or flat (M,) where frames may differ in size (Qwen, GLM-4V,
-        VideoLLaMA3, Gemma 4), the mean of each group of patches that becomes one token. Padding gets 0.
-
-    Source: our definition of what stands in for [CLS] where there is none.
-
-    Examples
-    --------
     >>> import vtc_lab as vtc
     >>> tower = vtc.load_model().network.model.vision_tower
     >>> with torch.no_grad(), watch_saliency(tower) as measure:
@@ -129,26 +117,16 @@ def watch_saliency(
     number = _last_layer(feature_layer, len(layers))
     attention = getattr(layers[number - 1], kind.attention)
     words = "the last layer" if number == len(layers) else f"layer {number} of {len(layers)}, the last that is used"
-    given: dict[str, Any] = {}
-    seen: dict[str, Any] = {}
+    seen: dict[Model, dict[str, Any]] = {}
     here = threading.get_ident()  # the explorer may encode with the same tower on another thread
 
-    def note_call(_: Model, args: tuple, named: dict) -> None:
+    def note(module: Model, args: tuple, named: dict) -> None:
         if threading.get_ident() == here:
-            given.clear()
-            given.update(inspect.signature(tower.forward).bind(*args, **named).arguments)
+            seen[module] = inspect.signature(module.forward).bind(*args, **named).arguments
 
-    def note_layer(_: Model, args: tuple, named: dict) -> None:
-        if threading.get_ident() == here:
-            seen.clear()
-            seen.update(named, hidden_states=args[0] if args else named["hidden_states"])
-
-    handles = [
-        tower.register_forward_pre_hook(note_call, with_kwargs=True),
-        attention.register_forward_pre_hook(note_layer, with_kwargs=True),
-    ]
+    handles = [module.register_forward_pre_hook(note, with_kwargs=True) for module in (tower, attention)]
     try:
-        yield lambda: _measured(tower, kind, attention, given, seen, words)
+        yield lambda: _measured(tower, kind, attention, seen[tower], seen[attention], words)
     finally:
         for handle in handles:
             handle.remove()
@@ -219,7 +197,7 @@ def _unpadded(given: dict[str, Any]) -> Tensor | None:
 
 def _sequences(attention: Model, seen: dict[str, Any]) -> Iterator[tuple[Tensor, ...]]:
     """Hidden states (N, D) of each frame or window, with cosines and sines (N, d) of a rotary embedding."""
-    hidden, turn = seen["hidden_states"], seen.get("position_embeddings") or ()
+    hidden, turn = next(iter(seen.values())), seen.get("position_embeddings") or ()  # timm calls them x
     if seen.get("rope") is not None:  # of timm: the same for each frame, and [CLS] is not turned
         before = (0, 0, attention.num_prefix_tokens, 0)
         sin, cos = seen["rope"].chunk(2, -1)

@@ -15,12 +15,13 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from transformers.cache_utils import DynamicLayer
 
 from vtc_lab.models.answers import Answer, Entering, codes_of, say, scores_of
 from vtc_lab.models.compression import Positions, demand_asking
 from vtc_lab.models.families import Model, family_of
 from vtc_lab.models.prompt_clips import EncodedPrompt, encode_prompt, places_of
-from vtc_lab.models.prompts import Processor, Rows, ask_processor, can_share, end_of, rows_of
+from vtc_lab.models.prompts import Processor, Rows, ask_processor, end_of, rows_of
 from vtc_lab.models.state import model_state
 from vtc_lab.reducers.ops import prune
 from vtc_lab.tokens import Clip, Reduction, VideoTokens, VTCError, demand_clip
@@ -51,11 +52,9 @@ class VideoModel:
 
         A sweep stores results by the files that a model was loaded from, so it refuses `results=` for a model that was
         changed in memory (merged LoRA weights, another chat template), or that `load_model` did not make, until you set
-        a revision. Set it after the last change: a model that is changed again needs another one. Replaced code, hooks,
-        and changes of single values through `weight.data` are not noticed.
+        a revision. Set it after the last change. Replaced code, hooks, and changes of single values through
+        `weight.data` are not noticed.
 
-        Examples
-        --------
         >>> import vtc_lab as vtc
         >>> model = vtc.load_model()
         >>> model.processor.chat_template += " "
@@ -84,8 +83,12 @@ class VideoModel:
         return other
 
     def __repr__(self) -> str:
+        clip = Clip(np.zeros((16, 360, 640, 3), np.uint8), np.arange(16.0))
         try:
-            room = self._per_frame()
+            inputs = ask_processor(self.processor, self.family, clip, _ANYTHING)
+            count = int(places_of(self.network, self.family.modality, inputs).sum())
+            each = (count - self.family.newline) / len(clip) - self.family.cls
+            room = f"{each:g} tokens a frame (16 of 640x360)"
         except VTCError as error:  # whatever is wrong with the processor, the model can be looked at
             room = str(error)
         size = sum(weight.numel() for weight in self.network.parameters())
@@ -94,17 +97,12 @@ class VideoModel:
         attention = self.network.config.get_text_config()._attn_implementation
         return f"<{self.family.name}, {parameters} parameters, {place}, {attention} attention, {room}>"
 
-    def _per_frame(self) -> str:
-        """The number of visual tokens for which the processor makes room."""
-        clip = Clip(np.zeros((16, 360, 640, 3), np.uint8), np.arange(16.0))
-        inputs = ask_processor(self.processor, self.family, clip, _ANYTHING)
-        count = int(places_of(self.network, self.family.modality, inputs).sum())
-        each = (count - self.family.newline) / len(clip) - self.family.cls
-        return f"{each:g} tokens a frame (16 of 640x360)"
-
     @cached_property
     def _shares(self) -> bool:
-        return can_share(self.network)
+        """True if padding within a prompt is ignored; a sliding window counts it, and a state carries it on."""
+        one = torch.zeros(1, 1, dtype=torch.long, device=self.network.device)
+        memory = self.network(input_ids=one, use_cache=True).past_key_values
+        return all(type(layer) is DynamicLayer for layer in getattr(memory, "layers", [None]))
 
     def encode(self, clip: Clip, *, saliency: bool = False) -> VideoTokens:
         """Return the clip's visual tokens as the language model would get them.
@@ -117,14 +115,8 @@ class VideoModel:
         Returns
         -------
         VideoTokens (T, h, w, D) in the model's dtype, on its device. T is F, or F / 2 rounded up with models that make
-        one token of the same place in two frames (Qwen). The last clip's tokens are remembered, so that several calls
-        on one clip encode it once. The saliency is (T, h, w) float32, pooled as the tokens are; `saliency_source` says
-        what it is (see `vtc_lab.models.saliency`), and `seconds` includes it.
-
-        Raises
-        ------
-        VTCError
-            If saliency is asked for and the vision tower is of a family whose attention is not known.
+        one token of the same place in two frames (Qwen). The saliency is (T, h, w) float32, pooled as the tokens are;
+        `saliency_source` says what it is, and `seconds` includes it. The last clip's tokens are remembered.
 
         Examples
         --------
@@ -159,7 +151,6 @@ class VideoModel:
             last = self._last = (clip.frames, clip.times, made, last[3] if last else replace(found, inputs=rest))
         return last[2][saliency], last[3]
 
-    @torch.no_grad()
     def ask(
         self,
         question: str | Sequence[str],
@@ -188,8 +179,7 @@ class VideoModel:
         Raises
         ------
         VTCError
-            If a question is empty, an argument is none of those above, the reduction is of another grid or encoder, or
-            the number of visual tokens that reached the language model is not the number reduced to.
+            If an argument is none of those above, or other visual tokens than the reduction's reached the model.
 
         Examples
         --------
@@ -221,18 +211,10 @@ class VideoModel:
         positions: Positions = "preserve",
         max_new_tokens: int = 16,
     ) -> list[list[Answer]]:
-        """Answer the same questions under each of several reductions of one clip to the same number of tokens.
+        """Return, for each of several reductions of one clip to one length, the answers to the same questions.
 
-        Parameters
-        ----------
-        questions, clip, positions, max_new_tokens : as for `ask`.
-        reductions : of this clip's tokens, all of one length; None stands for all tokens.
-        candidates : one list, or None, for each question.
-
-        Returns
-        -------
-        For each reduction the list of its answers. Reductions whose tokens and anchors are the same are answered once.
-        The seconds of prefill and decoding are those of the whole batch divided by the number of its answers.
+        Arguments are as for `ask`, `candidates` one list, or None, for each question. Reductions whose tokens and
+        anchors are the same are answered once. Seconds of prefill and decoding are those of the batch, shared equally.
         """
         demand_asking(positions, max_new_tokens)
         if not questions or not all(isinstance(q, str) and q.strip() for q in questions):
@@ -253,16 +235,12 @@ class VideoModel:
             scores_of(entering, tokenizer, tail, [answers[q][1] for answers in said], candidates[q], codes[q])
             for q, tail in enumerate(tails)
         ]
-        answers = []
-        for reduction, same in zip(reductions, twin, strict=True):
+        answers: list[list[Answer]] = [[] for _ in reductions]
+        for made, reduction, same in zip(answers, reductions, twin, strict=True):
             place, reducing = different.index(same), 0.0 if reduction is None else reduction.seconds
-            made = {"read": clip.seconds, "encode": tokens.seconds, "reduce": reducing}
-            answers.append(
-                [
-                    Answer(text, scores[q][place], first, lengths[0], tokens.total, made | times)
-                    for q, (text, first, times) in enumerate(said[place])
-                ]
-            )
+            before = {"read": clip.seconds, "encode": tokens.seconds, "reduce": reducing}
+            for (text, first, times), scored in zip(said[place], scores, strict=True):
+                made.append(Answer(text, scored[place], first, lengths[0], tokens.total, before | times))
         return answers
 
     def _tail(self, question: str) -> Rows:
