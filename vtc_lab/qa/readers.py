@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import islice
@@ -85,7 +86,7 @@ def read_benchmark(
     """
     if name not in _READERS:
         raise VTCError(f"there is no benchmark {name!r}; {suggest(name, _READERS)}")
-    if limit is not None and (type(limit) is not int or limit < 0):
+    if limit is not None and (type(limit) is not int or not 0 <= limit <= sys.maxsize):
         raise VTCError(f"limit is {limit!r}; it must be a whole number of samples, or None for all")
     facts, read = benchmarks().set_index("name").loc[name], _READERS[name]
     splits = list(layouts_choice.TASKS) if name == "mvbench" else facts.splits.removeprefix("all").split(", ")

@@ -4,7 +4,7 @@ import inspect
 import time
 import types
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, replace
 from numbers import Integral, Real
 from typing import Any, Protocol
@@ -232,7 +232,7 @@ def _budget(method: Method, tokens: VideoTokens, ratio: float | None, options: d
 
 def check_ratio(name: str, ratio: object, limit: int) -> float:
     """Return a ratio as a float; a VTCError if it is not a number from 1 to limit."""
-    if not isinstance(ratio, Real) or isinstance(ratio, bool) or not 1 <= float(ratio) <= limit:
+    if not isinstance(ratio, Real) or isinstance(ratio, bool) or not _within(ratio, 1, limit):
         raise VTCError(f"{name} is {ratio!r}; it must be a number from 1 (keep all) to {limit} (keep one)")
     return float(ratio)
 
@@ -254,7 +254,7 @@ def check_option(method: Method, key: str, value: object) -> None:
         raise VTCError(f"method {method.name!r} has no option {key!r}; {suggest(key, method.options)}")
     hint = method.options[key][0]
     if typing.get_origin(hint) is typing.Literal:
-        if value not in typing.get_args(hint):
+        if not isinstance(value, Hashable) or value not in typing.get_args(hint):
             raise VTCError(f"{key} is {value!r}; {suggest(value, map(str, typing.get_args(hint)))}")
         return
     kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
@@ -267,8 +267,12 @@ def check_option(method: Method, key: str, value: object) -> None:
         raise VTCError(f"{key} is {value!r}; it must be {' or '.join(names)}")
     if key in method.ranges and isinstance(value, Real):
         low, high = method.ranges[key]
-        if not low <= float(value) <= high:
+        if not _within(value, low, high):
             raise VTCError(f"{key} is {value!r}; it must be a number from {low} to {high}")
+
+
+def _within(value: Any, low: float, high: float) -> bool:
+    return bool(low <= value <= high)  # as it is: float(10**400) would raise
 
 
 def _check_finite(tokens: VideoTokens) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Real
@@ -142,7 +143,7 @@ def settings_of(methods: Sequence[Chosen], ratios: Sequence[float | None], seeds
     if not list(seeds):
         raise VTCError("seeds is empty; give at least one, such as [0]")
     for ratio in ratios:
-        if ratio is not None and not (isinstance(ratio, Real) and ratio >= 1 and math.isfinite(ratio)):
+        if ratio is not None and not (isinstance(ratio, Real) and 1 <= ratio < sys.maxsize):
             raise VTCError(f"ratio is {ratio!r}; give numbers of at least 1, or None where the options make the budget")
     chosen: dict[tuple, Setting] = {}
     for entry in methods:
