@@ -64,8 +64,7 @@ class Pixels:
 class EfficientNetLite0:
     """Compute ImageNet CNN features on a 14x14 grid: the last 112-channel stage of EfficientNet-Lite0.
 
-    The weights come with a Python package (Apache-2.0), so nothing is fetched from a hub. They were trained to
-    classify photographs; they are not CLIP features.
+    They are not CLIP features. The weights come with a Python package (Apache-2.0), so no hub is needed.
     """
 
     name = "efficientnet-lite0"
@@ -104,7 +103,7 @@ def load_encoder(name: str = "pixels", **options: int | None) -> Pixels | Effici
 
     Parameters
     ----------
-    name : "pixels" (options `size` and `patch`) or "efficientnet-lite0" (ImageNet CNN features, no options).
+    name : "pixels" (options `size` and `patch`, see `Pixels`) or "efficientnet-lite0" (ImageNet CNN features).
 
     Returns
     -------

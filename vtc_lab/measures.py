@@ -23,8 +23,6 @@ NO_NUMBERS = (
     "load it with dtype='bfloat16' or dtype='float32'"
 )
 
-
-_COLUMNS = ["name", "of", "formula", "range", "best", "source", "follows_a_slider"]
 _MEASURES = [
     ("coverage", "tokens", "mean of cos(x, z)", (-1, 1), 1, "our definition", True),
     ("coverage_p5", "tokens", "5th percentile of cos(x, z)", (-1, 1), 1, "our definition", True),
@@ -60,12 +58,11 @@ def list_measures() -> pd.DataFrame:
 
     Examples
     --------
-    >>> list_measures().loc["cka", "range"]
-    (0, 1)
     >>> list(list_measures().query("of == 'pixels'").index)
     ['psnr', 'ssim']
     """
-    return pd.DataFrame(_MEASURES, columns=_COLUMNS).set_index("name")
+    columns = ["name", "of", "formula", "range", "best", "source", "follows_a_slider"]
+    return pd.DataFrame(_MEASURES, columns=columns).set_index("name")
 
 
 def fidelity(
@@ -81,28 +78,21 @@ def fidelity(
 
     Returns
     -------
-    dict of the measures asked for, in this order; `list_measures` has their ranges. X are the source tokens, Y those of
-    `Reduction.reconstruct()`, in which a dropped token is replaced by the output of the *nearest* kept one.
+    dict of the measures asked for, in this order; `list_measures` has their formulas and ranges. X are the source
+    tokens, Y those of `Reduction.reconstruct()`, in which the *nearest* kept token's output replaces a dropped one.
 
     - coverage, coverage_p5: mean and 5th percentile of the cosine of each source token to the output it went into or,
-      if it was dropped, to the *most similar* output of its frame (of the nearest frame that has any). Our definition.
-    - reconstruction_error: |X - Y|^2 / |X|^2; zeros for Y would give 1.
-    - retained_variance: <X, Y>^2 / (|X|^2 |Y|^2), X and Y without their mean token, and 0 if <X, Y> is negative: the
-      share of the source's variance that Y explains, up to its scale. Where every token went into a plain mean it is
-      the explained variance 1 - |X - Y|^2 / |X|^2; methods that add tokens up are not punished for their size.
-    - cka: linear centred kernel alignment |X'Y|^2 / (|X'X| |Y'Y|), X and Y without their mean tokens (Kornblith et al.
-      2019, arXiv 1905.00414, section 3): whether the tokens keep their relative positions, up to rotation and scale.
-      Exact; its cost grows with M D min(M, D).
-    - saliency_kept: sum of min(weight, 1) * saliency over the total saliency: a kept token brings all of its own, a
-      mean that of its mean member. Our definition. Left out where tokens carry no saliency.
+      if it was dropped, to the *most similar* output of its frame (of the nearest frame that has any).
+    - reconstruction_error: the relative squared error; zeros for Y would give 1.
+    - retained_variance: the share of X's variance that Y explains, up to its scale. Where every token went into a plain
+      mean it is the explained variance; methods that add tokens up are not punished for their size.
+    - cka: linear centred kernel alignment (Kornblith et al. 2019, arXiv 1905.00414, section 3), which tells if the
+      tokens keep their relative positions, up to rotation and scale. Exact; its cost grows with M D min(M, D).
+    - saliency_kept: the share of saliency kept; a kept token brings all of its own, a mean that of its mean member.
+      Left out where tokens carry no saliency.
 
     Tokens that are all equal have no variance: retained_variance and cka are 1 where neither X nor Y has any, 0 where
     one of them has. The error of a source of zeros is 0, or infinite if Y is not zero. Of no saliency at all 1 is kept.
-
-    Raises
-    ------
-    VTCError
-        If the reduction is empty or of other tokens, or a measure is unknown or needs saliency that is not there.
 
     Examples
     --------
@@ -146,17 +136,12 @@ def answer_fidelity(full: Answer, kept: Answer) -> dict[str, float]:
 
     Returns
     -------
-    dict of three numbers; p and q are the distributions of the first answered token in `full` and `kept`.
+    dict of three numbers, by the formulas of `list_measures`; p and q are the distributions of the first answered
+    token in `full` and `kept`.
 
-    - kl: KL divergence, the sum of p log(p / q), in nats. At least 0; infinite where `kept` excludes a token that
-      `full` does not. Kullback and Leibler 1951.
-    - tv: total variation distance, the sum of |p - q| / 2. 0 to 1; 1 where they share no token.
+    - kl: KL divergence in nats, at least 0; infinite where `kept` excludes a token that `full` does not.
+    - tv: total variation distance, 0 to 1; 1 where they share no token.
     - agrees: 1 if the text is the same, else 0.
-
-    Raises
-    ------
-    VTCError
-        If the answers are over different vocabularies, or their logits make no distribution.
 
     Examples
     --------
@@ -176,10 +161,7 @@ def answer_fidelity(full: Answer, kept: Answer) -> dict[str, float]:
 
 
 def log_probabilities(logits: Tensor) -> Tensor:
-    """Return the (V,) float64 log-probabilities in nats of (V,) logits, in which -inf is a token that cannot come.
-
-    A VTCError says that they make no distribution: a logit is NaN or inf, or no token can come.
-    """
+    """Return the (V,) float64 log-probabilities in nats of (V,) logits, in which -inf is a token that cannot come."""
     found = logits.double().log_softmax(-1)
     if found.isnan().any():
         raise VTCError(NO_NUMBERS)

@@ -55,9 +55,8 @@ def pixel_fidelity(clip: Clip, reduction: Reduction) -> dict[str, float]:
     -------
     dict of two numbers:
 
-    - psnr: 10 log10(255^2 / MSE) in dB, the mean squared error being that of all frames and colours together, because
-      a mean over frames would be infinite as soon as one frame is whole. 0 to infinity; infinity where no pixel
-      differs, as under a reduction that keeps everything.
+    - psnr: 10 log10(255^2 / MSE) in dB, 0 to infinity, which it is where no pixel differs. The mean squared error is of
+      all frames and colours together, because a mean over frames would be infinite as soon as one frame is whole.
     - ssim: structural similarity (Wang, Bovik, Sheikh and Simoncelli 2004: Gaussian window of 11 pixels, sigma 1.5,
       K1 = 0.01, K2 = 0.03), mean over pixels, colours and frames. -1 to 1; 1 where no pixel differs.
 

@@ -57,12 +57,6 @@ class VTC(lmms):
     batch_size : number of questions about one clip that are answered together, at least 1.
     device : by default the one that `accelerate` gives to this process.
 
-    Raises
-    ------
-    VTCError
-        If the model cannot be loaded, the method, an option or a value is unknown, or a ratio or an option comes
-        without a method.
-
     Examples
     --------
     >>> from vtc_lab.models.loading import BUNDLED
@@ -103,18 +97,9 @@ class VTC(lmms):
         The mean numbers of visual tokens that entered and that the clips have stand in the results under "throughput";
         of several processes, those of the first.
 
-        Parameters
-        ----------
-        requests : (question, generation options, function that gives a document's visuals, document, task, split) each.
-            The visuals are the path of one video file, or pictures of one size, taken as its frames, one a second. Of
-            the options `max_new_tokens` and `until` are followed, except "\\n\\n" in `until`: lmms-eval puts it there
-            when a task says nothing, and its own models leave it out too.
-
-        Raises
-        ------
-        VTCError
-            Before the first clip is read, if a task asks for sampling or beams, gives anything else than one video, or
-            files are missing.
+        The visuals of a request are the path of one video file, or pictures of one size, taken as its frames, one a
+        second. Of its generation options `max_new_tokens` and `until` are followed, except "\\n\\n" in `until`:
+        lmms-eval puts it there when a task says nothing, and its own models leave it out too.
         """
         asked = [self._asked(place, *request.args) for place, request in enumerate(requests)]
         texts = [""] * len(asked)
@@ -189,7 +174,11 @@ class VTC(lmms):
                 same = list(group)
                 look = same[0].look
                 clip = self._read(path) if look is None else self._joined(path, look())
-                yield clip, self._reduce(clip), same
+                reduced = None
+                if self.reduction:
+                    tokens = self.model.encode(clip, saliency=needs_saliency(self.reduction["method"], self.reduction))
+                    reduced = reduce(tokens, **self.reduction)
+                yield clip, reduced, same
                 progress.update(len(same))
 
     def _joined(self, name: str, pictures: Sequence[Image.Image]) -> Clip:
@@ -211,12 +200,6 @@ class VTC(lmms):
             clip = read_clip(path)  # raises if something is wrong with the file itself
             logger.warning(f"{len(clip)} frames are read of a clip, for {error}")
             return clip
-
-    def _reduce(self, clip: Clip) -> Reduction | None:
-        if not self.reduction:
-            return None
-        tokens = self.model.encode(clip, saliency=needs_saliency(self.reduction["method"], self.reduction))
-        return reduce(tokens, **self.reduction)
 
 
 def _checked(method: str | None, ratio: float | None, options: dict[str, Any]) -> dict[str, Any]:

@@ -42,11 +42,8 @@ class CompressedInputs(BatchFeature):
             return {modality: copy.copy(output) for modality, output in value.items()}
         return value
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {"data": self.data, "reductions": self.reductions}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.data, self.reductions = state["data"], state["reductions"]
+    def __reduce__(self) -> tuple:
+        return type(self), (self.data, self.reductions)
 
     def to(self, *args: Any, **kwargs: Any) -> CompressedInputs:
         """Move to a device, floating point numbers also to a dtype, in place as `BatchFeature.to` does."""
@@ -92,9 +89,8 @@ def compress(
     positions : "preserve" leaves every token at the position it had in the full prompt. "compact" numbers what stays
         one by one; where positions have time, height and width, all three get that number, as they do in text.
     clips : only where frames are given as pictures (LLaVA, InternVL, SmolVLM, Idefics3): which pictures of the whole
-        batch, counted as the processor cut them, are the frames of each clip. The others stay as they are. By default
-        frames are the pictures before which InternVL's and SmolVLM's processors write "Frame"; with LLaVA and Idefics3,
-        whose processors take no videos, all pictures of a prompt are one clip.
+        batch, counted as the processor cut them, are the frames of each clip; the others stay as they are. By default
+        those before which the processor writes "Frame", or (LLaVA, Idefics3) all pictures of a prompt as one clip.
 
     Returns
     -------
@@ -146,7 +142,10 @@ def put_back(
     given, features = prompt.outputs[modality], packed(prompt.features, lambda _, reduction: reduction.tokens)
     # As one tensor it gets a row for each token, so that beam search can repeat prompts of any number of tokens.
     entering = torch.cat(features)[:, None] if isinstance(given.pooler_output, Tensor) else features
-    deeper = given.deepstack_features and [packed(rows(layer), _merged) for layer in given.deepstack_features]
+    deeper = given.deepstack_features and [
+        packed(rows(layer), lambda values, each: weighted_sums(values, each.assign, each.weight, len(each)))
+        for layer in given.deepstack_features
+    ]
     data = _shortened(model, prompt, keep, positions)
     data["mm_encoder_outputs"] = prompt.outputs | {modality: Encoded(pooler_output=entering, deepstack_features=deeper)}
     return CompressedInputs(data, reductions)
@@ -251,11 +250,6 @@ def _hides(mask: object, alive: Tensor) -> bool:
     return bool((alive & alive[:, -1:] & ~seen).any())
 
 
-def _merged(values: Tensor, reduction: Reduction) -> Tensor:
-    """Other features of the same tokens, reduced in the same way."""
-    return weighted_sums(values, reduction.assign, reduction.weight, len(reduction))
-
-
 def _shortened(model: Model, prompt: EncodedPrompt, keep: Tensor, positions: Positions) -> dict[str, Any]:
     """The language model's inputs without the tokens that go, padded again on the side on which they were."""
     core, family, ids = model.base_model, family_of(model), prompt.inputs["input_ids"]
@@ -282,19 +276,15 @@ def _shortened(model: Model, prompt: EncodedPrompt, keep: Tensor, positions: Pos
         # Time, height and width; before them the plain number, from which transformers makes masks.
         axes = number.expand(3, -1, -1)
         if positions == "preserve":
-            axes = _axes(model, inputs).gather(2, order.expand(3, -1, -1)).masked_fill(~alive, 0)
+            kinds = (ids == model.config.image_token_id).long() + 2 * (ids == model.config.video_token_id)
+            full = {"mm_token_type_ids": kinds} | inputs
+            asked = [name for name in arguments(core, "get_rope_index") if name in full]
+            axes = core.get_rope_index(**{name: full[name] for name in asked})[0]
+            axes = axes.gather(2, order.expand(3, -1, -1)).masked_fill(~alive, 0)
         number = torch.cat([number[None], axes])
     elif positions == "preserve":
         number = (mask.cumsum(1) - 1).gather(1, order).masked_fill(~alive, 0)
     return data | {"position_ids": number}
-
-
-def _axes(model: Model, inputs: dict[str, Any]) -> Tensor:
-    """(3, B, N) positions in time, height and width of the full prompt."""
-    core, ids = model.base_model, inputs["input_ids"]
-    kinds = (ids == model.config.image_token_id).long() + 2 * (ids == model.config.video_token_id)
-    inputs = {"mm_token_type_ids": kinds} | inputs
-    return core.get_rope_index(**{key: inputs[key] for key in arguments(core, "get_rope_index") if key in inputs})[0]
 
 
 def padding_token(model: Model, ids: Tensor, mask: Tensor) -> int:

@@ -1,9 +1,8 @@
 """Say where the visual tokens of each Hugging Face family lie: one short entry per family, no model code.
 
 A model puts its visual features, one after the other, where the placeholders are in the prompt. An entry says which
-features are the patches of which clip. Everything else is kept: the class token of each of Video-LLaVA's frames,
-LLaVA-OneVision's newline at the end of a clip, pictures beside a clip, and all text, including timestamps and marks of
-frames that lost all their patches.
+features are the patches of which clip. Everything else is kept: class tokens, newlines, pictures beside a clip, and all
+text, including timestamps and marks of frames that lost all their patches.
 """
 
 from __future__ import annotations
@@ -119,10 +118,6 @@ def _videollama3(core: Model, inputs: Inputs, count: int) -> list[Grid]:
     return [(t, h // n, w // n) for (t, h, w), n in zip(inputs["video_grid_thw"].tolist(), sides, strict=True)]
 
 
-def _molmo2(core: Model, inputs: Inputs, count: int) -> list[Grid]:
-    return [(t, h, w) for t, h, w in inputs["video_grids"].tolist()]
-
-
 def _gemma4(core: Model, inputs: Inputs, count: int) -> list[Grid]:
     frames, side = inputs["num_frames_per_video"].tolist(), core.config.vision_config.pooling_kernel_size
     clips = inputs["video_position_ids"].split(frames)  # (T, patches, 2) x and y, -1 for padding
@@ -193,7 +188,7 @@ FAMILIES: dict[str, Family] = {
     "gemma4": Family("Gemma 4", _gemma4),
     "glm4v": Family("GLM-4.1V", **_GLM),
     "glm4v_moe": Family("GLM-4.5V", **_GLM),
-    "molmo2": Family("Molmo2", _molmo2, end="frame_end_token_id"),
+    "molmo2": Family("Molmo2", lambda core, inputs, count: inputs["video_grids"].tolist(), end="frame_end_token_id"),
     "llava": Family("LLaVA", square_pictures, **_PICTURES),
 }
 
@@ -228,11 +223,7 @@ def bare(model: Model) -> Model:
 
 
 def how_to_add(model_type: str) -> str:
-    """Say that a family has no entry, and two ways to add one.
-
-    >>> how_to_add("llavas").split(", or, ")[1]
-    "if they are built like 'llava', with register_family('llavas', vtc_lab.models.families.FAMILIES['llava'])"
-    """
+    """Say that a family has no entry, and two ways to add one."""
     known = next(iter(difflib.get_close_matches(model_type, FAMILIES)), "qwen2_5_vl")
     return (
         f"nothing says where {model_type!r} models have their clips; add them with register_family({model_type!r}, "

@@ -11,12 +11,7 @@ from typing import Any
 import psutil
 import torch
 from huggingface_hub import HfApi, parse_local_safetensors_file_metadata, try_to_load_from_cache
-from huggingface_hub.errors import (
-    GatedRepoError,
-    HFValidationError,
-    RepositoryNotFoundError,
-    SafetensorsParsingError,
-)
+from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError, SafetensorsParsingError
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
 from vtc_lab.clips.reading import ROOT, lfs_pointer
@@ -199,11 +194,7 @@ def free_memory(device: str) -> float:
 
 
 def count_weights(folder: Path) -> int:
-    """Return the number of weights in a folder's safetensors, by their headers or, if some are missing, their index.
-
-    >>> count_weights(BUNDLED)
-    2150912
-    """
+    """Return the number of weights in a folder's safetensors, by their headers or, if some are missing, their index."""
     index = folder / "model.safetensors.index.json"
     files = sorted(folder.glob("model*.safetensors")) if folder.is_dir() else []
     if index.is_file():

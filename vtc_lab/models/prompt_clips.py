@@ -6,6 +6,7 @@ import inspect
 import re
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -77,7 +78,8 @@ def encode_prompt(
         salient = torch.zeros(len(features), device=core.device)
         salient[torch.cat([index.flatten() for index in where])] = scores.to(core.device)
     if family.frames_as_pictures:
-        spans = _spans(places, sizes)
+        ends = [(own[0].tolist(), own[-1].tolist()) for own in places.nonzero().split(sizes)]
+        spans = [(prompt, begin, last + 1) for (prompt, begin), (_, last) in ends]
         groups = _found(model, family, here["input_ids"], spans) if clips is None else _named(clips, len(where))
         where = _joined(where, [prompt for prompt, *_ in spans], groups)
     name = str(getattr(model, "name_or_path", "")) or family.name
@@ -130,14 +132,13 @@ def settle(result: Tensor) -> None:
 
 def _encode(core: Model, family: Family, inputs: Inputs, saliency: bool) -> tuple[Encoded, Tensor | None, str, float]:
     """The encoder's output; if asked for, the saliency of every patch and its source in words; and the seconds."""
-    begun = time.perf_counter()
-    if not saliency:
-        output = _call(core, family.encoder, family.pixels, inputs)
-        return output, None, "", time.perf_counter() - begun
-    layer = getattr(core.config, "vision_feature_layer", -1)
-    with watch_saliency(getattr(core, family.tower), feature_layer=layer) as measure:
+    begun, layer = time.perf_counter(), getattr(core.config, "vision_feature_layer", -1)
+    watch = watch_saliency(getattr(core, family.tower), feature_layer=layer) if saliency else nullcontext()
+    with watch as measure:
         output = _call(core, family.encoder, family.pixels, inputs)
     seconds = time.perf_counter() - begun
+    if not measure:
+        return output, None, "", seconds
     scores, source = measure()
     if family.pool:
         scores, source = family.pool(core, scores[..., None]), f"{source}, then over the patches of each token"
@@ -168,14 +169,11 @@ def _demand_as_many(family: Family, what: str, count: int, places: int) -> None:
         )
 
 
-def _spans(places: Tensor, sizes: Sequence[int]) -> list[tuple[int, int, int]]:
-    """For each picture the prompt in which it is, and where its placeholders begin and end."""
-    own = places.nonzero().cpu().split(list(sizes))
-    return [(int(each[0, 0]), int(each[0, 1]), int(each[-1, 1]) + 1) for each in own]
-
-
 def _found(model: Model, family: Family, ids: Tensor, spans: Sequence[tuple[int, int, int]]) -> list[list[int]]:
-    """The pictures of each clip, told by what the processor writes before a frame, else all those of a prompt."""
+    """The pictures of each clip, told by what the processor writes before a frame, else all those of a prompt.
+
+    `spans` are, for each picture, its prompt and where its placeholders begin and end.
+    """
     if not family.frame:
         prompts = [prompt for prompt, *_ in spans]
         return [[n for n, one in enumerate(prompts) if one == prompt] for prompt in sorted(set(prompts))]

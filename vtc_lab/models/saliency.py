@@ -1,8 +1,7 @@
 """Measure how much attention each visual token gets in its vision tower, for the methods that rank tokens by it.
 
-An ordinary hook catches the input of the attention layer while the tower runs, and the weights are computed again from
-that. Features do not change, and no attention implementation has to be switched: the fast ones return no weights, and
-towers of packed patches (Qwen, VideoLLaMA3) and timm's return none at all.
+A hook catches the input of the attention layer while the tower runs, and the weights are computed again from that,
+because fast attention implementations return none, nor do towers of packed patches (Qwen, VideoLLaMA3) and timm's.
 """
 
 from __future__ import annotations

@@ -6,13 +6,12 @@ import hashlib
 from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+from vtc_lab.models.families import Model
 
 _SAMPLE = 1000  # values of each tensor
 _MADE_OF = (".safetensors", ".bin", ".json", ".txt", ".model", ".jinja", ".py")
@@ -39,12 +38,9 @@ def weights_sample(network: nn.Module) -> str:
     return words.hexdigest()
 
 
-def model_state(network: PreTrainedModel, processor: object, spec: dict[str, Any] | None) -> str:
-    """Return text that changes when weights, settings, chat template or files do, comparable within this process alone.
-
-    Weights count by their identity, torch's count of changes in place and a sample of values, because torch does not
-    count changes through `.data`.
-    """
+def model_state(network: Model, processor: object, spec: dict[str, Any] | None) -> str:
+    """Return text that changes, within this process, when weights, settings, chat template or files do."""
+    # Torch does not count changes through `.data`, hence also a sample of values.
     words = [weights_sample(network), str(network.training)]
     for name, tensor in _tensors(network):
         lasting = isinstance(tensor, nn.Parameter) and not tensor.is_meta  # a forward pass may replace the others

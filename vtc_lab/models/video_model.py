@@ -1,7 +1,4 @@
-"""A video language model behind three calls: load, encode, ask.
-
-The language model gets reduced features through transformers' own argument `mm_encoder_outputs`; nothing is patched.
-"""
+"""A video language model behind three calls: load, encode, ask."""
 
 from __future__ import annotations
 
