@@ -32,62 +32,14 @@ from vtc_lab.toy.questions import make_clip
 from vtc_lab.widgets.ablation import ablate
 from vtc_lab.widgets.explorer import explore
 
-__all__ = [
-    "Clip",
-    "Family",
-    "Reduction",
-    "VTCError",
-    "VideoTokens",
-    "ablate",
-    "accuracy",
-    "answer_fidelity",
-    "benchmarks",
-    "bootstrap_interval",
-    "check_clips",
-    "compare",
-    "compare_kept",
-    "compress",
-    "engaged",
-    "explore",
-    "fidelity",
-    "fidelity_sweep",
-    "find_clips",
-    "kept_overlap",
-    "list_measures",
-    "load_encoder",
-    "load_model",
-    "make_clip",
-    "merge",
-    "method",
-    "methods",
-    "one_each",
-    "pixel_fidelity",
-    "plot_agreement",
-    "plot_curves",
-    "plot_flips",
-    "plot_forest",
-    "plot_heatmap",
-    "plot_kinds",
-    "plot_overlap",
-    "prune",
-    "read_benchmark",
-    "read_clip",
-    "read_results",
-    "read_sample_clip",
-    "read_samples",
-    "rebuild",
-    "reduce",
-    "register_family",
-    "save_figure",
-    "save_table",
-    "score",
-    "show",
-    "summary",
-    "sweep",
-    "variants",
-    "video_metadata",
-]
-
+__all__ = ["Clip", "Reduction", "VTCError", "VideoTokens", "find_clips", "make_clip", "one_each", "read_clip"]
+__all__ += ["merge", "method", "methods", "prune", "reduce"]
+__all__ += ["Family", "compress", "engaged", "load_encoder", "load_model", "register_family", "video_metadata"]
+__all__ += ["answer_fidelity", "fidelity", "list_measures", "pixel_fidelity", "rebuild"]
+__all__ += ["accuracy", "benchmarks", "check_clips", "read_benchmark", "read_sample_clip", "read_samples", "score"]
+__all__ += ["bootstrap_interval", "compare", "fidelity_sweep", "read_results", "summary", "sweep", "variants"]
+__all__ += ["plot_agreement", "plot_curves", "plot_flips", "plot_forest", "plot_heatmap", "plot_kinds", "plot_overlap"]
+__all__ += ["ablate", "compare_kept", "explore", "kept_overlap", "save_figure", "save_table", "show"]
 
 # transformers takes seconds to import, and who only looks at tokens does not need it.
 _LATER = {

@@ -153,17 +153,12 @@ def put_back(
 
 @contextmanager
 def engaged(model: Model, inputs: CompressedInputs) -> Iterator[None]:
-    """Check that the language model works on the reduced tokens, all of them, no others, and at their positions.
+    """Check, on leaving, that the language model ran on the reduced tokens, all, no others, and at their positions.
 
     Parameters
     ----------
     model : the one that `inputs` were made for.
     inputs : what `compress` returned; call `generate` with them, with any number of beams, or `forward`.
-
-    Raises
-    ------
-    VTCError
-        On leaving the context, if nothing ran, or tokens or positions were others.
 
     Examples
     --------

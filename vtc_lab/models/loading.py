@@ -47,12 +47,8 @@ def load_model(
 
     Returns
     -------
-    VideoModel, in evaluation mode.
-
-    Raises
-    ------
-    VTCError
-        If the checkpoint cannot be loaded or, before that is tried, if free memory is below 1.2 times its weights.
+    VideoModel, in evaluation mode. A VTCError refuses, before anything is loaded, what free memory will not hold: less
+        than 1.2 times the weights.
 
     Examples
     --------
