@@ -78,7 +78,7 @@ def encode_prompt(
         salient = torch.zeros(len(features), device=core.device)
         salient[torch.cat([index.flatten() for index in where])] = scores.to(core.device)
     if family.frames_as_pictures:
-        ends = [(own[0].tolist(), own[-1].tolist()) for own in places.nonzero().split(sizes)]
+        ends = [(own[0].tolist(), own[-1].tolist()) for own in places.nonzero().cpu().split(sizes)]
         spans = [(prompt, begin, last + 1) for (prompt, begin), (_, last) in ends]
         groups = _found(model, family, here["input_ids"], spans) if clips is None else _named(clips, len(where))
         where = _joined(where, [prompt for prompt, *_ in spans], groups)
