@@ -153,7 +153,7 @@ def put_back(
 
 @contextmanager
 def engaged(model: Model, inputs: CompressedInputs) -> Iterator[None]:
-    """Check, on leaving, that the language model ran on the reduced tokens, all, no others, and at their positions.
+    """Raise a VTCError on leaving unless the language model ran on exactly the reduced tokens, at their positions.
 
     Parameters
     ----------

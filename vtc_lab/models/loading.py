@@ -47,8 +47,8 @@ def load_model(
 
     Returns
     -------
-    VideoModel, in evaluation mode. A VTCError refuses, before anything is loaded, what free memory will not hold: less
-        than 1.2 times the weights.
+    VideoModel, in evaluation mode. If free memory is less than 1.2 times what the weights take, a VTCError says so
+        before anything is loaded.
 
     Examples
     --------
@@ -139,8 +139,10 @@ def _dtype(asked: str | torch.dtype | None, device: str) -> torch.dtype:
     kind = device.split(":")[0]
     if kind == "cpu":
         return torch.float32
-    on_gpu, on_mac = torch.cuda.is_bf16_supported, torch.backends.mps.is_macos_or_newer
-    good = on_gpu(including_emulation=False) if kind == "cuda" else on_mac(14, 0)
+    if kind == "cuda":
+        good = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        good = torch.backends.mps.is_macos_or_newer(14, 0)
     return torch.bfloat16 if good else torch.float16
 
 
