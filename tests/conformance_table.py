@@ -293,7 +293,7 @@ def picture(family: str) -> None:
 
 @torch.no_grad()
 def greedy(family: str) -> None:
-    """`generate` says greedily what step-by-step argmax over the model's own forward says"""
+    """`generate` matches step-by-step argmax over the model's own forward"""
     model, (reduced, generated) = load(family)[0], pruned(family)
     said = new_tokens(reduced, generated)[0]
     output, place = model(**reduced, use_cache=True), reduced["position_ids"]
