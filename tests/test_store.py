@@ -6,6 +6,7 @@ import resource
 import runpy
 import shutil
 import sqlite3
+import subprocess
 import sys
 import tempfile
 import traceback
@@ -16,10 +17,12 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
 
 import vtc_lab as vtc
 from vtc_lab.models.loading import BUNDLED
 from vtc_lab.models.video_model import VideoModel
+from vtc_lab.qa.records import read_object, records
 from vtc_lab.sweeps import keys
 from vtc_lab.sweeps.keys import code_hash, identity
 from vtc_lab.sweeps.run import look_up, summary
@@ -89,7 +92,8 @@ def test_a_second_run_computes_nothing_and_returns_the_same(model, made, calls, 
     second = vtc.sweep(model, made, ["counted", "lftr"], [2, 4], seeds=(0, 1), results=path, progress=states.append)
     pd.testing.assert_frame_equal(first, second)  # the times too
     assert len(calls()) == done == 2 * 2 * 2 and [(s.done, s.total) for s in states] == [(12, 12)]
-    assert not path.with_name("results.db-wal").exists() and set(times_computed(path)) == {1}
+    assert path.read_bytes()[18:20] == b"\1\1"  # not in WAL mode, which network drives refuse
+    assert not path.with_name("results.db-journal").exists() and set(times_computed(path)) == {1}
     in_memory = vtc.sweep(model, made, ["counted", "lftr"], [2, 4], seeds=(0, 1))
     pd.testing.assert_frame_equal(timeless(first), timeless(in_memory))
     order = ["model", "clip", "question", "sample", "method", "options", "seed", "ratio"]
@@ -320,8 +324,10 @@ def test_a_full_disk_loses_nothing(model, made, tmp_path):
     expected = vtc.sweep(model, made, ["lftr", "random"], [2, 4])
 
     def limited():
-        resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, resource.RLIM_INFINITY))
-        return vtc.sweep(model, made, ["lftr", "random"], [2, 4], results=path)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (24_000, resource.RLIM_INFINITY))
+        table = vtc.sweep(model, made, ["lftr", "random"], [2, 4], results=path)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        return table
 
     table = in_child(limited)
     full = table.error != ""
@@ -379,6 +385,151 @@ def test_files_that_hold_no_results_are_sentences(model, made, tmp_path):
     assert text.read_text().startswith("not a database") and os.listdir(folder) == []
 
 
+def foreign(path, journal):
+    """Another program's database, which may have a table called results as well."""
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute(f"PRAGMA journal_mode = {journal}")
+        connection.execute("CREATE TABLE results (run, score)")
+        connection.execute("INSERT INTO results VALUES (1, 2)")
+
+
+REFUSED = {
+    "a byte": lambda path: path.write_bytes(b"x"),
+    "two bytes": lambda path: path.write_bytes(b"xy"),
+    "text": lambda path: path.write_text("not a database, and long enough to be taken for the header of one\n" * 20),
+    "a database": lambda path: foreign(path, "DELETE"),
+    "a database in WAL mode": lambda path: foreign(path, "WAL"),
+    "without tables": lambda path: sqlite3.connect(path).execute("PRAGMA user_version = 7").connection.close(),
+    "a header alone": lambda path: path.write_bytes(b"SQLite format 3\0"),
+}
+
+
+@pytest.mark.parametrize("write", REFUSED.values(), ids=REFUSED)
+def test_a_refused_file_is_left_byte_for_byte(model, made, tmp_path, write):
+    path = tmp_path / "other.db"
+    write(path)
+    before = path.read_bytes()
+    assert before
+    for call in (vtc.sweep, look_up):
+        with pytest.raises(vtc.VTCError, match=r"other.db cannot hold the results of a sweep \([^\n]+\); give another"):
+            call(model, made[:1], ["lftr"], [2], results=path)
+    with pytest.raises(vtc.VTCError, match=r"other.db cannot be read \([^\n]+\); give what a sweep had as results"):
+        read_results(path)
+    assert path.read_bytes() == before
+
+
+def test_pipes_and_devices_are_refused(model, made, tmp_path):
+    """As results, questions, or one of a folder's pictures; each would be waited for."""
+    os.mkfifo(tmp_path / "pipe.jsonl")
+    for place in (tmp_path / "pipe.jsonl", "/dev/zero"):
+        with pytest.raises(
+            vtc.VTCError, match="cannot hold the results of a sweep .it is a folder, a pipe or a device"
+        ):
+            vtc.sweep(model, made[:1], ["lftr"], [2], results=place)
+        with pytest.raises(vtc.VTCError, match="cannot be read .it is a folder, a pipe or a device"):
+            read_results(place)
+        with pytest.raises(vtc.VTCError, match="is a device"):
+            vtc.read_samples(place)
+    with pytest.raises(vtc.VTCError, match="pipe.jsonl is a folder, a pipe or a device; give a file"):
+        next(records(tmp_path / "pipe.jsonl"))
+    with pytest.raises(vtc.VTCError, match="pipe.jsonl is a folder, a pipe or a device; give a file"):
+        read_object(tmp_path / "pipe.jsonl")
+    (tmp_path / "pictures").mkdir()
+    for name in ("00001.png", "00002.png"):
+        Image.fromarray(made[0]["clip"].frames[0]).save(tmp_path / "pictures" / name)
+    os.mkfifo(tmp_path / "pictures" / "00003.png")
+    asked = made[0] | {"clip": str(tmp_path / "pictures"), "picture_rate": 1.0}
+    table = vtc.sweep(model, [asked], ["lftr"], [2], results=tmp_path / "results.db")
+    assert table.status[0] == "error" and "00003.png is a device" in table.error[0]
+
+
+def emptied(path):
+    os.truncate(path, 0)
+
+
+def halved(path):
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def replaced(path):
+    foreign(path.with_name("new"), "DELETE")
+    os.replace(path.with_name("new"), path)
+
+
+def overwritten(path):
+    foreign(path.with_name("new"), "DELETE")
+    shutil.copyfile(path.with_name("new"), path)
+
+
+def put_back(path):
+    """A copy from before the sweep."""
+    os.unlink(path)
+    Store(path)
+
+
+@pytest.mark.parametrize("change", [os.unlink, emptied, halved, replaced, overwritten, put_back])
+@pytest.mark.parametrize("when", [1, 4], ids=["while it runs", "after the last one"])
+def test_a_file_that_is_changed_while_a_sweep_runs_is_noticed(model, made, tmp_path, change, when):
+    path, few, after = tmp_path / "results.db", [made[0], made[-1]], []
+
+    def progress(state):
+        if state.done >= when and not after:
+            change(path)
+            after.append(path.read_bytes() if path.exists() else None)
+
+    table = vtc.sweep(model, few, ["uniform", "lftr"], [2], results=path, progress=progress)
+    assert (table.status == "ok").all() and table.kl.notna().all() and len(after) == 1
+    unsaved = table.error != ""
+    assert table.error[unsaved].str.match(rf"^{UNSAVED}.*results.db \([^\n]+\); make room there").all()
+    if change is not put_back:
+        assert unsaved.all() and summary(table)[0].loc["all", "unsaved"] == len(table)
+        assert (path.read_bytes() if path.exists() else None) == after[0]  # nothing is written into what is there now
+    else:  # a file like that one takes what comes after
+        assert len(read_results(path)) == (~unsaved).sum() < len(table)
+        assert table.error[unsaved].str.contains("it was removed, cut or replaced meanwhile").all()
+        again = vtc.sweep(model, few, ["uniform", "lftr"], [2], results=path)
+        assert (again.error == "").all() and len(read_results(path)) == len(again)
+
+
+def test_a_question_under_two_ids_is_two_rows(model, made, calls, tmp_path):
+    """Computed once; and also where the file has it from a sweep that knew one of the ids."""
+    path, asked = tmp_path / "results.db", [made[0] | {"id": name} for name in ("q1", "q2", "q3")]
+    table = vtc.sweep(model, asked[:2], ["counted"], [2, 4], results=path)
+    assert table.id.tolist() == ["q1"] * 2 + ["q2"] * 2 and len(calls()) == 2
+    stored = read_results(path)
+    assert sorted(zip(stored.id, stored.ratio, strict=True)) == [("q1", 2), ("q1", 4), ("q2", 2), ("q2", 4)]
+    again = vtc.sweep(model, asked, ["counted"], [2, 4], results=path)
+    assert again.id.tolist() == ["q1"] * 2 + ["q2"] * 2 + ["q3"] * 2 and len(calls()) == 2
+    assert sorted(read_results(path).id) == again.id.tolist()
+    expected = again.sort_values(["ratio", "id"], ignore_index=True)
+    pd.testing.assert_frame_equal(read_results(path).sort_values(["ratio", "id"], ignore_index=True), expected)
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 64 kB, which only root can mount."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", place]
+    if os.geteuid() or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("nothing can be mounted here")
+    yield place
+    subprocess.run(["umount", place], check=True)
+
+
+def test_a_full_disk_is_called_a_full_disk_and_no_empty_file_is_left(model, made, small_disk):
+    (small_disk / "other").write_bytes(bytes(1 << 16))
+    with pytest.raises(vtc.VTCError, match=r"cannot hold the results of a sweep \(database or disk is full\)"):
+        vtc.sweep(model, made[:1], ["lftr"], [2], results=small_disk / "results.db")
+    assert os.listdir(small_disk) == ["other"]
+    (small_disk / "other").write_bytes(bytes(3 << 14))
+    table = vtc.sweep(model, made, ["lftr"], [2], results=small_disk / "results.db")
+    assert (table.status == "ok").all() and table.error.str.contains(r"results.db \(database or disk is full\)").any()
+    (small_disk / "other").unlink()
+    again = vtc.sweep(model, made, ["lftr"], [2], results=small_disk / "results.db")
+    pd.testing.assert_frame_equal(timeless(again), timeless(table.assign(error="")))
+
+
 def test_a_file_of_an_older_version_is_used_on_and_nothing_taken_from_it(model, made, tmp_path):
     path = tmp_path / "old.db"
     with closing(sqlite3.connect(path)) as connection, connection:
@@ -395,7 +546,7 @@ def test_a_file_of_an_older_version_is_used_on_and_nothing_taken_from_it(model, 
 def test_a_held_file_is_waited_for_and_then_done_without(model, made, tmp_path, monkeypatch):
     monkeypatch.setattr("vtc_lab.sweeps.store._PATIENCE", 0.2)
     path = tmp_path / "results.db"
-    Store(path).close()
+    Store(path)
     with closing(sqlite3.connect(path, isolation_level=None)) as holder:
         holder.execute("BEGIN IMMEDIATE")
 

@@ -5,6 +5,8 @@ import itertools
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import threading
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import replace
@@ -292,6 +294,7 @@ def test_wrong_arguments_are_sentences(model, samples):
         (twice(model="toy"), "model is 'toy'; give what vtc.load_model gives"),
         (twice(results=5), "results is 5"),
         (twice(executor=3), "executor is 3"),
+        (twice(timeout=3), "timeout is 3; give None or seconds above 0, and an executor"),
         (twice(progress=3), "progress is 3"),
         (twice(stop=3), "stop is 3"),
         (twice(samples=3), "samples is 3"),
@@ -383,6 +386,44 @@ def test_a_broken_pool_loses_nothing(model, made):
         with pytest.warns(RuntimeWarning, match="clips are done in this process"):
             table = vtc.sweep(model, made, ["lftr", "uniform"], [2, 4], executor=executor, progress=progress)
     same(table, alone)
+
+
+HANGS = """
+import os, sys, time
+from concurrent.futures import ProcessPoolExecutor
+import torch
+import vtc_lab as vtc
+
+file, awake, forever = sys.argv[1:]
+
+
+@vtc.method(name="asleep")
+def asleep(tokens, budget):
+    while len(tokens.values) == 5 and budget < 100 and not os.path.exists(awake):
+        exec(forever)
+    return vtc.prune(tokens, torch.arange(budget))
+
+
+if __name__ == "__main__":
+    clip, asked = vtc.make_clip(3, frames=8)
+    given = [asked[0] | {"clip": clip[:n]} for n in (4, 5, 6)], ["asleep"], [1, 8]
+    with ProcessPoolExecutor(1) as executor:
+        table = vtc.sweep(vtc.load_model(), *given, results=file, executor=executor, timeout=5)
+    print(*table.status, *table.error[table.error != ""], sep="|")
+    open(awake, "w").close()
+    table = vtc.sweep(vtc.load_model(), *given, results=file)
+    print(*table.status, set(table.error), sep="|")
+"""
+
+
+@pytest.mark.slow
+def test_a_clip_that_hangs_is_given_up_and_nothing_waits_for_it(tmp_path):
+    """The pool's one worker sleeps for ever: its next clip, the pool and Python itself go on and end."""
+    (tmp_path / "hangs.py").write_text(HANGS)
+    command = [sys.executable, "hangs.py", "results.db", "awake", "time.sleep(3600)"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=100)
+    given_up = "given up after timeout=5 seconds; run again, or give more"
+    assert done.stdout.split("\n") == [f"ok|ok|ok|error|ok|ok|{given_up}", "ok|ok|ok|ok|ok|ok|{''}", ""], done.stderr
 
 
 def test_stop_ends_a_pool_and_keeps_what_is_done(model, made):

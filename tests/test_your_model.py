@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -266,6 +267,37 @@ def test_what_cannot_be_loaded_is_told_in_one_sentence(loaded, tmp_path) -> None
     ):
         with pytest.raises(vtc.VTCError, match=words):
             vtc.load_model(wrong)
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "pytorch_model.bin", "tokenizer.json"])
+@pytest.mark.parametrize("special", ["pipe", "/dev/zero"])
+def test_a_pipe_or_a_device_in_a_checkpoint_is_refused(tmp_path, name, special) -> None:
+    folder = Path(shutil.copytree(BUNDLED, tmp_path / "odd"))
+    (folder / name).unlink(missing_ok=True)
+    if special == "pipe":
+        os.mkfifo(folder / name)
+    else:
+        (folder / name).symlink_to(special)
+    with pytest.raises(vtc.VTCError, match=f"{name} is a pipe or a device; give a checkpoint"):
+        vtc.load_model(folder, safetensors_only=False)
+
+
+@pytest.mark.parametrize("index", ["model.safetensors.index.json", "pytorch_model.bin.index.json"])
+@pytest.mark.parametrize("shard", ["../../{}", "/dev/zero", "{}", "a/b/c/d.safetensors"])
+def test_shards_lie_in_the_folder_of_their_index(tmp_path, index, shard) -> None:
+    folder = Path(shutil.copytree(BUNDLED, tmp_path / "one" / "two" / "three"))
+    elsewhere = (folder / "model.safetensors").rename(tmp_path / "one" / "elsewhere.safetensors")
+    name = shard.format(elsewhere if shard == "{}" else elsewhere.name)
+    told = {"metadata": {"total_size": 8}, "weight_map": dict.fromkeys(load_file(elsewhere), name)}
+    (folder / index).write_text(json.dumps(told))
+    with pytest.raises(vtc.VTCError, match=f"{index} names .*; give a checkpoint whose shards lie beside"):
+        vtc.load_model(folder, safetensors_only=False)
+
+
+def test_a_pipe_is_no_checkpoint(tmp_path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(vtc.VTCError, match="^no model could be loaded from"):
+        vtc.load_model(tmp_path / "pipe")
 
 
 def test_a_numbered_cpu_is_a_cpu(loaded) -> None:

@@ -68,8 +68,8 @@ def resolve(path: str | os.PathLike) -> Path:
             raise VTCError(f"{found} is a {'folder' if stat.S_ISDIR(kind.st_mode) else 'device'}; give a video file")
         if not kind.st_size:
             raise VTCError(f"{path} is empty, it has 0 bytes; fetch it again or give another file")
-        if pointer := lfs_pointer(found):
-            raise VTCError(pointer)
+        if words := unfit(found):
+            raise VTCError(words)
         return found
     except OSError as error:
         raise VTCError(f"{path} cannot be read ({error.strerror}); give a file that you may read") from error
@@ -77,8 +77,10 @@ def resolve(path: str | os.PathLike) -> Path:
         raise VTCError(f"{path!r} cannot be a path ({error}); give a str or a Path") from error
 
 
-def lfs_pointer(path: Path) -> str:
-    """Return the error for a file that git-LFS has not fetched, of which only the pointer is there; else ""."""
+def unfit(path: Path) -> str:
+    """Return why a file's bytes are not to be read, or "": a pipe would wait for ever, a git-LFS pointer is no data."""
+    if not stat.S_ISREG(path.stat().st_mode):
+        return f"{path} is a folder, a pipe or a device; give a file"
     with path.open("rb") as file:
         if file.read(len(_POINTER)) != _POINTER:
             return ""

@@ -14,7 +14,7 @@ from huggingface_hub import HfApi, parse_local_safetensors_file_metadata, try_to
 from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError, SafetensorsParsingError
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
-from vtc_lab.clips.reading import ROOT, lfs_pointer
+from vtc_lab.clips.reading import ROOT, unfit
 from vtc_lab.models.families import FAMILIES, how_to_add
 from vtc_lab.models.video_model import VideoModel
 from vtc_lab.tokens import VTCError, suggest
@@ -61,6 +61,7 @@ def load_model(
     offline, weights = _ask_hub(source)
     given: dict[str, Any] = {"trust_remote_code": trust_remote_code, "local_files_only": offline}
     try:
+        _demand_files(Path(source))
         config = AutoConfig.from_pretrained(source, **given)
         if not any(name.startswith("vision") for name in config.to_dict()):
             raise VTCError(f"{source} is a {config.model_type} model, which has no vision tower; give one that has")
@@ -85,6 +86,17 @@ def load_model(
     spec = {"name": place, "device": device, "dtype": dtype}
     spec |= {"trust_remote_code": trust_remote_code, "safetensors_only": safetensors_only}
     return VideoModel(network.to(device).eval(), processor, label, spec)
+
+
+def _demand_files(folder: Path) -> None:
+    """Raise a VTCError for a pipe, which would be waited for, a device, which has no end, and a shard elsewhere."""
+    for file in (*folder.glob("*"), *folder.glob("*/*")):
+        if file.exists() and not (file.is_file() or file.is_dir()):
+            raise VTCError(f"{file} is a pipe or a device; give a checkpoint that is made of files")
+    for index in folder.glob("*.index.json"):
+        for name in set(json.loads(index.read_text())["weight_map"].values()):
+            if Path(name).is_absolute() or len(Path(name).parts) > 2 or ".." in Path(name).parts:
+                raise VTCError(f"{index} names {name!r:.60}; give a checkpoint whose shards lie beside its index")
 
 
 def _source(name: str | os.PathLike | None) -> str:
@@ -207,8 +219,8 @@ def count_weights(folder: Path) -> int:
 
 
 def _in_header(file: Path) -> int:
-    if pointer := lfs_pointer(file):
-        raise VTCError(pointer)
+    if words := unfit(file):
+        raise VTCError(words)
     try:
         return sum(parse_local_safetensors_file_metadata(file).parameter_count.values())
     except SafetensorsParsingError as error:

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from vtc_lab.clips.reading import VIDEOS, check_reading, lfs_pointer, read_clip
+from vtc_lab.clips.reading import VIDEOS, check_reading, read_clip, resolve, unfit
 from vtc_lab.qa.samples import Part
 from vtc_lab.tokens import Clip, VTCError
 
@@ -130,7 +130,7 @@ def _missing(tried: Sequence[str]) -> str:
     """The paths at which a clip was looked for, or why it cannot be read, or ""."""
     path = _first_there(tried)
     try:
-        return _listing(tried) if path is None else lfs_pointer(path) if path.is_file() else ""
+        return _listing(tried) if path is None else unfit(path) if path.is_file() else ""
     except OSError as error:
         return f"{path} cannot be read ({error.strerror})"
 
@@ -171,7 +171,7 @@ def _read_pictures(
     index = Index([], times, [], 0, float(times[-1]) + 1 / rate, cut=False, exact=True)
     try:
         wanted = choose(folder.name, index, frames, fps, start, None if end is None else min(end, index.end))
-        images = [np.asarray(Image.open(pictures[n][1]).convert("RGB")) for n in wanted]
+        images = [np.asarray(Image.open(resolve(pictures[n][1])).convert("RGB")) for n in wanted]
     except (Refused, OSError) as error:
         raise VTCError(str(error)) from error
     if len({image.shape for image in images}) > 1:

@@ -112,6 +112,8 @@ def _judge(client: openai.OpenAI, by: Judge, sample: Sample, prediction: str) ->
     asked = {"question": sample.get("stem", sample["question"]), "reference answer": sample["answer"]}
     words = json.dumps({**asked, "student's answer": prediction}, ensure_ascii=False)
     place, problem = json.dumps([by.model, by.temperature, PROMPT, words]), ""
+    if by.cache and os.path.exists(by.cache) and not os.path.isfile(by.cache):  # a pipe would be waited for
+        raise VTCError(f"{by.cache} cannot hold verdicts (it is a folder, a pipe or a device); give another file")
     try:
         with closing(sqlite3.connect(by.cache or ":memory:", timeout=60, isolation_level=None)) as cache:
             cache.execute("CREATE TABLE IF NOT EXISTS replies (asked PRIMARY KEY, reply)")

@@ -12,7 +12,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from vtc_lab.clips.reading import lfs_pointer
+from vtc_lab.clips.reading import unfit
 from vtc_lab.tokens import VTCError
 
 _BUFFER = 1 << 16  # bytes of a Parquet file read at once
@@ -126,15 +126,15 @@ def read_object(path: Path) -> dict[str, Any]:
     >>> read_object(Path("data/models/shapes-onevision-2m/config.json"))["model_type"]
     'llava_onevision'
     """
-    return _load(path, dict, "a JSON object") if path.is_file() else {}
+    return _load(path, dict, "a JSON object") if path.exists() else {}
 
 
 @contextmanager
 def _readable(path: Path) -> Iterator[None]:
     """Turn the errors of reading a file into one sentence."""
     try:
-        if pointer := lfs_pointer(path):
-            raise VTCError(pointer)
+        if words := unfit(path):
+            raise VTCError(words)
         yield
     except VTCError:
         raise

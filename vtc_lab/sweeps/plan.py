@@ -6,8 +6,9 @@ import itertools
 import json
 import math
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from numbers import Real
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -17,7 +18,7 @@ import pandas as pd
 from vtc_lab.clips.reading import resolve
 from vtc_lab.qa.samples import Part, Question
 from vtc_lab.reducers.registry import Method, check_option, get_method
-from vtc_lab.sweeps.jobs import Asking, Job, Result, Setting
+from vtc_lab.sweeps.jobs import Asking, Finished, Job, Result, Setting
 from vtc_lab.sweeps.keys import digest, file_hash, portable
 from vtc_lab.sweeps.store import to_frame
 from vtc_lab.tokens import Clip, VTCError
@@ -106,7 +107,21 @@ class Plan:
         sample, setting = self.samples[i], self.settings[n]
         video = self.clips[sample.clip]
         how = (setting.method, setting.changed, setting.seed, setting.ratio)
-        return digest(self.model, self.asking, video.name, _range(video.part), sample.question, *how)
+        return digest(self.model, self.asking, video.name, _range(video.part), sample.question, sample.id, *how)
+
+    @cached_property
+    def _alike(self) -> dict[str, list[int]]:
+        alike: dict[str, list[int]] = {}
+        for i, sample in enumerate(self.samples):
+            alike.setdefault(sample.name, []).append(i)
+        return alike
+
+    def stored(self, finished: Iterable[Finished], saved: Container[tuple[str, str]]) -> Iterator[tuple]:
+        """Yield key, place and row of what is finished, for each id of the question that is not saved yet."""
+        for i, n, result in finished:
+            for same in self._alike[self.samples[i].name]:
+                if (self.keys[i][n], self.samples[same].id) not in saved:
+                    yield self.keys[i][n], self.place(same, n), self.row(same, n, result)
 
     def jobs(self, found: Mapping[str, Result]) -> list[Job]:
         """Return a job for each clip that has something to do."""
@@ -129,10 +144,14 @@ class Plan:
         total = len(self.clips) * len(self.settings)
         return total - sum(bool(wanted) for job in self.jobs(found) for wanted in job.wanted), total
 
+    def there(self, found: Mapping[str, Result]) -> list[Finished]:
+        """Return what is found, in the order of the table."""
+        places = [(i, n, key) for i, keys in enumerate(self.keys) for n, key in enumerate(keys)]
+        return [(i, n, found[key]) for i, n, key in places if key in found]
+
     def table(self, found: Mapping[str, Result]) -> pd.DataFrame:
         """Return the rows that are there."""
-        places = [(i, n, key) for i, keys in enumerate(self.keys) for n, key in enumerate(keys)]
-        return to_frame(self.row(i, n, found[key])[:-1] for i, n, key in places if key in found)
+        return to_frame(self.row(*one)[:-1] for one in self.there(found))
 
 
 def settings_of(methods: Sequence[Chosen], ratios: Sequence[float | None], seeds: Sequence[int]) -> list[Setting]:

@@ -7,10 +7,10 @@ import os
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Executor
-from contextlib import closing, nullcontext
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
-from threading import Event
+from numbers import Real
+from threading import TIMEOUT_MAX, Event
 from typing import TYPE_CHECKING, Any, Literal
 
 import pandas as pd
@@ -56,6 +56,7 @@ def sweep(
     max_new_tokens: int = 16,
     results: str | os.PathLike | None = None,
     executor: Executor | None = None,
+    timeout: float | None = None,
     progress: Callable[[Progress], None] | None = None,
     stop: Callable[[], bool] | Event | None = None,
 ) -> pd.DataFrame:
@@ -74,7 +75,7 @@ def sweep(
     seeds : each is given to the methods that have a seed; the others run once.
     frames, fps : as for `read_clip`, but by default 16 frames, or all if there are fewer. A Clip is taken as it is.
     positions, max_new_tokens : as for `VideoModel.ask`.
-    results : an SQLite file on a local disk, which several sweeps may share. Each result is written as soon as it is
+    results : an SQLite file, which several sweeps on one host may share. Each result is written as soon as it is
         there, and not computed again while all that it depends on is the same: the sample, the clip's bytes, how it was
         read and asked, the setting, the sources of this package and of the method, the versions of torch, transformers
         and the video readers, the model's files or its commit on the hub, device and dtype. A model that was changed in
@@ -83,6 +84,10 @@ def sweep(
         `dask.distributed.Client(...).get_executor()`. Each worker loads the model once, on the kind of device and in
         the dtype of `model`, and does whole clips. A model that was changed in memory or has a revision is not sent to
         other processes: their rows are errors that say so. What a broken process pool leaves is done here.
+    timeout : seconds that a worker of the executor may take for a clip, from reading it to its last answer, or None.
+        What is not done by then is given up: its rows say so and are tried again next time. The worker goes on with
+        the next clip, for which it loads the model anew, and neither the executor nor Python waits for what hangs when
+        it ends. Only native code that hangs with the interpreter's lock cannot be given up.
     progress : called with a `Progress` at the start and whenever something is done; `print` prints how far it is.
     stop : a function or Event that is asked between the steps; once it is true, what is done is returned.
 
@@ -116,30 +121,32 @@ def sweep(
     >>> len(table) == 2 * len(asked), table.kept.unique().tolist(), set(table.status)
     (True, [896, 448], {'ok'})
     """
-    _check(samples, results, executor, progress, stop)
+    _check(samples, results, executor, timeout, progress, stop)
     asking = Asking(frames, fps, positions, max_new_tokens)
     plan = _planned(model, samples, settings_of(methods, ratios, seeds), asking, results)
     halted: Any = getattr(stop, "is_set", stop) or (lambda: False)
-    with nullcontext() if results is None else closing(Store(results)) as store:
-        found = store.known(plan.keys) if store else {}
-        before, total = plan.progress(found)
-        done, started = before, time.perf_counter()
+    store = None if results is None else Store(results)
+    found = store.known(plan.keys) if store else {}
+    if store:
+        store.add(plan.stored(plan.there(found), store.saved))  # known under another id
+    before, total = plan.progress(found)
+    done, started = before, time.perf_counter()
 
-        def tell() -> None:
-            if progress:
-                left = (time.perf_counter() - started) / (done - before) * (total - done) if done > before else math.nan
-                progress(Progress(done, total, left, lambda: plan.table(found)))
+    def tell() -> None:
+        if progress:
+            left = (time.perf_counter() - started) / (done - before) * (total - done) if done > before else math.nan
+            progress(Progress(done, total, left, lambda: plan.table(found)))
 
-        tell()
-        for finished in _work(model.fresh(), executor, plan.jobs(found), halted):
-            found |= {plan.keys[i][n]: result for i, n, result in finished}
-            if store:
-                store.add((plan.keys[i][n], plan.place(i, n), plan.row(i, n, result)) for i, n, result in finished)
-            done += len({n for _, n, _ in finished})
-            tell()
+    tell()
+    for finished in _work(model.fresh(), executor, timeout, plan.jobs(found), halted):
+        found |= {plan.keys[i][n]: result for i, n, result in finished}
         if store:
-            for key in store.waiting:
-                found[key] = found[key]._replace(error="; ".join(filter(None, (found[key].error, store.problem))))
+            store.add(plan.stored(finished, store.saved))
+        done += len({n for _, n, _ in finished})
+        tell()
+    if store:
+        for key in store.unsaved(found):
+            found[key] = found[key]._replace(error="; ".join(filter(None, (found[key].error, store.problem))))
     return plan.table(found)
 
 
@@ -159,8 +166,7 @@ def look_up(
     """
     _check(samples, results)
     plan = _planned(model, samples, settings_of(methods, ratios, seeds), Asking(**asking), results)
-    with closing(Store(results)) as store:
-        found = store.known(plan.keys)
+    found = Store(results).known(plan.keys)
     return Progress(*plan.progress(found), math.nan, lambda: plan.table(found))
 
 
@@ -217,12 +223,19 @@ def _planned(model: VideoModel, samples: Iterable, settings: list[Setting], aski
 
 
 def _check(
-    samples: object, results: object, executor: object = None, progress: object = None, stop: object = None
+    samples: object,
+    results: object,
+    executor: object = None,
+    timeout: Any = None,
+    progress: object = None,
+    stop: object = None,
 ) -> None:
+    limits = isinstance(timeout, Real) and 0 < timeout <= TIMEOUT_MAX and executor is not None
     for name, value, right, fits in (
         ("samples", samples, "a list of dicts, such as vtc.read_samples gives", isinstance(samples, Iterable)),
         ("results", results, "None or the path of a file", results is None or isinstance(results, str | os.PathLike)),
         ("executor", executor, "None or an Executor", executor is None or hasattr(executor, "submit")),
+        ("timeout", timeout, "None or seconds above 0, and an executor", timeout is None or limits),
         ("progress", progress, "None or a function of a Progress", progress is None or callable(progress)),
         ("stop", stop, "None, a function or an Event", stop is None or callable(getattr(stop, "is_set", stop))),
     ):
@@ -238,15 +251,18 @@ def _duration(seconds: float) -> str:
 
 
 def _work(
-    model: VideoModel, executor: Executor | None, jobs: list[Job], halted: Callable[[], bool]
+    model: VideoModel, executor: Executor | None, timeout: float | None, jobs: list[Job], halted: Callable[[], bool]
 ) -> Iterator[list[Finished]]:
     """Yield what is finished, until all jobs are done or `halted`."""
     left = jobs
     if executor is not None:
-        left = yield from work_elsewhere(model, executor, jobs, halted)
+        left = yield from work_elsewhere(model, executor, jobs, timeout, halted)
         if left and not halted():
             words = f"the workers broke off; {len(left)} of {len(jobs)} clips are done in this process"
             warnings.warn(words, RuntimeWarning, stacklevel=4)
+        if left and timeout:
+            with ThreadPoolExecutor(1) as here:
+                left = yield from work_elsewhere(model, here, left, timeout, halted)
     for job in left:
         if halted():
             return

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import sqlite3
-import time
 from collections.abc import Iterable, Sequence
 from contextlib import closing
 from itertools import chain
@@ -25,10 +25,12 @@ _TYPES |= dict.fromkeys(("kept", "total", "frames"), "Int64") | dict.fromkeys(("
 _TYPES |= {"seed": "int64", "engaged": "bool"}
 _QUOTED = [f'"{name}"' for name in (*COLUMNS, "again")]  # SQL has a word "group" of its own
 _PATIENCE = 10  # seconds to wait for another process that is writing
-TABLE = "results_3"  # another number whenever columns change: older tables in a file are left alone
-_SCHEMA = f"""CREATE TABLE IF NOT EXISTS {TABLE} (
-    key TEXT PRIMARY KEY, place TEXT, computed INTEGER DEFAULT 1, {", ".join(_QUOTED)})"""
-_STORED = {"key", "place", "computed", *COLUMNS, "again"}
+TABLE = "results_4"  # another number whenever columns change: older tables in a file are left alone
+_SCHEMA = f"""CREATE TABLE {TABLE} (
+    key TEXT, place TEXT, computed INTEGER DEFAULT 1, {", ".join(_QUOTED)}, PRIMARY KEY (key, id))"""
+_OLDER = re.compile(r"CREATE TABLE results\w* \(\s*key TEXT.*?, place TEXT,")
+_READING = ("ro", "rw", "ro&immutable=1")  # what a killed process left half written only "rw" may put back
+_GIVEN = "(SELECT value FROM json_each(?))"
 UNSAVED = "computed but not saved in "
 
 
@@ -59,101 +61,124 @@ def read_results(path: str | os.PathLike) -> pd.DataFrame:
     >>> read_results("no.db")
     Traceback (most recent call last):
     ...
-    vtc_lab.tokens.VTCError: there is no file no.db; give what a sweep had as results
+    vtc_lab.tokens.VTCError: no.db cannot be read (it is not there); give what a sweep had as results
     """
-    if not Path(path).expanduser().is_file():
-        raise VTCError(f"there is no file {path}; give what a sweep had as results")
     # SQLite defines max(): the other columns are those of the row that has it.
     query = f"SELECT {', '.join(_QUOTED[:-1])}, max(rowid) FROM {TABLE} GROUP BY place"
-    with closing(_connect(path, ("ro", "ro&immutable=1"))) as connection:
-        table = to_frame(row[:-1] for row in _fetch(connection, path, query))
+    table = to_frame(row[:-1] for row in _fetch(path, query))
     order = ["model", "clip", "question", "sample", "method", "options", "seed", "ratio", "asked"]
     return table.sort_values(order, kind="stable", ignore_index=True)
 
 
 class Store:
-    """The file of a sweep; what it cannot take waits in memory and is tried again with what comes next."""
+    """The file of a sweep; what it cannot take waits in memory and is tried again with what comes next.
+
+    It is opened anew each time and in SQLite's first journal mode, which needs no memory shared between processes: a
+    file that was removed, cut or replaced meanwhile is noticed, and a network drive will do.
+    """
 
     def __init__(self, path: str | os.PathLike) -> None:
         self.path, self.problem = path, ""
-        self.waiting: dict[str, tuple] = {}  # by key, in memory alone
-        self._connection = _connect(path, ("rwc", "ro&immutable=1"))
+        self.waiting: dict[tuple[str, object], tuple] = {}  # by key and id, in memory alone
+        self.saved: set[tuple[str, str]] = set()  # what `known` has found
+        try:
+            _connect(path, (*_READING, "rwc")).close()
+        except sqlite3.Error as error:
+            words = f"{path} cannot hold the results of a sweep ({error}); give another file, or one that is not there"
+            raise VTCError(words) from error
 
     def known(self, keys: Iterable[Iterable[str]]) -> dict[str, Result]:
         """Return the stored results of some keys, except failures that may be gone when they are tried again."""
-        query = f"SELECT key, {', '.join(Result._fields)} FROM {TABLE} WHERE NOT again AND key IN "
-        names = json.dumps(list(chain.from_iterable(keys)))
-        rows = _fetch(self._connection, self.path, f"{query}(SELECT value FROM json_each(?))", [names])
-        return {key: Result(*values) for key, *values in rows}
+        query = f"SELECT key, id, {', '.join(Result._fields)} FROM {TABLE} WHERE NOT again AND key IN {_GIVEN}"
+        rows = _fetch(self.path, query, list(chain.from_iterable(keys)))
+        self.saved = {(key, name) for key, name, *_ in rows}
+        return {key: Result(*values) for key, _, *values in rows}
 
     def add(self, rows: Iterable[tuple[str, str, Sequence[object]]]) -> None:
         """Write (key, place, values of COLUMNS, again) in one transaction, with what waits; `problem` says why not."""
-        self.waiting |= {row[0]: row for row in rows}
+        self.waiting |= {(row[0], row[2][COLUMNS.index("id")]): row for row in rows}
+        if not self.waiting:
+            return
         marks = ", ".join("?" * (len(_QUOTED) + 2))
         changes = ", ".join(f"{name} = excluded.{name}" for name in _QUOTED)
         try:
-            with self._connection as connection:
-                # Fail fast after the first busy timeout.
-                connection.execute(f"PRAGMA busy_timeout = {100 if self.problem else 1000 * _PATIENCE:.0f}")
+            # Fail fast after the first busy timeout.
+            with (
+                closing(_connect(self.path, ("rw",), 0.1 if self.problem else _PATIENCE)) as opened,
+                opened as connection,
+            ):
                 connection.execute("BEGIN IMMEDIATE")
-                seen = [(key,) for key in self.waiting]
-                connection.executemany(f"UPDATE {TABLE} SET computed = computed + 1 WHERE key = ?", seen)
+                connection.executemany(
+                    f"UPDATE {TABLE} SET computed = computed + 1 WHERE key = ? AND id = ?", list(self.waiting)
+                )
                 # Of two runs that did the same, the result of the first stays.
                 connection.executemany(
                     f"INSERT INTO {TABLE} (key, place, {', '.join(_QUOTED)}) VALUES ({marks}) "
-                    f"ON CONFLICT (key) DO UPDATE SET {changes} WHERE {TABLE}.again",
+                    f"ON CONFLICT (key, id) DO UPDATE SET {changes} WHERE {TABLE}.again",
                     [(key, place, *values) for key, place, values in self.waiting.values()],
                 )
         except sqlite3.Error as error:
-            self.problem = f"{UNSAVED}{self.path} ({error}); make room there or allow writing, and run again"
+            self._say(error)
         else:
             self.waiting, self.problem = {}, ""
 
-    def close(self) -> None:
-        """Let go of the file."""
-        self._connection.close()
+    def unsaved(self, keys: Iterable[str]) -> set[str]:
+        """Return which results are not in the file, for whatever was done to it meanwhile; `problem` says why."""
+        lost = set(keys)
+        try:
+            lost -= {key for (key,) in _fetch(self.path, f"SELECT key FROM {TABLE} WHERE key IN {_GIVEN}", list(lost))}
+        except VTCError as error:
+            self._say(error)
+        if lost and not self.problem:
+            self._say("it was removed, cut or replaced meanwhile")
+        return lost | {key for key, _ in self.waiting}
+
+    def _say(self, reason: object) -> None:
+        self.problem = f"{UNSAVED}{self.path} ({reason}); make room there or allow writing, and run again"
 
 
-def _connect(path: str | os.PathLike, modes: Sequence[str]) -> sqlite3.Connection:
-    """Return a connection to a file that holds results, in the first mode that it allows."""
-    place, reason = Path(path).expanduser().absolute(), ""
-    for mode in modes:
-        if "immutable" in mode and Path(f"{place}-wal").exists():
+def _connect(path: str | os.PathLike, modes: Sequence[str], patience: float = _PATIENCE) -> sqlite3.Connection:
+    """Return a connection to a file that holds results, in the first mode that it allows; "rwc" makes it."""
+    try:
+        place, reason = Path(path).expanduser().absolute(), "it is not there"
+        name, new = place.as_uri(), not place.exists()
+        empty = new or not place.stat().st_size
+    except (OSError, RuntimeError, ValueError) as error:
+        raise sqlite3.OperationalError(str(error)) from error
+    if not (new or place.is_file()):  # opening a pipe would wait for ever
+        raise sqlite3.OperationalError("it is a folder, a pipe or a device")
+    for mode in modes if "rwc" in modes or not new else ():
+        if "immutable" in mode and any(Path(f"{place}-{end}").exists() for end in ("wal", "journal")):
             continue  # this mode would not see what has not been moved from there into the file
         try:
-            connection = sqlite3.connect(f"{place.as_uri()}?mode={mode}", _PATIENCE, isolation_level=None, uri=True)
+            connection = sqlite3.connect(f"{name}?mode={mode}", patience, isolation_level=None, uri=True)
         except sqlite3.Error as error:
-            reason = reason or str(error)
+            reason = str(error)
             continue
+        fits = True
         try:
-            if mode == "rwc":
-                _prepare(connection)
-            if {row[1] for row in connection.execute(f"PRAGMA table_info({TABLE})")} == _STORED:
+            tables = [row[0] for row in connection.execute("SELECT sql FROM sqlite_master WHERE type = 'table'")]
+            fits = empty or any(map(_OLDER.match, tables))
+            if mode == "rwc" and fits:
+                connection.execute(_SCHEMA.replace("TABLE", "TABLE IF NOT EXISTS", 1))
+                tables.append(_SCHEMA)
+            if _SCHEMA in tables:
                 return connection
             reason = "it holds no results, or those of another version"
         except sqlite3.Error as error:
-            reason = reason or str(error)
+            reason = str(error)
         connection.close()
-    raise VTCError(f"{path} cannot hold the results of a sweep ({reason}); give another file, or one that is not there")
+        if mode == "rwc" and new and "locked" not in reason and not place.stat().st_size:
+            place.unlink()  # a full disk's
+        if not fits:
+            break  # another program's file, which is not to be touched
+    raise sqlite3.OperationalError(reason)
 
 
-def _fetch(connection: sqlite3.Connection, path: str | os.PathLike, query: str, values: Sequence[str] = ()) -> list:
+def _fetch(path: str | os.PathLike, query: str, names: Sequence[str] = ()) -> list:
+    """Return the rows of a query, in which `_GIVEN` are these names."""
     try:
-        return connection.execute(query, values).fetchall()
+        with closing(_connect(path, _READING)) as connection:
+            return connection.execute(query, [json.dumps(names)] if names else []).fetchall()
     except sqlite3.Error as error:
-        raise VTCError(f"{path} cannot be read ({error}); give another file, or make it anew") from error
-
-
-def _prepare(connection: sqlite3.Connection) -> None:
-    """Make the table, and let others read while one writes."""
-    deadline = time.monotonic() + _PATIENCE
-    while connection.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
-        try:  # where another process does the same at this moment SQLite does not wait, whatever the timeout
-            if connection.execute("PRAGMA journal_mode = WAL").fetchone()[0] != "wal":
-                break  # a file system that does not know it
-        except sqlite3.OperationalError as error:
-            if not error.sqlite_errorname.startswith("SQLITE_BUSY") or time.monotonic() > deadline:
-                raise
-            time.sleep(0.05)
-    connection.execute("PRAGMA synchronous = NORMAL")  # survives a killed process; after a power cut the last may lack
-    connection.execute(_SCHEMA)
+        raise VTCError(f"{path} cannot be read ({error}); give what a sweep had as results") from error

@@ -24,7 +24,8 @@ if TYPE_CHECKING:  # importing the model imports transformers, which takes secon
     from vtc_lab.models.video_model import VideoModel
 
 _PROCESS = os.getpid()  # where this was imported; a fork is another process
-_LENT: dict[str, VideoModel] = {}  # the models of this process' own sweeps, for jobs in its threads and forks
+# The models of this process' own sweeps, for jobs in its threads and forks; None once a job that hangs has it.
+_LENT: dict[str, VideoModel | None] = {}
 _LOADED: dict[str, VideoModel] = {}  # the one model that a worker has loaded
 _MISSED: set[str] = set()  # sweeps whose model is another one here, so that it is loaded once for all their clips
 _TURN = threading.Lock()  # threads share a model, and its memory
@@ -35,6 +36,7 @@ class _Parcel:
     """A job with all that another process needs for it; without a spec, only the sweep's own has the model."""
 
     job: Job
+    timeout: float | None
     sweep: str
     name: str
     spec: dict[str, Any] | None
@@ -44,7 +46,7 @@ class _Parcel:
     environment: str
 
 
-def _pack(model: VideoModel, jobs: Sequence[Job], sweep: str) -> list[_Parcel]:
+def _pack(model: VideoModel, jobs: Sequence[Job], timeout: float | None, sweep: str) -> list[_Parcel]:
     used = sorted({setting.method for job in jobs for setting in job.settings})
     known = [name for name in used if METHODS[name].run.__module__.partition(".")[0] == "vtc_lab"]
     sent = _pickled({name: METHODS[name] for name in used if name not in known})
@@ -52,7 +54,7 @@ def _pack(model: VideoModel, jobs: Sequence[Job], sweep: str) -> list[_Parcel]:
     if spec:
         spec = spec | {"device": torch.device(spec["device"]).type}  # which GPU is the worker's own affair
     facts = (sweep, model.name, spec, identity(model) if spec else "", sent, known, environment(known))
-    return [_Parcel(job, *facts) for job in jobs]
+    return [_Parcel(job, timeout, *facts) for job in jobs]
 
 
 def _pickled(methods: dict[str, Method]) -> bytes:
@@ -85,12 +87,41 @@ def _run(parcel: _Parcel) -> list[Finished]:
             raise VTCError(f"a worker has {here}, not {parcel.environment}; install the same there")
         if parcel.sweep not in _LENT:
             METHODS.update(pickle.loads(parcel.methods))
-        return [finished for part in work(_model(parcel), parcel.job) for finished in part]
+        return _in_time(_model(parcel), parcel)
+
+
+def _in_time(model: VideoModel, parcel: _Parcel) -> list[Finished]:
+    finished: list[Finished] = []
+    ended: Future[None] = Future()
+
+    def run() -> None:
+        try:
+            for part in work(model, parcel.job):
+                finished.extend(part)
+            ended.set_result(None)
+        except BaseException as error:
+            ended.set_exception(error)
+
+    if parcel.timeout is None:
+        run()
+    else:  # neither the next job nor the end of this process waits for a daemon
+        threading.Thread(target=run, daemon=True).start()
+    if wait([ended], parcel.timeout).done:
+        ended.result()
+        return finished
+    # The thread may still use the model, so the next job loads its own.
+    _LOADED.clear()
+    if parcel.sweep in _LENT:
+        _LENT[parcel.sweep] = None
+    error = VTCError(f"given up after timeout={parcel.timeout:g} seconds; run again, or give more")
+    done = list(finished)
+    there = {one[:2] for one in done}
+    return done + [one for part in failed(parcel.job, error) for one in part if one[:2] not in there]
 
 
 def _model(parcel: _Parcel) -> VideoModel:
-    if parcel.sweep in _LENT:
-        return _LENT[parcel.sweep]
+    if (lent := _LENT.get(parcel.sweep)) is not None:
+        return lent
     if parcel.spec is None:
         raise VTCError(
             f"{parcel.name} was changed after it was loaded, given a revision or not made by load_model, and cannot be "
@@ -109,12 +140,12 @@ def _model(parcel: _Parcel) -> VideoModel:
 
 
 def work_elsewhere(
-    model: VideoModel, executor: Executor, jobs: Sequence[Job], halted: Callable[[], bool]
+    model: VideoModel, executor: Executor, jobs: Sequence[Job], timeout: float | None, halted: Callable[[], bool]
 ) -> Generator[list[Finished], None, list[Job]]:
     """Yield what is finished; return the jobs that a broken pool left."""
     waiting: dict[Future, int] = {}
     left, sweep = [], str(uuid.uuid4())
-    parcels = _pack(model, jobs, sweep)
+    parcels = _pack(model, jobs, timeout, sweep)
     _LENT[sweep] = model
     try:
         for number, parcel in enumerate(parcels):
