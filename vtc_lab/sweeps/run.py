@@ -9,7 +9,6 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
-from numbers import Real
 from threading import TIMEOUT_MAX, Event
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -230,7 +229,7 @@ def _check(
     progress: object = None,
     stop: object = None,
 ) -> None:
-    limits = isinstance(timeout, Real) and 0 < timeout <= TIMEOUT_MAX and executor is not None
+    limits = isinstance(timeout, int | float) and 0 < timeout <= TIMEOUT_MAX and executor is not None
     for name, value, right, fits in (
         ("samples", samples, "a list of dicts, such as vtc.read_samples gives", isinstance(samples, Iterable)),
         ("results", results, "None or the path of a file", results is None or isinstance(results, str | os.PathLike)),
