@@ -215,10 +215,9 @@ class Reduction:
 
     @property
     def representative(self) -> Tensor:
-        """(M,) long, the output token that stands for each source token.
+        """(M,) long, the output that each source token went into; if dropped, that of the nearest token kept or merged.
 
-        That is the output it went into. For a dropped token it is the output of the nearest token that was not
-        dropped, in time first and then in the patch grid. Positions alone count; `vtc.fidelity` compares values.
+        Nearest is in time first and then in the patch grid; `vtc.fidelity` compares values instead.
         """
         frames, height, width = self.grid
         if not len(self):

@@ -19,22 +19,15 @@ from vtc_lab.sweeps.tidy import EVERYTHING, intervals, uneven, with_absent
 def plot_curves(table: pd.DataFrame, value: str = "right", *, venue: str = "cvpr", span: str = "column") -> Picture:
     """Draw a value against the tokens kept, a line for each label, with 95 % intervals over clips.
 
+    The numbers of `bootstrap_interval` are attached. Labels stand a few points beside each other, so that intervals can
+    be told apart. Missing results have a mark at the bottom; a mean over fewer samples than other settings answered is
+    a pale, hollow point apart from the line.
+
     Parameters
     ----------
     table : tidy, as `vtc.sweep` gives it, with at least one baseline ("uniform", "random" ...).
     value : numeric column; true counts as 1.
     venue, span : as in `figure_size`.
-
-    Returns
-    -------
-    Figure, ready for `save_figure`, with the numbers behind it attached (see `bootstrap_interval`). Labels stand a few
-    points beside each other, so that intervals can be told apart. Missing results have a mark at the bottom; a mean
-    over fewer samples than other settings answered is a pale, hollow point apart from the line.
-
-    Raises
-    ------
-    VTCError
-        If no baseline is in the table, none of its rows has a result, or a column is missing or not numeric.
 
     Examples
     --------
@@ -52,10 +45,12 @@ def plot_curves(table: pd.DataFrame, value: str = "right", *, venue: str = "cvpr
     odd = uneven(cells)
     cells["x"] = cells.kept.mask(odd).fillna(cells.ratio.map(place))
     styles, entries = marks.looks(table), {}
+    # Labels stand a little apart, so that one's interval does not hide another's.
+    asides = (np.arange(len(styles)) - (len(styles) - 1) / 2) * min(2, 12 / len(styles))
     with paper_style():
         figure = Picture(figsize=figure_size(venue, span, 0.42 if span == "text" else 0.62))
         axes = figure.subplots()
-        for (label, style), aside in zip(styles.items(), _apart(len(styles)), strict=True):
+        for (label, style), aside in zip(styles.items(), asides, strict=True):
             rows = cells[cells.label == label].sort_values("x")
             numbers = ["mean", "low", "high"]
             whole, fewer = rows.copy(), rows[odd[rows.index] & (rows.n > 0)]
@@ -111,8 +106,3 @@ def _mark_missing(axes: Axes, figure: Picture, cells: pd.DataFrame, styles: dict
         share = (9 + 8 * highest) / (72 * figure.get_figheight() - 50)  # of the height that the axes will have
         axes.set_ylim(low - (high - low) * share / (1 - share), high)
         axes.set_yticks(ticks)
-
-
-def _apart(labels: int) -> np.ndarray:
-    """Return the points by which labels move sideways, so that one's interval does not hide another's."""
-    return (np.arange(labels) - (labels - 1) / 2) * min(2, 12 / labels)

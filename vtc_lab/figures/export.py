@@ -64,11 +64,9 @@ def save_figure(
 ) -> dict[str, Path]:
     """Write a figure as PDF, SVG and PNG, the table behind it as CSV, and how it was made as JSON.
 
-    All files are replaced together, or none. The same figure from the same code gives the same bytes; no file holds a
-    date or a local path. The JSON is also the Subject of the PDF and the Description of SVG and PNG.
-
-    The JSON lists its files. A file in the way that it does not list is somebody else's, and a VTCError says so. A CSV
-    that it lists is removed when the figure has no table any more.
+    All files are replaced together, or none; a file in the way that the JSON does not list is an error. The same figure
+    from the same code gives the same bytes; no file holds a date or a local path. The JSON is also the Subject of the
+    PDF and the Description of SVG and PNG.
 
     Parameters
     ----------
@@ -89,9 +87,7 @@ def save_figure(
     ['.json', '.pdf', '.png', '.svg']
     """
     if not isinstance(figure, Figure):
-        raise VTCError(
-            f"a {type(figure).__name__} cannot be saved; give a matplotlib Figure (of axes or a grid: .figure)"
-        )
+        raise VTCError(f"a {type(figure).__name__} cannot be saved; give a Figure (of axes or a grid: .figure)")
     base = file_base(name, folder, SUFFIXES, "figure")
     attached = getattr(figure, "vtc", {"data": None, "config": {}})
     data = attached["data"] if data is None else data

@@ -1,8 +1,4 @@
-"""Pictures of a reduction: the filmstrip, as pixels for the explorer and as a figure for a paper.
-
-A kept patch looks as it is. A dropped one is dimmed and hatched. A patch that was merged away is tinted in the
-colour of its group, and the patch it went into, the anchor, carries a dot of that colour.
-"""
+"""Pictures of a reduction: the filmstrip, as pixels for the explorer and as a figure for a paper."""
 
 from __future__ import annotations
 
@@ -32,16 +28,14 @@ FONT = ImageFont.load_default(12)
 def show(clip: Clip, *reductions: Reduction, venue: str = "neurips") -> Picture:
     """Draw what each reduction keeps of a clip, with its notes, at the text width of a venue.
 
+    The table attached has a row for each frame: method, frame, seconds, kept (patches that anchor an output token),
+    merged (patches that went into another one's token), dropped.
+
     Parameters
     ----------
     clip : the T frames.
     reductions : one or more of its tokens, drawn one under the other.
     venue : "cvpr", "neurips", "icml", "acl" or "aaai".
-
-    Returns
-    -------
-    matplotlib Figure, ready for `save_figure`. The table behind it has a row for each frame: method, frame, seconds,
-    kept (patches that anchor an output token), merged (patches that went into another one's token), dropped.
 
     Examples
     --------
@@ -119,13 +113,8 @@ def captions(clip: Clip, reduction: Reduction) -> list[tuple[str, str]]:
 def strip(clip: Clip, reduction: Reduction, room: int = 1120) -> bytes:
     """Return a JPEG of the filmstrip, `room` pixels wide, with a caption under every frame."""
     ideal = math.sqrt(_TILE_AREA * clip.frames.shape[2] / clip.frames.shape[1])
-
-    def untidiness(columns: int) -> float:
-        """Measure how far a layout is from tiles of the ideal width and from a full last row."""
-        return abs(math.log(max(room / columns - _GAP, 1) / ideal)) + 1.5 * (-len(clip) % columns) / len(clip)
-
-    columns = min(range(1, len(clip) + 1), key=untidiness)
-    rows = math.ceil(len(clip) / columns)
+    rows = math.ceil(len(clip) / math.ceil(room / (ideal + _GAP)))
+    columns = math.ceil(len(clip) / rows)
     tiles = draw_frames(clip, reduction, min(room // columns - _GAP, round(2 * ideal)))
     height, width = tiles.shape[1] + _CAPTION + _GAP, tiles.shape[2] + _GAP
     image = Image.new("RGB", (columns * width, rows * height), "white")
@@ -147,7 +136,7 @@ def fitting(caption: tuple[str, str], room: int) -> str:
 
 
 def draw_frames(clip: Clip, reduction: Reduction, width: int) -> np.ndarray:
-    """Return the clip's frames with the fate of every patch drawn in, (T, height, width, 3) uint8.
+    """Return the clip's frames with the fate of every patch (see `PATCHES`) drawn in, (T, height, width, 3) uint8.
 
     `width` is in pixels, rounded down to whole pixels a patch; the grid is stretched over the frame.
     """

@@ -25,23 +25,16 @@ _SPLIT = ["temporal_ratio", "spatial_ratio"]
 def plot_heatmap(table: pd.DataFrame, value: str = "right", *, venue: str = "cvpr", span: str = "column") -> Picture:
     """Draw a value for every split of a budget between time and space.
 
+    A cell gives the value, its 95 % interval, the tokens kept and how many results are missing; one without a result is
+    hatched. A corner is cut off where a baseline of the table does better with no more tokens (of "flipped", "kl" and
+    "tv" less is better). The numbers are attached.
+
     Parameters
     ----------
     table : tidy, as `vtc.sweep` gives it; the rows whose options name both temporal_ratio and spatial_ratio, of one
         method with one set of other options, are drawn, and baselines mark what lies below them.
     value : numeric column; true counts as 1.
     venue, span : as in `figure_size`.
-
-    Returns
-    -------
-    Figure, ready for `save_figure`, with the numbers behind it attached. A cell gives the value, its 95 % interval, the
-    tokens kept and how many results are missing; one without a result is hatched. A corner is cut off where a baseline
-    of the table does better with no more tokens (of "flipped", "kl" and "tv" less is better).
-
-    Raises
-    ------
-    VTCError
-        If no row has both ratios or two settings fall into one cell, and as `plot_curves`, but baselines are optional.
 
     Examples
     --------
@@ -104,10 +97,7 @@ def _with_split(table: pd.DataFrame) -> pd.DataFrame:
 
 def _below_baseline(cells: pd.DataFrame, table: pd.DataFrame, sign: int) -> list[bool]:
     """Mark cells of which a baseline with no more tokens (0.5 % for rounding) has a better mean over all samples."""
-    baselines = table[table.method.isin(BASELINES)]
-    if baselines.empty:
-        return [False] * len(cells)
-    rivals = counted(baselines, ["label", "ratio"])[0]
+    rivals = counted(table[table.method.isin(BASELINES)], ["label", "ratio"])[0]
     rivals = rivals[~uneven(rivals)]
     return [
         cell.n == cell.of and bool((sign * rivals["mean"][rivals.kept <= 1.005 * cell.kept] > sign * cell.mean).any())

@@ -33,10 +33,7 @@ def checked(table: pd.DataFrame, value: str, needs: Iterable[str]) -> pd.DataFra
     """Return the tidy table, which must hold a baseline."""
     table = tidy(table, value, needs)
     if not table.method.isin(BASELINES).any():
-        raise VTCError(
-            "the table holds no baseline, without which a comparison misleads; "
-            f"add one of {', '.join(map(repr, BASELINES))} to the methods of the sweep"
-        )
+        raise VTCError(f"the table holds no baseline; add one of {', '.join(map(repr, BASELINES))} to the methods")
     return table
 
 

@@ -35,9 +35,9 @@ def compare_kept(
 ) -> Picture:
     """Draw what each of many methods keeps of a clip at one budget, as small multiples.
 
-    Every panel shows the same four frames, each from the middle of a quarter of the clip (the first and last frame and
-    evenly spaced ones between them would be those that `uniform` keeps), and, in a bar below them, the share of patches
-    kept in *every* frame. Names of baselines are grey. Notes of the reductions stand below.
+    Every panel shows the same four frames, each from the middle of a quarter of the clip, and in a bar below them the
+    share of patches kept in *every* frame. Names of baselines are grey. Notes of the reductions stand below. The table
+    attached is that of `show` for every reduction, and under `label` the method with its options.
 
     Parameters
     ----------
@@ -46,11 +46,6 @@ def compare_kept(
     gaps : for each method that gave no result its error; it gets an empty panel, and the reason stands below.
     columns : panels beside each other, at least 1.
     venue, span : as in `plot_curves`.
-
-    Returns
-    -------
-    Figure, ready for `save_figure`. The table behind it is that of `show` for every reduction, and under `label` the
-    method with its options.
 
     Examples
     --------
@@ -72,7 +67,9 @@ def compare_kept(
     rows = math.ceil((len(reductions) + len(gaps)) / columns)
     tile = (width / columns - 0.05) / len(chosen)
     tall = tile * clip.frames.shape[1] / clip.frames.shape[2]
-    titles = [_title(label, reduction) for label, reduction in zip(labels, reductions, strict=True)]
+    titles = []
+    for label, one in zip(labels, reductions, strict=True):
+        titles.append(f"{label}{' (baseline)' if one.method in BASELINES else ''}  {len(one)}/{one.total}")
     for name, error in gaps.items():
         titles.append(f"{name}: {'below its minimum budget' if isinstance(error, MinimumBudgetError) else 'no result'}")
     wrapped = [textwrap.wrap(title, letters(0.85 * width / columns)) for title in titles]
@@ -127,9 +124,7 @@ def alike(reductions: Iterable[Reduction], least: int = 1) -> list[Reduction]:
     first = given[0]
     for one in given[1:]:
         if one.grid != first.grid:
-            raise VTCError(
-                f"the reductions are of {first.grid} and {one.grid} grids; compare methods on the tokens of one clip"
-            )
+            raise VTCError(f"the reductions are of {first.grid} and {one.grid} grids; compare methods on one clip")
         if len(one) != len(first):
             raise VTCError(
                 f"{describe(first)} keeps {len(first)} tokens and {describe(one)} {len(one)}; "
@@ -187,8 +182,3 @@ def page(width: float, body: float, header: str, notes: list[str]) -> Picture:
 def letters(inches: float, points: float = SMALL) -> int:
     """Return how many letters of a size fit into a width."""
     return max(1, int(inches * 155 / points))
-
-
-def _title(label: str, reduction: Reduction) -> str:
-    baseline = " (baseline)" if reduction.method in BASELINES else ""
-    return f"{label}{baseline}  {len(reduction)}/{reduction.total}"

@@ -33,10 +33,8 @@ def kept_overlap(reductions: Iterable[Reduction]) -> pd.DataFrame:
     Returns
     -------
     (R, R) DataFrame, symmetric, named by method (and options where they differ from the defaults): the number of
-    patches that both keep over the number that either keeps. 0 to 1; 1 on the diagonal. Two random sets are expected
-    near q / (2 - q), q = K / M.
-
-    Source: Jaccard 1901; taking it over anchors is our definition.
+    patches that both keep over the number that either keeps (Jaccard 1901, over anchors). 0 to 1; 1 on the diagonal.
+    Two random sets are expected near q / (2 - q), q = K / M.
 
     Examples
     --------
@@ -53,19 +51,14 @@ def kept_overlap(reductions: Iterable[Reduction]) -> pd.DataFrame:
 
 
 def plot_overlap(reductions: Iterable[Reduction], *, venue: str = "neurips", span: str = "text") -> Picture:
-    """Draw `kept_overlap` as an annotated heat map, with methods that keep the same next to each other.
+    """Draw `kept_overlap` as a heat map, ordered by average linkage on 1 - Jaccard with optimal leaves.
 
-    The order is that of average linkage on 1 - Jaccard, with optimal leaves.
+    The table attached has a row for each two methods in the order drawn: label, other, jaccard.
 
     Parameters
     ----------
     reductions : as for `kept_overlap`.
     venue, span : as in `plot_curves`.
-
-    Returns
-    -------
-    Figure, ready for `save_figure`; the table behind it has a row for each two methods in the order drawn: label,
-    other, jaccard.
 
     Examples
     --------
@@ -126,19 +119,15 @@ def plot_agreement(
 ) -> Picture:
     """Draw how many of the methods keep each patch, over frames of the clip and as a distribution.
 
+    A patch is kept if it anchors an output token. The line over the distribution is that of R methods that choose
+    independently of each other and of the clip, M * Binomial(R, K / M): agreement puts more patches at both ends. The
+    table attached has a row for every patch of every frame: frame, seconds, y, x, kept_by (0 to R), methods (R).
+
     Parameters
     ----------
     clip : T frames; up to 8 are shown, each from the middle of an equal part of the clip.
     reductions : R >= 2 of its tokens, all to the same number K of M.
     venue, span : as in `plot_curves`.
-
-    Returns
-    -------
-    Figure, ready for `save_figure`. The line over the distribution is that of R methods that choose independently of
-    each other and of the clip, M * Binomial(R, K / M): agreement puts more patches at both ends. The table behind it
-    has a row for every patch of every frame: frame, seconds, y, x, kept_by (0 to R), methods (R).
-
-    Source: our definition; a patch is kept if it anchors an output token.
 
     Examples
     --------
@@ -204,8 +193,6 @@ def _shortened(labels: list[str]) -> tuple[list[str], list[str]]:
 
 def _by_similarity(jaccard: np.ndarray) -> list[int]:
     """Return indices in an order that puts what overlaps next to each other."""
-    if len(jaccard) < 3:
-        return list(range(len(jaccard)))
     from scipy.cluster import hierarchy  # takes a second to import
     from scipy.spatial.distance import squareform
 

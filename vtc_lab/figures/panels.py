@@ -14,18 +14,7 @@ from matplotlib.transforms import blended_transform_factory, offset_copy
 from vtc_lab.figures import marks
 from vtc_lab.figures.export import Picture, attach
 from vtc_lab.figures.style import GREEN, GREY, VERMILION, figure_size, paper_style
-from vtc_lab.sweeps.tidy import (
-    EVERYTHING,
-    answered,
-    counted,
-    demand,
-    demand_single,
-    differences,
-    intervals,
-    uncompressed,
-    uneven,
-    with_absent,
-)
+from vtc_lab.sweeps import tidy
 from vtc_lab.tokens import VTCError
 
 _FLIPS: dict[str, tuple[str, dict[str, Any]]] = {  # what becomes of an answer: the legend's words, the look of its bar
@@ -39,7 +28,7 @@ _DOT: dict[str, Any] = {"color": "black", "marker": "o", "markersize": 4, "lines
 def plot_kinds(
     table: pd.DataFrame, ratio: float, value: str = "right", *, venue: str = "cvpr", span: str = "column"
 ) -> Picture:
-    """Draw what each kind of question loses at one ratio, with paired 95 % intervals over clips.
+    """Draw what each kind of question loses at one ratio, with paired 95 % intervals over clips (numbers attached).
 
     Parameters
     ----------
@@ -47,15 +36,6 @@ def plot_kinds(
     ratio : one of the table's, above 1.
     value : numeric column; true counts as 1.
     venue, span : as in `figure_size`; across the text the kinds stand in up to three columns.
-
-    Returns
-    -------
-    Figure, ready for `save_figure`, with the numbers behind it attached.
-
-    Raises
-    ------
-    VTCError
-        For a ratio that the table does not have, or a table without ratio 1; and as `plot_curves`.
 
     Examples
     --------
@@ -71,8 +51,8 @@ def plot_kinds(
         raise VTCError(
             f"the table has no compressed rows at ratio {ratio!r}; its ratios above 1 are: {there or 'none'}"
         )
-    pairs = differences(table)
-    cells = with_absent(intervals(pairs[pairs.ratio == ratio], ["label", "kind"]), "kind")
+    pairs = tidy.differences(table)
+    cells = tidy.with_absent(tidy.intervals(pairs[pairs.ratio == ratio], ["label", "kind"]), "kind")
     cells = cells.rename(columns={"mean": "difference"}).assign(ratio=ratio)
     styles = {label: look for label, look in marks.looks(table).items() if label in set(at.label)}
     kinds = sorted(at.kind.unique())
@@ -99,27 +79,20 @@ def plot_kinds(
         kept = at.kept[at.value.notna()]
         tokens = f", tokens kept: {marks.count(kept.mean())} of {marks.tokens_of(at)}" if len(kept) else ""
         entries = {label: Line2D([], [], **style) for label, style in styles.items()} | marks.missing_entries(cells)
-        marks.legend_below(figure, entries, f"{_change(name)} against {EVERYTHING}\nat {ratio:g}×{tokens}")
+        marks.legend_below(figure, entries, f"{_change(name)} against {tidy.EVERYTHING}\nat {ratio:g}×{tokens}")
     return attach(figure, cells, **marks.told("plot_kinds", at, value=value, ratio=ratio))
 
 
 def plot_forest(tests: pd.DataFrame, *, venue: str = "cvpr", span: str = "column") -> Picture:
     """Draw paired differences with their intervals, a panel for each ratio.
 
+    A filled dot differs beyond chance (p_holm < 0.05). A difference over fewer samples than others is pale and marked
+    at the left. The tests are attached.
+
     Parameters
     ----------
     tests : as `vtc.compare` returns them; labels stand below each other in their order, and may be renamed.
     venue, span : as in `figure_size`.
-
-    Returns
-    -------
-    Figure, ready for `save_figure`, with the tests attached. A filled dot differs beyond chance (p_holm < 0.05). A
-    difference over fewer samples than others is pale and marked at the left.
-
-    Raises
-    ------
-    VTCError
-        If a column of `vtc.compare` is missing, or a label has two rows at one ratio.
 
     Examples
     --------
@@ -129,8 +102,9 @@ def plot_forest(tests: pd.DataFrame, *, venue: str = "cvpr", span: str = "column
     >>> plot_forest(compare(table)).axes[0].get_title()
     '8×'
     """
-    demand(tests, ("label", "ratio", "reference", "difference", "low", "high", "p_holm", "n", "missing", "of", "value"))
-    demand_single(tests)
+    needs = ["label", "ratio", "reference", "difference", "low", "high", "p_holm", "n", "missing", "of", "value"]
+    tidy.demand(tests, needs)
+    tidy.demand_single(tests)
     labels = list(tests.label.unique())
     name, factor = marks.unit(tests["value"].iloc[0])
     with paper_style():
@@ -152,20 +126,13 @@ def plot_forest(tests: pd.DataFrame, *, venue: str = "cvpr", span: str = "column
 def plot_flips(table: pd.DataFrame, *, venue: str = "cvpr", span: str = "column") -> Picture:
     """Draw how many answers turn from right to wrong, from wrong to right, and from wrong to another wrong.
 
+    Bars are in percent of the answers; what is lost goes to the left, what is gained to the right. The table attached
+    holds counts: lost, other, gained, n (answers), missing.
+
     Parameters
     ----------
     table : tidy, as `vtc.sweep` gives it, with right, flipped, ratio 1 and at least one baseline.
     venue, span : as in `figure_size`.
-
-    Returns
-    -------
-    Figure, ready for `save_figure`: bars in percent of the answers; what is lost goes to the left, what is gained to
-    the right. The numbers behind it are counts: lost, other, gained, n (answers), missing.
-
-    Raises
-    ------
-    VTCError
-        As `plot_kinds`.
 
     Examples
     --------
@@ -175,20 +142,20 @@ def plot_flips(table: pd.DataFrame, *, venue: str = "cvpr", span: str = "column"
     [['uniform', 4.0, 2, 1, 1, 0]]
     """
     table = marks.checked(table, "right", ("clip", "sample", "ratio", "kept", "total", "flipped"))
-    was = table["sample"].map(uncompressed(table).groupby("sample").value.first())
+    was = table["sample"].map(tidy.uncompressed(table).groupby("sample").value.first())
     changed = table.flipped.astype("Float64").to_numpy(float, na_value=np.nan) == 1
     table["lost"] = (was == 1) & (table.value == 0)
     table["gained"] = (was == 0) & (table.value == 1)
     table["other"] = (was == 0) & (table.value == 0) & changed
     table["value"] = table.value.where(was.notna())
-    table["answered"] = answered(table)
+    table["answered"] = tidy.answered(table)
     small = table[table.ratio != 1]
     if small.empty:
         raise VTCError("the table has no ratio above 1, so no answer can flip; add one to the ratios of the sweep")
     keys = ["label", "ratio"]
-    cells = counted(small, keys)[0].drop(columns=["mean", "low", "high"])
+    cells = tidy.counted(small, keys)[0].drop(columns=["mean", "low", "high"])
     cells[list(_FLIPS)] = small.groupby(keys, sort=False, dropna=False)[list(_FLIPS)].sum().to_numpy()
-    cells, styles = with_absent(cells, "ratio"), marks.looks(table)
+    cells, styles = tidy.with_absent(cells, "ratio"), marks.looks(table)
     labels = [label for label in styles if label in set(small.label)]
     with paper_style():
         figure, panels = _panels_of_ratios(cells, labels, venue, span)
@@ -196,7 +163,7 @@ def plot_flips(table: pd.DataFrame, *, venue: str = "cvpr", span: str = "column"
             mine = cells[cells.ratio == ratio]
             _draw_flips(axes, mine, labels)
             right = blended_transform_factory(axes.transAxes, axes.transData)
-            for label in mine.label[uneven(mine)]:
+            for label in mine.label[tidy.uneven(mine)]:
                 marks.missing_mark(axes, 0.93, labels.index(label), styles[label], right)
             kept = mine.kept.median()
             axes.set_title(f"{ratio:.3g}×\n{'' if np.isnan(kept) else marks.count(kept)}", fontsize=8)
@@ -217,7 +184,7 @@ def _draw_flips(axes: Axes, cells: pd.DataFrame, labels: list[str]) -> None:
     starts = {"lost": -share.lost, "other": -share.lost - share.other, "gained": 0}
     for flip, (_, look) in _FLIPS.items():
         bars = axes.barh(y, share[flip], 0.75, starts[flip], linewidth=0, **look)
-        for bar, odd in zip(bars, uneven(cells), strict=True):
+        for bar, odd in zip(bars, tidy.uneven(cells), strict=True):
             bar.set_alpha(0.45 if odd else None)
 
 
@@ -235,7 +202,7 @@ def _make_room(figure: Picture, cells: pd.DataFrame) -> None:
     """Widen shared axes to the left for the marks of what is missing, if there are any."""
     low, high = figure.axes[0].get_xlim()
     share = 0.2 * len(figure.axes) / figure.get_figwidth()
-    figure.axes[0].set_xlim(low - share * (high - low) * uneven(cells).any(), high)
+    figure.axes[0].set_xlim(low - share * (high - low) * tidy.uneven(cells).any(), high)
 
 
 def _panels_of_ratios(

@@ -43,22 +43,9 @@ BASELINES: dict[str, dict[str, Any]] = {  # grey: every figure compares against 
 # These set variants of one method apart: 4 dashes, 3 fills and 5 shades repeat no triple for 60 variants.
 _FILLS = ("full", "none", "bottom")
 _SHADES = (0, 0.45, -0.45, 0.25, -0.25)  # towards white, or towards black
-_ROSTER = (  # the place in this list is the look: append, never reorder
-    "lftr",
-    "tome",
-    "visionzip",
-    "prumerge",
-    "dycoke",
-    "dtd",
-    "evs",
-    "vidcom2",
-    "divprune",
-    "fastvid",
-    "holitom",
-    "sttm",
-    "framefusion",
-    "flashvid",
-)
+# The place in this list is the look: append, never reorder.
+_ROSTER = ["lftr", "tome", "visionzip", "prumerge", "dycoke", "dtd", "evs", "vidcom2", "divprune", "fastvid"]
+_ROSTER += ["holitom", "sttm", "framefusion", "flashvid"]
 
 _STYLE = matplotlib.rc_params_from_file(Path(__file__).with_name("paper.mplstyle"), use_default_template=False)
 _STYLE["axes.prop_cycle"] = cycler(color=[*_COLORS, "#000000"])
@@ -68,13 +55,8 @@ _LOCK = threading.RLock()
 
 
 def figure_size(venue: str = "cvpr", span: str = "column", aspect: float = 0.62) -> tuple[float, float]:
-    """Return the (width, height) in inches at which a figure fits a venue's template without scaling.
+    """Return the (width, height) in inches of a column or of all the text of a venue; `aspect` is height / width.
 
-    `venue` is a key of `VENUES`, in any case; `span` is "column" or "text", the whole width of the page's text;
-    `aspect` is height / width.
-
-    Examples
-    --------
     >>> figure_size("icml", "text", aspect=0.5)
     (6.75, 3.375)
     """
@@ -89,17 +71,7 @@ def figure_size(venue: str = "cvpr", span: str = "column", aspect: float = 0.62)
 
 @contextmanager
 def paper_style() -> Iterator[None]:
-    """Draw in the papers' style within a `with` block.
-
-    A lock lets one thread at a time into such a block or into `save_figure`, because matplotlib's settings belong to
-    the whole process. Keep blocks short, and never wait in one for a thread that draws.
-
-    Examples
-    --------
-    >>> with paper_style():
-    ...     matplotlib.rcParams["pdf.fonttype"]
-    42
-    """
+    """Draw in the papers' style within a `with` block, one thread at a time; never wait in it for one that draws."""
     with _LOCK, matplotlib.rc_context(_STYLE):
         yield
 
@@ -118,10 +90,6 @@ def method_style(name: str, variant: int = 0) -> dict[str, Any]:
     name alone; two such names could look alike. Variant 0 is the method itself; 1, 2 ... are the same method with
     other options: the hue and marker stay, and the shade, the dash and the marker's fill change.
 
-    Examples
-    --------
-    >>> method_style("lftr")
-    {'color': '#0072B2', 'marker': 'o', 'linestyle': '-'}
     >>> method_style("lftr", 1)
     {'color': '#73b1d5', 'marker': 'o', 'linestyle': (0, (5, 1.5)), 'fillstyle': 'none'}
     """

@@ -33,8 +33,9 @@ def save_table(
 ) -> dict[str, Path]:
     """Write a table of results as LaTeX (package booktabs) and as CSV.
 
-    Files are replaced as by `save_figure`, but the LaTeX lists them: it begins with a comment that says how it was
-    made. The same table from the same code gives the same bytes. The CSV holds the table as it is, unrounded.
+    Files are replaced as by `save_figure`; the LaTeX begins with a comment that says how it was made. The CSV holds the
+    table as it is, unrounded. A cell without a result is "--", and one that lacks results which others have says how
+    many of how many. The tokens kept stand in the head of a ratio, or in the cells where they differ.
 
     Parameters
     ----------
@@ -48,15 +49,7 @@ def save_table(
 
     Returns
     -------
-    The path of each file by its suffix: ".tex" and ".csv". A cell without a result is "--", and one that lacks results
-    which others have says how many of how many; notes under the table explain both. The tokens kept are in the head of
-    a ratio if all means over all samples have the same, and else in the cells that differ.
-
-    Raises
-    ------
-    VTCError
-        For an empty table or something else, a bad name or `best`, a folder that cannot be written to, or another's
-        file in the way.
+    The path of each file by its suffix: ".tex" and ".csv".
 
     Examples
     --------
@@ -94,18 +87,9 @@ def _latex(table: pd.DataFrame, best: str | None) -> str:
         notes.append(r"\textsuperscript{n/N} missing, n of N results that other settings have")
     nowhere = (table["n"] + table["missing"] - table["of"]).clip(lower=0).sum() if _counts(table) else 0
     notes += [f"missing under every setting: {nowhere:g} results"] if nowhere else []
-    return "\n".join(
-        [
-            rf"\begin{{tabular}}{{l{'c' * (len(head) - 1)}}}",
-            r"\toprule",
-            " & ".join(head) + r" \\",
-            r"\midrule",
-            *lines,
-            r"\bottomrule",
-            *(rf"\multicolumn{{{len(head)}}}{{l}}{{\footnotesize {note}}} \\" for note in notes),
-            "\\end{tabular}\n",
-        ]
-    )
+    top = [rf"\begin{{tabular}}{{l{'c' * (len(head) - 1)}}}", r"\toprule", " & ".join(head) + r" \\", r"\midrule"]
+    foot = [rf"\multicolumn{{{len(head)}}}{{l}}{{\footnotesize {note}}} \\" for note in notes]
+    return "\n".join([*top, *lines, r"\bottomrule", *foot, "\\end{tabular}\n"])
 
 
 def _by_ratio(table: pd.DataFrame, best: str | None) -> list[list[str]]:

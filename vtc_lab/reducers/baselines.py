@@ -1,7 +1,7 @@
 """The baselines that every comparison shows: methods that look at nothing but positions."""
 
 import math
-from collections.abc import Callable
+from functools import partial
 from typing import Literal
 
 import torch
@@ -19,8 +19,6 @@ def uniform(tokens: VideoTokens, budget: int) -> Reduction:
     With a budget that is not a whole number of frames, ceil(K / N) frames are kept and each gives up an equal share of
     evenly spaced patches, so that the budget is exact.
 
-    Examples
-    --------
     >>> uniform(VideoTokens(torch.randn(9, 2, 2, 4)), 12).kept.flatten(1).sum(1).tolist()
     [4, 0, 0, 0, 4, 0, 0, 0, 4]
     """
@@ -33,13 +31,7 @@ def uniform(tokens: VideoTokens, budget: int) -> Reduction:
 
 @method
 def random(tokens: VideoTokens, budget: int, *, seed: int = 0) -> Reduction:
-    """Keep K tokens of the clip at random, the same for the same seed (any integer) on every device.
-
-    Examples
-    --------
-    >>> len(random(VideoTokens(torch.randn(4, 2, 2, 8)), 5, seed=1))
-    5
-    """
+    """Keep K tokens of the clip at random, the same for the same seed (any integer) on every device."""
     return prune(tokens, torch.randperm(tokens.total, generator=_generator(seed))[:budget])
 
 
@@ -47,8 +39,6 @@ def random(tokens: VideoTokens, budget: int, *, seed: int = 0) -> Reduction:
 def random_per_frame(tokens: VideoTokens, budget: int, *, seed: int = 0) -> Reduction:
     """Keep the same number of random patches of every frame; the frames that give one more are spread evenly.
 
-    Examples
-    --------
     >>> random_per_frame(VideoTokens(torch.randn(4, 2, 2, 8)), 8).kept.flatten(1).sum(1).tolist()
     [2, 2, 2, 2]
     """
@@ -70,16 +60,14 @@ def pool(tokens: VideoTokens, budget: int, *, over: Literal["space", "time"] = "
     divides, the result is that of torch's adaptive_avg_pool. The anchor of a cell is its member nearest to its middle,
     the first on ties.
 
-    Examples
-    --------
     >>> pool(VideoTokens(torch.randn(2, 4, 4, 8)), 8).anchor.tolist()
     [0, 2, 8, 10, 16, 18, 24, 26]
     """
     frames, height, width = tokens.grid
     if over == "space":
-        runs, layout = _runs(frames, min(budget, frames)), _cells(height, width)
+        runs, layout = _runs(frames, min(budget, frames)), partial(_cells, height, width)
     else:
-        runs, layout = _cells(height, width)(min(budget, height * width)), lambda count: _runs(frames, count)
+        runs, layout = _cells(height, width, min(budget, height * width)), partial(_runs, frames)
     outer = int(runs.amax()) + 1
     share = shares(budget, outer)
     offset = share.cumsum(0) - share
@@ -103,18 +91,13 @@ def _runs(total: int, count: int) -> Tensor:
     return torch.arange(total) * count // total
 
 
-def _cells(height: int, width: int) -> Callable[[int], Tensor]:
-    """Function from a number of cells to the (h * w,) cell of each patch: bands of rows, cut into columns."""
-
-    def layout(count: int) -> Tensor:
-        squarest = round(math.sqrt(count * height / width))
-        bands = min(height, count, max(math.ceil(count / width), squarest, 1))
-        columns = shares(count, bands)
-        first = columns.cumsum(0) - columns
-        band = _runs(height, bands)
-        return torch.cat([first[b] + _runs(width, int(columns[b])) for b in band])
-
-    return layout
+def _cells(height: int, width: int, count: int) -> Tensor:
+    """(h * w,) the cell, 0 to count - 1, of each patch of a frame: bands of rows, cut into columns."""
+    squarest = round(math.sqrt(count * height / width))
+    bands = min(height, count, max(math.ceil(count / width), squarest, 1))
+    columns = shares(count, bands)
+    first = columns.cumsum(0) - columns
+    return torch.cat([first[b] + _runs(width, int(columns[b])) for b in _runs(height, bands)])
 
 
 def _middles(group: Tensor, grid: tuple[int, int, int], count: int) -> Tensor:

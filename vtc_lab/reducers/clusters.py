@@ -29,8 +29,7 @@ def density_peaks(rows: Tensor, count: int, neighbours: int) -> Tensor:
 
     Those of highest density * delta: density = exp(-mean squared distance to the k nearest neighbours), delta =
     distance to the nearest denser row (for the densest: to the farthest). Distances are divided by the root of the
-    channels, as in DPC-KNN's use for tokens (TCFormer), and scores are taken as logarithms, which do not underflow.
-    Ties go to the lower index, in density too. Time n^2 * D; memory n times a block.
+    channels, as in TCFormer. Ties go to the lower index, in density too.
     """
     number, k = len(rows), min(neighbours, len(rows) - 1)
     if count == number:

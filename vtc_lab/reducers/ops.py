@@ -1,8 +1,4 @@
-"""Tensor operations that the methods share: cosines, exact shares, pruning, merging, coverage.
-
-All of them go through the clip a few frames at a time in float32, so that memory beyond the input stays near the size
-of the output for any dtype and length.
-"""
+"""Tensor operations that the methods share, a few frames at a time in float32, which keeps memory near the output's."""
 
 import functools
 from collections.abc import Iterable, Iterator
@@ -30,10 +26,7 @@ def add_up(parts: Iterable[Tensor]) -> Tensor:
 
 @contextmanager
 def few_threads(elements: int) -> Iterator[None]:
-    """Let torch use one thread for work on small tensors.
-
-    Small operations gain nothing from a second thread; on a busy machine waiting for it took ten times as long.
-    """
+    """Let torch use one thread for work on small tensors: waiting for a second one on a busy machine takes longer."""
     before = torch.get_num_threads()
     if elements <= 1 << 21:
         torch.set_num_threads(1)
@@ -44,10 +37,7 @@ def few_threads(elements: int) -> Iterator[None]:
 
 
 def cosine(a: Tensor, b: Tensor) -> Tensor:
-    """Return the cosine over the last axis: 1 for two zero vectors, 0 for a zero and a non-zero one.
-
-    Otherwise a black, static frame would count as changing all the time.
-    """
+    """Return the cosine over the last axis: 1 for two zero vectors (black frames stand still), 0 for just one."""
     dot, left, right = (a * b).sum(-1), (a * a).sum(-1), (b * b).sum(-1)
     tiny = torch.finfo(dot.dtype).tiny
     # Two roots, because the product of the squares would overflow at norms of 1e10.
@@ -71,9 +61,8 @@ def changes(now: Tensor, before: Tensor) -> Tensor:
 def difference(values: Tensor) -> Tensor:
     """Return (T, N) float32: 1 - cosine of each patch to the same place one frame before, inf in the first frame."""
     frames = values.flatten(1, 2)
-    return torch.cat(
-        [torch.full_like(frames[:1, :, 0], torch.inf, dtype=torch.float32), changes(frames[1:], frames[:-1])]
-    )
+    first = torch.full_like(frames[:1, :, 0], torch.inf, dtype=torch.float32)
+    return torch.cat([first, changes(frames[1:], frames[:-1])])
 
 
 def attention(tokens: VideoTokens) -> Tensor:
@@ -137,15 +126,8 @@ def ranks(scores: Tensor) -> Tensor:
 def prune(tokens: VideoTokens, anchor: Tensor, notes: tuple[str, ...] = ()) -> Reduction:
     """Keep the tokens at these raster indices as they are and drop the rest.
 
-    Parameters
-    ----------
-    tokens : the source.
-    anchor : (K,) distinct raster indices, a tensor or a list, in any order.
-    notes : remarks for a reader of the result.
-
-    Returns
-    -------
-    Reduction that prunes.
+    `anchor` holds (K,) distinct raster indices, a tensor or a list, in any order; `notes` are remarks for a reader of
+    the result.
 
     Examples
     --------
@@ -155,9 +137,7 @@ def prune(tokens: VideoTokens, anchor: Tensor, notes: tuple[str, ...] = ()) -> R
     anchor = torch.as_tensor(anchor)
     indices = anchor.ndim == 1 and len(anchor) > 0 and not anchor.is_floating_point() and anchor.dtype != torch.bool
     if not indices or anchor.min() < 0 or anchor.max() >= tokens.total or len(anchor.unique()) < len(anchor):
-        raise VTCError(
-            f"anchors are {anchor.tolist()!r:.60}; give distinct raster indices from 0 to {tokens.total - 1}"
-        )
+        raise VTCError(f"anchors are {anchor.tolist()!r:.60}; give distinct raster indices, 0 to {tokens.total - 1}")
     anchor = anchor.long().to(tokens.values.device).sort().values
     assign = torch.full((tokens.total,), -1, dtype=torch.long, device=anchor.device)
     assign[anchor] = torch.arange(len(anchor), device=anchor.device)
@@ -170,15 +150,10 @@ def merge(tokens: VideoTokens, group: Tensor, weight: Tensor, anchor: Tensor, no
 
     Parameters
     ----------
-    tokens : the source.
     group : (M,) long, the group of each source token, 0 to K-1, or -1 to drop it.
     weight : (M,) float, at least 0; scaled to sum to 1 in each group (equal shares where the sum is 0).
     anchor : (K,) long, the raster index of each group's anchor, a member of that group.
     notes : remarks for a reader of the result.
-
-    Returns
-    -------
-    Reduction that merges; `vtc.reduce` checks it against the contract.
 
     Examples
     --------

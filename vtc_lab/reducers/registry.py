@@ -19,10 +19,7 @@ Least = Callable[[int, int, dict[str, Any]], int]  # (T, N, options) -> the leas
 
 
 class Reducer(Protocol):
-    """Signature of a method: the tokens, K = 1 to M as the exact number to return, and options by name.
-
-    K is None only if the method gives it that default, and then the options take its place.
-    """
+    """Signature of a method: the tokens, K = 1 to M (None: the options take its place), and options by name."""
 
     __name__: str
 
@@ -63,7 +60,7 @@ def method(
 ) -> Callable[..., Any]:
     """Register a reduction method under its name, so that it appears in `reduce`, the explorer and every plot.
 
-    Registering a name again replaces the method, so that a notebook cell can be run twice.
+    Registering a name again replaces the method, so that a notebook cell can be run twice. Returns the function itself.
 
     Parameters
     ----------
@@ -76,10 +73,6 @@ def method(
     kind : "prunes" or "merges".
     minimum : the minimum budget, in words and as a function of (T, N, options); None if every budget is possible.
     instead : the option that takes the place of a budget, such as a threshold; None or False while it is off.
-
-    Returns
-    -------
-    The function, unchanged.
 
     Examples
     --------
@@ -126,10 +119,9 @@ def get_method(name: str) -> Method:
 def methods() -> pd.DataFrame:
     """Return the registered methods as a table.
 
-    Returns
-    -------
-    DataFrame indexed by name: paper, year, needs ("features" or "attention"), kind ("prunes" or "merges"), minimum (its
-    minimum budget in words) and options with their defaults; "|" separates the choices of a menu, the default first.
+    It is indexed by name, with columns paper, year, needs ("features" or "attention"), kind ("prunes" or "merges"),
+    minimum (its minimum budget in words) and options with their defaults; "|" separates the choices of a menu, the
+    default first.
 
     Examples
     --------
@@ -162,12 +154,7 @@ def reduce(tokens: VideoTokens, method: str, ratio: float | None = None, **optio
 
     Returns
     -------
-    Reduction, checked against the contract.
-
-    Raises
-    ------
-    MinimumBudgetError
-        For a budget below the method's minimum; everything else that is wrong raises a VTCError.
+    Reduction, checked against the contract. A budget below the method's minimum raises a MinimumBudgetError.
 
     Examples
     --------
@@ -199,9 +186,7 @@ def reduce(tokens: VideoTokens, method: str, ratio: float | None = None, **optio
     made = (result.grid, result.tokens.shape[1], result.tokens.dtype)
     source = (tokens.grid, tokens.values.shape[-1], tokens.values.dtype)
     if made != source:
-        raise VTCError(
-            f"method {method!r} returned grid, channels and dtype {made}, but those of the source are {source}"
-        )
+        raise VTCError(f"method {method!r} returned grid, channels and dtype {made}; the source has {source}")
     if budget is not None and len(result) != budget:
         raise VTCError(f"method {method!r} returned {len(result)} tokens for a budget of {budget}; budgets are exact")
     if salient and tokens.saliency_source:

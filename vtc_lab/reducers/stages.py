@@ -22,7 +22,7 @@ def cut_greedily(evidence: Tensor) -> Labels:
     >>> cut_greedily(torch.tensor([[torch.inf], [0.1], [0.7], [0.2]]))(2).flatten().tolist()
     [0, 0, 1, 1]
     """
-    rank = evidence.argsort(dim=0, descending=True, stable=True).argsort(dim=0)
+    rank = ranks(evidence.T).T
     return lambda count: (rank < count).long().cumsum(0) - 1
 
 
@@ -89,10 +89,7 @@ class Problem:
 
     @cached_property
     def sketch(self) -> VideoTokens:
-        """The tokens with every 1/64 of the channels summed up under seeded random signs.
-
-        That keeps inner products on average, as a random projection does, at the cost of reading the tokens once.
-        """
+        """The tokens with every 1/64 of the channels summed up under seeded signs, as a cheap random projection."""
         values = self.tokens.values
         channels = values.shape[-1]
         if channels <= 2 * _SKETCH:
@@ -108,7 +105,8 @@ class Problem:
         """(T, N) significance of each patch of these tokens."""
         if self.significance == "attention":
             return attention(tokens).float()
-        return _patch_significance(tokens.values, self.significance)
+        frames = (tokens.values[part].float() for part in blocks(tokens.values))
+        return torch.cat([1 - _likeness(some, self.significance).flatten(1) for some in frames])
 
 
 def both_stages(problem: Problem, tokens: VideoTokens, budget: int, count: int) -> Reduction:
@@ -163,11 +161,6 @@ def _spatial_first(
         home = nearest(tokens.values.flatten(1, 2), admitted).flatten()
         joined = torch.where(home >= 0, cell.flatten()[home.clamp(min=0)], -1)
     return _gather(tokens, joined, weight, lead, lead >= 0)
-
-
-def _patch_significance(values: Tensor, kind: str) -> Tensor:
-    """(T, N) float32 significance of each patch of (T, h, w, D) values: "distinct" or "neighbours"."""
-    return torch.cat([1 - _likeness(values[part].float(), kind).flatten(1) for part in blocks(values)])
 
 
 def _likeness(frames: Tensor, kind: str) -> Tensor:

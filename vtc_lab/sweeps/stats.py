@@ -1,8 +1,4 @@
-"""Intervals and paired tests of a sweep's table.
-
-Questions of one clip are not independent, so whole clips are resampled and flipped. A row without a result is never a
-zero: it is counted as missing beside each number that lacks it.
-"""
+"""Intervals and paired tests of a sweep's table, over whole clips, whose questions are not independent."""
 
 from __future__ import annotations
 
@@ -11,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from vtc_lab.sweeps.tidy import EVERYTHING, by_cluster, differences, intervals, tidy, whole
+from vtc_lab.sweeps.tidy import EVERYTHING, by_cluster, demand, differences, intervals, tidy, whole
 from vtc_lab.tokens import VTCError
 
 
@@ -48,15 +44,8 @@ def bootstrap_interval(
       samples than the rest and does not compare;
     - kept, total (if the table has them): means over the n rows; and value (its name).
 
-    Raises
-    ------
-    VTCError
-        For a table without results or of several models or ways of asking, or a missing or non-numeric column.
-
-    Notes
-    -----
-    The cluster bootstrap of Davison and Hinkley, "Bootstrap Methods and their Application", section 3.8. With few clips
-    its intervals are somewhat too short.
+    Source: the cluster bootstrap of Davison and Hinkley, "Bootstrap Methods and their Application", section 3.8. With
+    few clips its intervals are somewhat too short.
 
     Examples
     --------
@@ -66,6 +55,7 @@ def bootstrap_interval(
     """
     table = tidy(table, value, [cluster])
     by = [by] if isinstance(by, str) else list(by)
+    demand(table, by)
     return intervals(table, by, cluster, level, draws, seed).assign(value=value)
 
 
@@ -96,26 +86,19 @@ def compare(
     -------
     DataFrame with a row for each label and ratio above 1:
 
-    - label, ratio, reference, n (samples that both sides answered), clips (that have one);
+    - label, ratio, reference, n (samples that both sides answered), clips (that have one), value (its name);
     - difference, low, high: mean of label minus reference over the n samples, with the clustered interval;
     - gained, lost: samples where the label is better or worse;
     - p_mcnemar: exact and two-sided, for values that are true or false; it takes samples for independent;
     - p_permutation: two-sided, flips the signs of whole clips' differences, so samples of a clip may depend;
     - p_holm: p_permutation after Holm's correction over all rows of this table;
     - missing: samples of the table that one side did not answer; of: samples that have a difference in some row. Where
-      n is less, the difference is over other samples than the rest; and value (its name).
+      n is less, the difference is over other samples than the rest.
 
     Where a sample was answered under several seeds its value is their mean; gained, lost and p_mcnemar take the first
     seed, because repeated answers are no new samples.
 
-    Raises
-    ------
-    VTCError
-        For an unknown reference, a table of one clip or with nothing to compare, and as `bootstrap_interval`.
-
-    Notes
-    -----
-    McNemar (1947) and Holm (1979) as in statsmodels; the permutation test is scipy's with "samples".
+    Source: McNemar (1947) and Holm (1979) as in statsmodels; the permutation test is scipy's with "samples".
 
     Examples
     --------
@@ -134,9 +117,9 @@ def compare(
         raise VTCError(f"the table has nothing to compare with {reference!r}; sweep a second method or a ratio above 1")
     keys = ["label", "ratio"]
     result = intervals(pairs, keys, level=level, draws=draws, seed=seed).rename(columns={"mean": "difference"})
-    first = pairs["first"].groupby([pairs[key] for key in keys], sort=False, dropna=False)
-    result["gained"] = first.agg(lambda change: (change > 0).sum()).to_numpy()
-    result["lost"] = first.agg(lambda change: (change < 0).sum()).to_numpy()
+    changes = pairs.assign(gained=pairs["first"] > 0, lost=pairs["first"] < 0)
+    changes = changes.groupby(keys, sort=False, dropna=False)[["gained", "lost"]].sum()
+    result[["gained", "lost"]] = changes.to_numpy()
     binary = table.value.dropna().isin((0, 1)).all()
     result["p_mcnemar"] = [
         mcnemar([[0, gained], [lost, 0]], exact=True).pvalue if binary and n else np.nan

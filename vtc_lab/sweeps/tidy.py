@@ -121,7 +121,6 @@ def counted(table: pd.DataFrame, by: list[str], cluster: str = "clip") -> tuple[
 
     A cell has mean, n, clips, missing, of (see `bootstrap_interval`), and the mean budgets of the rows with a result.
     """
-    demand(table, by)
     groups = table.groupby(by, sort=False, dropna=False)
     at = groups.ngroup()
     totals, counts = by_cluster(table, at.to_numpy(), groups.ngroups, cluster)

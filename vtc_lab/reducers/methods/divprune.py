@@ -14,8 +14,6 @@ def divprune(tokens: VideoTokens, budget: int) -> Reduction:
     to the lower index, distances being rounded to 2^-20. The whole clip is one set, as the original treats the visual
     tokens of one prompt. Cost: M^2 * D for the first pick and K * M * D for the others; memory one float32 copy.
 
-    Examples
-    --------
     >>> import torch
     >>> ends = VideoTokens(torch.tensor([[1.0, 0], [1, 0.1], [0, 1], [0.1, 1]]).view(1, 2, 2, 2))
     >>> divprune(ends, 2).anchor.tolist()

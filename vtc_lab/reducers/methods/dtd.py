@@ -20,8 +20,6 @@ def dtd(tokens: VideoTokens, budget: int | None = None, *, tau: Annotated[float 
     to the earlier frame and the lower patch; `evs` keeps the same ones, the two papers differ in what they compare
     (EVS: pixels). The cost is one pass over the tokens.
 
-    Examples
-    --------
     >>> import torch
     >>> still = VideoTokens(torch.ones(4, 2, 2, 8))
     >>> len(dtd(still, tau=0.9)), len(dtd(still, 6))

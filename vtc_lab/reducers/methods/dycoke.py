@@ -26,8 +26,6 @@ def dycoke(tokens: VideoTokens, budget: int | None = None, *, k: Annotated[float
     The official code drops an odd last frame, leaves the last f2 unpruned and puts tokens out of order, and its second
     stage prunes the KV cache while decoding; none of that is done here.
 
-    Examples
-    --------
     >>> dycoke(VideoTokens(torch.randn(4, 2, 2, 8)), 7).kept.flatten(1).sum(1).tolist()
     [4, 1, 1, 1]
     """

@@ -25,12 +25,6 @@ def fastvid(
     w = max(1 / (count + 1), 0.6); a scene without anchors drops it. What those frames cannot hold of the context goes
     back to saliency in the others, which happens above about K = M / 2.5; the original does not reach such budgets.
     Cost: T * N * (anchors of a scene) * D.
-
-    Examples
-    --------
-    >>> tokens = VideoTokens(torch.randn(4, 4, 4, 8), torch.rand(4, 4, 4))
-    >>> len(fastvid(tokens, 20))
-    20
     """
     rows, patches = tokens.values.flatten(0, 2), tokens.total // len(tokens)
     own = torch.arange(tokens.total, device=rows.device).view(-1, patches)

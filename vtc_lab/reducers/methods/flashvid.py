@@ -34,12 +34,6 @@ def flashvid(
 
     The paper lets 1.25 K tokens enter and prunes on inside the language model; here K enter, for a comparison at equal
     budgets. How relevance is scaled to be positive is our reading. Cost: T * N^2 * D, and (trees of a scene)^2 * D.
-
-    Examples
-    --------
-    >>> tokens = VideoTokens(torch.randn(4, 4, 4, 8), torch.rand(4, 4, 4))
-    >>> len(flashvid(tokens, 20))
-    20
     """
     frames = tokens.values.flatten(1, 2)
     scene = shots(tokens.values, tau)

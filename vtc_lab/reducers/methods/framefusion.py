@@ -27,8 +27,6 @@ def framefusion(
     states, and prunes by attention further in; this is its merge stage on the tokens that enter. The cost is two passes
     over the tokens.
 
-    Examples
-    --------
     >>> still = VideoTokens(torch.ones(4, 2, 2, 8))
     >>> framefusion(still, 4).anchor.tolist(), len(framefusion(still, threshold=0.6))
     ([0, 1, 2, 3], 4)

@@ -26,8 +26,6 @@ def holitom(tokens: VideoTokens, budget: int, *, tau: Annotated[float | None, -1
     first; the original does not reach such budgets. Its inner stage, which merges inside the language model, is left
     out. Cost: T * N * D + T^2, and N^2 * D a window.
 
-    Examples
-    --------
     >>> still = VideoTokens(torch.randn(1, 3, 3, 8).expand(4, 3, 3, 8), torch.rand(4, 3, 3))
     >>> holitom(still, 9).kept.flatten(1).sum(1).tolist()
     [9, 0, 0, 0]

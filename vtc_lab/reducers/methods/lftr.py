@@ -73,8 +73,6 @@ def lftr(
         `temporal` says. `dropped` "merge" lets each other patch into the cell of the nearest admitted one of its source
         frame, weighted by d.
 
-    Examples
-    --------
     >>> tokens = VideoTokens(torch.randn(16, 8, 8, 32))
     >>> lftr(tokens, 128).ledger.split(",")[0]
     'kept 128 of 1024 tokens'
@@ -84,8 +82,7 @@ def lftr(
     evidence = difference(tokens.values)
     if granularity == "frame":
         evidence = evidence.mean(1, keepdim=True)
-    greedy = segments == "greedy"
-    labels = cut_greedily(evidence) if greedy else cut_optimally(tokens.values, granularity == "patch")
+    labels = cut_greedily(evidence) if segments == "greedy" else cut_optimally(tokens.values, granularity == "patch")
     evidence = evidence.expand(-1, tokens.total // len(tokens))
     problem = Problem(tokens, evidence, labels, temporal, significance, allocation, dropped, order)
     if min_fidelity is None:
@@ -148,11 +145,7 @@ def _ladder(lowest: int, highest: int) -> list[int]:
 
 
 def _reach(problem: Problem, fidelity: float, temporal_ratio: float | None) -> Reduction:
-    """The smallest budget whose coverage reaches the fidelity: bisection for each number of segments.
-
-    Coverage grows with the budget while T' stays the same. It falls where the budget asks for one frame more, which
-    all frames pay for with patches; so budgets of different T' are not bisected together.
-    """
+    """The smallest budget that reaches the fidelity, bisected for each T' apart: one frame more lowers coverage."""
     if not 0 <= fidelity <= 1:
         raise VTCError(f"min_fidelity is {fidelity!r}; coverage lies between 0 and 1")
     tokens, enough = problem.tokens, fidelity - 1e-6  # a cosine of equal vectors can fall short of 1 by rounding

@@ -28,12 +28,6 @@ def prumerge(tokens: VideoTokens, budget: int | None = None, *, adaptive: bool =
     reduction names one place for each token. The paper's sums of saliency * token depend on the scale of a tower's
     attention; weights are normalised here, so that ratio 1 is the identity. It is a method for images, applied to each
     frame, and compares features, not attention keys. Cost: T * N^2 * D.
-
-    Examples
-    --------
-    >>> tokens = VideoTokens(torch.randn(2, 4, 4, 8), torch.rand(2, 4, 4))
-    >>> prumerge(tokens, 10).kept.flatten(1).sum(1).tolist()
-    [5, 5]
     """
     frames, saliency = tokens.values.flatten(1, 2), attention(tokens).float()
     patches = frames.shape[1]

@@ -34,8 +34,6 @@ def sttm(
     those joins are left out. The original runs inside the language model, after its second layer. Cost: one pass over
     the tokens for each pair of quadtree levels.
 
-    Examples
-    --------
     >>> halves = torch.eye(2)[[0, 0, 1, 1]].expand(2, 4, 4, 2)
     >>> sttm(VideoTokens(halves), tau_s=0.9).anchor.tolist()
     [0, 2, 8, 10]

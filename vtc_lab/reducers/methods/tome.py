@@ -30,8 +30,6 @@ def tome(tokens: VideoTokens, budget: int, *, scope: Literal["clip", "frame"] = 
     attention keys and leaves the tokens reordered; here all rounds use the features that enter the language model, and
     raster order is kept. Cost of the first round: M^2 / 4 * D, or M * N / 4 * D within frames.
 
-    Examples
-    --------
     >>> pairs = VideoTokens(torch.tensor([[1.0, 0], [1, 0], [0, 1], [0, 1]]).view(1, 2, 2, 2))
     >>> tome(pairs, 2).assign.tolist()
     [0, 0, 1, 1]

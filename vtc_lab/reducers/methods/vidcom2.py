@@ -12,9 +12,7 @@ _TEMPERATURE = 0.01
 
 
 @method(
-    paper="arXiv 2505.14454",
-    year=2025,
-    minimum=("one token of every frame", lambda frames, patches, options: frames),
+    paper="arXiv 2505.14454", year=2025, minimum=("one token of every frame", lambda frames, patches, options: frames)
 )
 def vidcom2(tokens: VideoTokens, budget: int) -> Reduction:
     """Keep the patches that are least like the clip and least like their frame, more of them in frames unlike the clip.
@@ -24,11 +22,6 @@ def vidcom2(tokens: VideoTokens, budget: int) -> Reduction:
     frame's score is u = -mean v, p = softmax((u - max u) / 0.01), its share of patches s = min(1, r (1 + p - mean p))
     with r = K / M. A frame keeps its lowest v + f, at least one; ties go to the lower patch. The shares are scaled
     together until their whole numbers sum to K; the original rounds each. The cost is three passes over the tokens.
-
-    Examples
-    --------
-    >>> vidcom2(VideoTokens(torch.randn(4, 3, 3, 8)), 12).kept.flatten(1).any(1).all()
-    tensor(True)
     """
     frames = _steady_channels(tokens.values.flatten(1, 2))
     patches = frames.shape[1]

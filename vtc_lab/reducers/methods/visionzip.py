@@ -19,12 +19,6 @@ def visionzip(tokens: VideoTokens, budget: int) -> Reduction:
     those that came. That is a sum, as in the official code, so a merged token is longer than its members: the weights
     of a group sum to 2. The original compares attention keys; they do not come with tokens, so features are compared.
     Frames without a share are dropped; a frame without contextual tokens drops its rest. Cost: T * N^2 * D.
-
-    Examples
-    --------
-    >>> tokens = VideoTokens(torch.randn(2, 4, 4, 8), torch.rand(2, 4, 4))
-    >>> visionzip(tokens, 16).kept.flatten(1).sum(1).tolist()
-    [8, 8]
     """
     frames = tokens.values.flatten(1, 2)
     share = shares(budget, len(frames)).to(frames.device)
