@@ -479,16 +479,22 @@ def test_a_missing_folder_and_a_bad_limit():
             '"clip"',
             "entry 1 of test_q.json has no 'video_name' or .*, only clip",
         ),
-        ("msvd-qa", "test_q.json", "]", "", "test_q.json is no JSON .Expecting ',' delimiter"),
-        ("msvd-qa", "test_a.json", '"dough"', '"dough', "test_a.json is no JSON .*Invalid control"),
+        ("msvd-qa", "test_q.json", "]", "", "test_q.json is not valid JSON .Expecting ',' delimiter"),
+        ("msvd-qa", "test_a.json", '"dough"', '"dough', "test_a.json is not valid JSON .*Invalid control"),
         ("nextqa-mc", "val.csv", ",2,6,CH", ",7,6,CH", "line 2 of val.csv has answer 7.0; with 5 options it is 0 to 4"),
         ("nextqa-mc", "val.csv", ",2,6,CH", ",x,6,CH", "line 2 of val.csv has answer 'x'; it must be a number"),
         ("nextqa-mc", "val.csv", '"washed, then dried the pan"', "washed, then", "line 3 of val.csv has more cells"),
         ("nextqa-mc", "val.csv", ",a0,a1,a2,a3,a4", "", "more cells than the header"),
         ("mvbench", "json/moving_direction.json", '"answer": "The', '"answer": "An', "not one of the options"),
         ("video-mme", "videomme/test.jsonl", '"answer": "C"', '"answer": "E"', "line 1 of test.jsonl has answer 'E'"),
-        ("video-mme", "videomme/test.jsonl", '{"video_id": "301"', "nonsense", "line 2 of test.jsonl is no JSON"),
-        ("egoschema", "subset_answers.json", "{", "[{", "subset_answers.json is no JSON"),
+        (
+            "video-mme",
+            "videomme/test.jsonl",
+            '{"video_id": "301"',
+            "nonsense",
+            "line 2 of test.jsonl is not valid JSON",
+        ),
+        ("egoschema", "subset_answers.json", "{", "[{", "subset_answers.json is not valid JSON"),
         ("plain", "qa.jsonl", '"answer"', '"said"', "line 1 of qa.jsonl is no sample, without answer"),
     ],
 )
@@ -505,10 +511,10 @@ def test_an_entry_that_is_not_as_it_should_be_is_named(copied, name, file, old, 
 def test_files_that_are_no_text_or_of_no_known_kind(tmp_path):
     (tmp_path / "test_q.json").write_bytes(b"[\xff\xfe]")
     (tmp_path / "test_a.json").write_text("[]")
-    with pytest.raises(vtc.VTCError, match="test_q.json is no UTF-8 text"):
+    with pytest.raises(vtc.VTCError, match="test_q.json is not valid UTF-8"):
         all_of("msvd-qa", tmp_path)
     (tmp_path / "deep.json").write_text("[" * 100_000)
-    with pytest.raises(vtc.VTCError, match="deep.json is no JSON"):
+    with pytest.raises(vtc.VTCError, match="deep.json is not valid JSON"):
         list(records(tmp_path / "deep.json"))
     with pytest.raises(vtc.VTCError, match=r"qa\.txt is of no kind"):
         list(records(tmp_path / "qa.txt"))
@@ -522,7 +528,7 @@ def test_files_that_are_no_text_or_of_no_known_kind(tmp_path):
     with pytest.raises(vtc.VTCError, match=r"wide\.csv cannot be read after line 2 .field larger"):
         list(records(tmp_path / "wide.csv"))
     (tmp_path / "qa.csv").write_bytes("clip,question,answer\na.mp4,où ?,café\n".encode("cp1252"))
-    with pytest.raises(vtc.VTCError, match=r"qa\.csv is no UTF-8 text; save it as UTF-8"):
+    with pytest.raises(vtc.VTCError, match=r"qa\.csv is not valid UTF-8; save it as UTF-8"):
         all_of("plain", tmp_path)
 
 

@@ -23,7 +23,7 @@ _ANCHORS = "For a merged token, the patch that anchors it counts as kept."
 
 
 def kept_overlap(reductions: Iterable[Reduction]) -> pd.DataFrame:
-    """Return how far the sets of kept patches of several reductions overlap: the Jaccard index of each two.
+    """Return the Jaccard index of the kept patches of every pair of reductions.
 
     Parameters
     ----------

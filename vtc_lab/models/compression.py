@@ -283,7 +283,7 @@ def _shortened(model: Model, prompt: EncodedPrompt, keep: Tensor, positions: Pos
 
 
 def padding_token(model: Model, ids: Tensor, mask: Tensor) -> int:
-    """Return the token that pads these prompts, or would; never one that stands for a picture or a clip."""
+    """Return the padding token; never one that stands for a picture or a clip."""
     if not bool(mask.all()):
         return int(ids[mask == 0][0])
     config = model.config

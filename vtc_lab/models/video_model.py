@@ -260,7 +260,7 @@ class VideoModel:
 
 
 def _chosen(reduction: Reduction | None, tokens: VideoTokens) -> Reduction:
-    """The reduction that enters, if it is one of these tokens; all of them for None."""
+    """Check that the reduction belongs to these tokens; None keeps them all."""
     if reduction is None:
         return prune(tokens, torch.arange(tokens.total, device=tokens.values.device))
     if not isinstance(reduction, Reduction):

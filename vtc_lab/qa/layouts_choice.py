@@ -171,7 +171,7 @@ def video_mme(root: Path, clips: Path, split: str) -> Samples:
 
 
 def _questions(entries: Iterator[Record]) -> Iterator[Record]:
-    """Entries, those with a list of questions taken apart."""
+    """Yield one record per question."""
     for entry in entries:
         questions = entry.fields.get("questions")
         if not isinstance(questions, list):

@@ -139,7 +139,7 @@ def _readable(path: Path) -> Iterator[None]:
     except VTCError:
         raise
     except UnicodeDecodeError as error:
-        raise VTCError(f"{path.name} is no UTF-8 text; save it as UTF-8") from error
+        raise VTCError(f"{path.name} is not valid UTF-8; save it as UTF-8") from error
     except (ValueError, OSError) as error:
         raise VTCError(f"{path.name} cannot be read ({error}); mend that, or fetch it again") from error
 
@@ -148,7 +148,7 @@ def _parsed(text: str, where: str) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise VTCError(f"{where} is no JSON ({error}); mend that, or fetch the file again") from error
+        raise VTCError(f"{where} is not valid JSON ({error}); fix it, or fetch the file again") from error
 
 
 def _load(path: Path, kind: type, called: str) -> Any:

@@ -50,7 +50,7 @@ Samples = Iterator[Sample]
 
 
 def read_samples(path: str | Path | None = None) -> list[Sample]:
-    """Read samples from a file with one JSON object a line, or from a CSV.
+    """Read samples from a file with one JSON object per line, or from a CSV.
 
     Parameters
     ----------

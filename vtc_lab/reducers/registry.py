@@ -228,7 +228,7 @@ def needs_saliency(method: str, options: dict[str, Any]) -> bool:
 
 
 def finds_budget(method: str, options: dict[str, Any]) -> bool:
-    """Return whether the option that takes the place of a budget is among these and on."""
+    """Return True if the option that replaces a budget is set."""
     value = options.get(get_method(method).instead)
     return value is not None and value is not False  # 0.0 is a threshold
 

@@ -119,7 +119,7 @@ def failed(job: Job, error: Exception) -> Iterator[list[Finished]]:
 
 
 def _chunks(job: Job, total: int) -> Iterator[list[int]]:
-    """Yield settings to prefill together: neighbours in the plan, of one ratio, and of these those still to do."""
+    """Yield batches of pending settings that share a ratio, to be prefilled together."""
     numbers = sorted(range(len(job.settings)), key=lambda n: job.settings[n].ratio or math.inf)
     for ratio, same in groupby(numbers, key=lambda n: job.settings[n].ratio):
         together = list(same)
@@ -239,7 +239,7 @@ class _ClipAtWork:
 
 
 def _sound(answer: Answer) -> Answer | VTCError:
-    """Return the answer, or what to say of one that was made of NaN."""
+    """Return the answer, or the error to report if its logits are NaN."""
     try:
         log_probabilities(answer.logits)
     except VTCError as error:

@@ -103,7 +103,7 @@ class Plan:
         return (*facts, *asked, *how, *found, sample.id, sample.group, str(self.asking), again)
 
     def place(self, i: int, n: int) -> str:
-        """Return a name for what a result is of, whatever it is made with."""
+        """Return a key of the sample and setting alone, whatever model and code made the result."""
         sample, setting = self.samples[i], self.settings[n]
         video = self.clips[sample.clip]
         how = (setting.method, setting.changed, setting.seed, setting.ratio)

@@ -79,7 +79,7 @@ def whole(name: str, number: object, least: int) -> int:
 
 
 def answered(table: pd.DataFrame) -> pd.Series:
-    """Mark the rows of samples that have a value under some setting; the others make no two means differ."""
+    """Mark the rows of samples with a value under some setting; others do not affect a comparison."""
     return table.value.notna().groupby(table["sample"], dropna=False).transform("any")
 
 

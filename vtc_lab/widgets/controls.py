@@ -110,7 +110,7 @@ class Toggles(widgets.HBox):
         self.rebuild(choices, value)
 
     def rebuild(self, choices: Sequence, value: Sequence) -> None:
-        """Make new buttons for values, or pairs of a text and a value; what is pressed but no choice gets one too."""
+        """Make buttons for values, or (text, value) pairs; a selected value that is not among them gets one too."""
         pairs = [choice if isinstance(choice, tuple) else (str(choice), choice) for choice in choices]
         known = [each for _, each in pairs]
         pairs += [(str(each), each) for each in value if each not in known]
@@ -153,7 +153,7 @@ class OptionPanel(widgets.HBox):
         self._gather()
 
     def _gather(self, _: object = None) -> None:
-        """Take what is not at its default, and what has no control, of which an error will say why."""
+        """Collect the values that are not defaults, including those of options without a control."""
         chosen = {key: parsed(control.value, self._options[key][0]) for key, control in self._controls.items()}
         changed = {key: value for key, value in chosen.items() if value != self._options[key][1]}
         self.value = {**self._rest, **changed}
