@@ -211,6 +211,9 @@ def test_a_file_that_save_figure_did_not_write_is_not_overwritten(tmp_path):
     assert ".csv" not in save_figure(Figure(), "f", tmp_path)
     assert table.read_text() == "mine\n1\n"
     refuse("f.csv was not written", tmp_path, blank())
+    os.mkfifo(tmp_path / "pipe.json")  # would be waited for
+    with pytest.raises(VTCError, match="pipe.json was not written by save_figure"):
+        save_figure(blank(), "pipe", tmp_path)
 
 
 def test_figures_of_version_0_1_are_replaced_but_not_a_csv_that_was_not_theirs(tmp_path):

@@ -1,5 +1,6 @@
 import importlib
 import json
+import os
 import logging
 import signal
 import sqlite3
@@ -266,7 +267,8 @@ def test_the_client_that_is_missing_is_named(monkeypatch):
 
 def test_a_cache_that_cannot_be(tmp_path):
     (tmp_path / "text.db").write_text("no database at all, but long enough to be looked at " * 40)
-    for path in (tmp_path / "text.db", tmp_path / "no/such/folder.db"):
+    os.mkfifo(tmp_path / "pipe.db")
+    for path in (tmp_path / "text.db", tmp_path / "no/such/folder.db", tmp_path / "pipe.db"):
         with pytest.raises(vtc.VTCError, match="cannot hold verdicts"):
             judge(*ASKED, Judge("http://127.0.0.1:9/v1", "tiny", cache=path))
 

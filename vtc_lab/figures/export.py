@@ -144,7 +144,7 @@ def write_files(base: Path, contents: dict[str, bytes], what: str) -> dict[str, 
 def _listed(file: Path, suffixes: list[str]) -> set[str]:
     """Return the suffixes that a record lists; it is a JSON, or a comment that begins a LaTeX file."""
     try:
-        facts, _ = json.JSONDecoder().raw_decode(file.read_text(encoding="utf-8").removeprefix("% "))
+        facts, _ = json.JSONDecoder().raw_decode(file.read_text("utf-8").removeprefix("% ") if file.is_file() else "")
     except (OSError, ValueError):
         return set()
     if not (isinstance(facts, dict) and "vtc_lab" in facts):

@@ -94,9 +94,9 @@ def _demand_files(folder: Path) -> None:
         if file.exists() and not (file.is_file() or file.is_dir()):
             raise VTCError(f"{file} is a pipe or a device; give a checkpoint that is made of files")
     for index in folder.glob("*.index.json"):
-        for name in set(json.loads(index.read_text())["weight_map"].values()):
-            if Path(name).is_absolute() or len(Path(name).parts) > 2 or ".." in Path(name).parts:
-                raise VTCError(f"{index} names {name!r:.60}; give a checkpoint whose shards lie beside its index")
+        for path in map(Path, set(json.loads(index.read_text())["weight_map"].values())):
+            if path.is_absolute() or len(path.parts) > 2 or ".." in path.parts:
+                raise VTCError(f"{index} names {str(path)!r:.60}; give a checkpoint whose shards lie beside its index")
 
 
 def _source(name: str | os.PathLike | None) -> str:

@@ -23,7 +23,7 @@ def model_files(spec: dict[str, Any] | None) -> list[Path]:
     folder = Path(spec["name"]) if spec else None
     if folder is None or not folder.is_dir():
         return []
-    return sorted(file for file in folder.iterdir() if file.suffix in _MADE_OF)
+    return sorted(file for file in folder.iterdir() if file.suffix in _MADE_OF and file.is_file())
 
 
 def weights_sample(network: nn.Module) -> str:

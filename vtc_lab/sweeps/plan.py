@@ -8,7 +8,6 @@ import math
 import sys
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from numbers import Real
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -109,19 +108,11 @@ class Plan:
         how = (setting.method, setting.changed, setting.seed, setting.ratio)
         return digest(self.model, self.asking, video.name, _range(video.part), sample.question, sample.id, *how)
 
-    @cached_property
-    def _alike(self) -> dict[str, list[int]]:
-        alike: dict[str, list[int]] = {}
-        for i, sample in enumerate(self.samples):
-            alike.setdefault(sample.name, []).append(i)
-        return alike
-
     def stored(self, finished: Iterable[Finished], saved: Container[tuple[str, str]]) -> Iterator[tuple]:
-        """Yield key, place and row of what is finished, for each id of the question that is not saved yet."""
+        """Yield key, place and row of what is finished and not saved yet, under this id of the question."""
         for i, n, result in finished:
-            for same in self._alike[self.samples[i].name]:
-                if (self.keys[i][n], self.samples[same].id) not in saved:
-                    yield self.keys[i][n], self.place(same, n), self.row(same, n, result)
+            if (self.keys[i][n], self.samples[i].id) not in saved:
+                yield self.keys[i][n], self.place(i, n), self.row(i, n, result)
 
     def jobs(self, found: Mapping[str, Result]) -> list[Job]:
         """Return a job for each clip that has something to do."""
@@ -252,7 +243,7 @@ def _video(part: Part) -> _Video:
     try:
         found = next((path for path in part.get("tried", ()) if Path(path).exists()), clip)
         if Path(found).is_dir():
-            pictures = sorted(Path(found).iterdir())
+            pictures = sorted(filter(Path.is_file, Path(found).iterdir()))  # a pipe would be waited for
             return _Video(str(clip), part, digest(*(f"{picture.name} {file_hash(picture)}" for picture in pictures)))
         path = str(resolve(found))
         rest = {name: value for name, value in part.items() if name not in ("clip", "tried")}

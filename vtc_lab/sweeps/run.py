@@ -126,24 +126,23 @@ def sweep(
     halted: Any = getattr(stop, "is_set", stop) or (lambda: False)
     store = None if results is None else Store(results)
     found = store.known(plan.keys) if store else {}
-    if store:
-        store.add(plan.stored(plan.there(found), store.saved))  # known under another id
     before, total = plan.progress(found)
     done, started = before, time.perf_counter()
 
-    def tell() -> None:
+    def keep(finished: Iterable[Finished]) -> None:
+        if store:
+            store.add(plan.stored(finished, store.saved))
         if progress:
             left = (time.perf_counter() - started) / (done - before) * (total - done) if done > before else math.nan
             progress(Progress(done, total, left, lambda: plan.table(found)))
 
-    tell()
+    keep(plan.there(found))  # which may be there under another id alone
     for finished in _work(model.fresh(), executor, timeout, plan.jobs(found), halted):
         found |= {plan.keys[i][n]: result for i, n, result in finished}
-        if store:
-            store.add(plan.stored(finished, store.saved))
         done += len({n for _, n, _ in finished})
-        tell()
+        keep(finished)
     if store:
+        store.add(plan.stored(plan.there(found), store.saved))
         for key in store.unsaved(found):
             found[key] = found[key]._replace(error="; ".join(filter(None, (found[key].error, store.problem))))
     return plan.table(found)
@@ -222,19 +221,14 @@ def _planned(model: VideoModel, samples: Iterable, settings: list[Setting], aski
 
 
 def _check(
-    samples: object,
-    results: object,
-    executor: object = None,
-    timeout: Any = None,
-    progress: object = None,
-    stop: object = None,
+    samples: Any, results: Any, executor: Any = None, timeout: Any = None, progress: Any = None, stop: Any = None
 ) -> None:
-    limits = isinstance(timeout, int | float) and 0 < timeout <= TIMEOUT_MAX and executor is not None
+    in_time = isinstance(timeout, int | float) and 0 < timeout <= TIMEOUT_MAX and executor is not None
     for name, value, right, fits in (
         ("samples", samples, "a list of dicts, such as vtc.read_samples gives", isinstance(samples, Iterable)),
         ("results", results, "None or the path of a file", results is None or isinstance(results, str | os.PathLike)),
         ("executor", executor, "None or an Executor", executor is None or hasattr(executor, "submit")),
-        ("timeout", timeout, "None or seconds above 0, and an executor", timeout is None or limits),
+        ("timeout", timeout, "None or seconds above 0, and an executor", timeout is None or in_time),
         ("progress", progress, "None or a function of a Progress", progress is None or callable(progress)),
         ("stop", stop, "None, a function or an Event", stop is None or callable(getattr(stop, "is_set", stop))),
     ):

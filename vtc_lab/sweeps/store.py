@@ -8,9 +8,10 @@ import os
 import re
 import sqlite3
 from collections.abc import Iterable, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -31,6 +32,7 @@ _SCHEMA = f"""CREATE TABLE {TABLE} (
 _OLDER = re.compile(r"CREATE TABLE results\w* \(\s*key TEXT.*?, place TEXT,")
 _READING = ("ro", "rw", "ro&immutable=1")  # what a killed process left half written only "rw" may put back
 _GIVEN = "(SELECT value FROM json_each(?))"
+_REFUSED = (sqlite3.Error, VTCError)
 UNSAVED = "computed but not saved in "
 
 
@@ -73,17 +75,16 @@ def read_results(path: str | os.PathLike) -> pd.DataFrame:
 class Store:
     """The file of a sweep; what it cannot take waits in memory and is tried again with what comes next.
 
-    It is opened anew each time and in SQLite's first journal mode, which needs no memory shared between processes: a
-    file that was removed, cut or replaced meanwhile is noticed, and a network drive will do.
+    Opened anew for each use, it is noticed if it was removed, cut or replaced; without WAL a network drive will do.
     """
 
     def __init__(self, path: str | os.PathLike) -> None:
         self.path, self.problem = path, ""
-        self.waiting: dict[tuple[str, object], tuple] = {}  # by key and id, in memory alone
-        self.saved: set[tuple[str, str]] = set()  # what `known` has found
+        self.waiting: dict[tuple[str, str], tuple] = {}  # by key and id, in memory alone
+        self.saved: set[tuple[str, str]] = set()  # by key and id, in the file
         try:
             _connect(path, (*_READING, "rwc")).close()
-        except sqlite3.Error as error:
+        except VTCError as error:
             words = f"{path} cannot hold the results of a sweep ({error}); give another file, or one that is not there"
             raise VTCError(words) from error
 
@@ -94,7 +95,7 @@ class Store:
         self.saved = {(key, name) for key, name, *_ in rows}
         return {key: Result(*values) for key, _, *values in rows}
 
-    def add(self, rows: Iterable[tuple[str, str, Sequence[object]]]) -> None:
+    def add(self, rows: Iterable[tuple[str, str, Sequence[Any]]]) -> None:
         """Write (key, place, values of COLUMNS, again) in one transaction, with what waits; `problem` says why not."""
         self.waiting |= {(row[0], row[2][COLUMNS.index("id")]): row for row in rows}
         if not self.waiting:
@@ -102,24 +103,21 @@ class Store:
         marks = ", ".join("?" * (len(_QUOTED) + 2))
         changes = ", ".join(f"{name} = excluded.{name}" for name in _QUOTED)
         try:
-            # Fail fast after the first busy timeout.
-            with (
-                closing(_connect(self.path, ("rw",), 0.1 if self.problem else _PATIENCE)) as opened,
-                opened as connection,
-            ):
+            patience = 0.1 if self.problem else _PATIENCE  # fail fast after the first busy timeout
+            with closing(_connect(self.path, ("rw",), patience)) as opened, opened as connection:
                 connection.execute("BEGIN IMMEDIATE")
-                connection.executemany(
-                    f"UPDATE {TABLE} SET computed = computed + 1 WHERE key = ? AND id = ?", list(self.waiting)
-                )
+                again = f"UPDATE {TABLE} SET computed = computed + 1 WHERE key = ? AND id = ?"
+                connection.executemany(again, list(self.waiting))
                 # Of two runs that did the same, the result of the first stays.
                 connection.executemany(
                     f"INSERT INTO {TABLE} (key, place, {', '.join(_QUOTED)}) VALUES ({marks}) "
                     f"ON CONFLICT (key, id) DO UPDATE SET {changes} WHERE {TABLE}.again",
                     [(key, place, *values) for key, place, values in self.waiting.values()],
                 )
-        except sqlite3.Error as error:
+        except _REFUSED as error:
             self._say(error)
         else:
+            self.saved |= self.waiting.keys()
             self.waiting, self.problem = {}, ""
 
     def unsaved(self, keys: Iterable[str]) -> set[str]:
@@ -144,35 +142,30 @@ def _connect(path: str | os.PathLike, modes: Sequence[str], patience: float = _P
         name, new = place.as_uri(), not place.exists()
         empty = new or not place.stat().st_size
     except (OSError, RuntimeError, ValueError) as error:
-        raise sqlite3.OperationalError(str(error)) from error
+        raise VTCError(str(error)) from error
     if not (new or place.is_file()):  # opening a pipe would wait for ever
-        raise sqlite3.OperationalError("it is a folder, a pipe or a device")
+        raise VTCError("it is a folder, a pipe or a device")
     for mode in modes if "rwc" in modes or not new else ():
         if "immutable" in mode and any(Path(f"{place}-{end}").exists() for end in ("wal", "journal")):
             continue  # this mode would not see what has not been moved from there into the file
         try:
-            connection = sqlite3.connect(f"{name}?mode={mode}", patience, isolation_level=None, uri=True)
-        except sqlite3.Error as error:
-            reason = str(error)
-            continue
-        fits = True
-        try:
-            tables = [row[0] for row in connection.execute("SELECT sql FROM sqlite_master WHERE type = 'table'")]
-            fits = empty or any(map(_OLDER.match, tables))
-            if mode == "rwc" and fits:
-                connection.execute(_SCHEMA.replace("TABLE", "TABLE IF NOT EXISTS", 1))
-                tables.append(_SCHEMA)
-            if _SCHEMA in tables:
+            with ExitStack() as ending:
+                connection = sqlite3.connect(f"{name}?mode={mode}", patience, isolation_level=None, uri=True)
+                ending.callback(connection.close)
+                tables = [sql for (sql,) in connection.execute("SELECT sql FROM sqlite_master WHERE type = 'table'")]
+                fits = empty or any(map(_OLDER.match, tables))
+                if mode == "rwc" and fits:
+                    connection.execute(_SCHEMA.replace("TABLE", "TABLE IF NOT EXISTS", 1))
+                elif _SCHEMA not in tables:  # another program's file is not even opened for writing
+                    kind = sqlite3.OperationalError if fits else VTCError
+                    raise kind("it holds no results, or those of another version")
+                ending.pop_all()
                 return connection
-            reason = "it holds no results, or those of another version"
         except sqlite3.Error as error:
             reason = str(error)
-        connection.close()
-        if mode == "rwc" and new and "locked" not in reason and not place.stat().st_size:
-            place.unlink()  # a full disk's
-        if not fits:
-            break  # another program's file, which is not to be touched
-    raise sqlite3.OperationalError(reason)
+            if mode == "rwc" and new and "full" in reason and not place.stat().st_size:
+                place.unlink()
+    raise VTCError(reason)
 
 
 def _fetch(path: str | os.PathLike, query: str, names: Sequence[str] = ()) -> list:
@@ -180,5 +173,5 @@ def _fetch(path: str | os.PathLike, query: str, names: Sequence[str] = ()) -> li
     try:
         with closing(_connect(path, _READING)) as connection:
             return connection.execute(query, [json.dumps(names)] if names else []).fetchall()
-    except sqlite3.Error as error:
+    except _REFUSED as error:
         raise VTCError(f"{path} cannot be read ({error}); give what a sweep had as results") from error

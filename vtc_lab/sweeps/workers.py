@@ -24,8 +24,7 @@ if TYPE_CHECKING:  # importing the model imports transformers, which takes secon
     from vtc_lab.models.video_model import VideoModel
 
 _PROCESS = os.getpid()  # where this was imported; a fork is another process
-# The models of this process' own sweeps, for jobs in its threads and forks; None once a job that hangs has it.
-_LENT: dict[str, VideoModel | None] = {}
+_LENT: dict[str, VideoModel | None] = {}  # of this process' own sweeps, for its threads and forks; None if one hangs
 _LOADED: dict[str, VideoModel] = {}  # the one model that a worker has loaded
 _MISSED: set[str] = set()  # sweeps whose model is another one here, so that it is loaded once for all their clips
 _TURN = threading.Lock()  # threads share a model, and its memory
@@ -92,31 +91,24 @@ def _run(parcel: _Parcel) -> list[Finished]:
 
 def _in_time(model: VideoModel, parcel: _Parcel) -> list[Finished]:
     finished: list[Finished] = []
-    ended: Future[None] = Future()
+    problem: list[Any] = [VTCError(f"given up after timeout={parcel.timeout} seconds; run again, or give more")]
 
     def run() -> None:
         try:
             for part in work(model, parcel.job):
                 finished.extend(part)
-            ended.set_result(None)
+            problem.clear()
         except BaseException as error:
-            ended.set_exception(error)
+            problem[:] = [error]
 
-    if parcel.timeout is None:
-        run()
-    else:  # neither the next job nor the end of this process waits for a daemon
-        threading.Thread(target=run, daemon=True).start()
-    if wait([ended], parcel.timeout).done:
-        ended.result()
-        return finished
-    # The thread may still use the model, so the next job loads its own.
-    _LOADED.clear()
-    if parcel.sweep in _LENT:
-        _LENT[parcel.sweep] = None
-    error = VTCError(f"given up after timeout={parcel.timeout:g} seconds; run again, or give more")
-    done = list(finished)
-    there = {one[:2] for one in done}
-    return done + [one for part in failed(parcel.job, error) for one in part if one[:2] not in there]
+    thread = threading.Thread(target=run, daemon=True)  # for which neither the next job nor the end of Python waits
+    thread.start()
+    thread.join(parcel.timeout)
+    if thread.is_alive():  # it may still use the model, so the next job loads its own
+        _LOADED.clear()
+        _LENT.update({sweep: None for sweep in _LENT if sweep == parcel.sweep})
+    rest = failed(parcel.job, problem[0]) if problem else ()
+    return list({one[:2]: one for part in (*rest, finished.copy()) for one in part}.values())
 
 
 def _model(parcel: _Parcel) -> VideoModel:
