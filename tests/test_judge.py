@@ -1,7 +1,7 @@
 import importlib
 import json
-import os
 import logging
+import os
 import signal
 import sqlite3
 import subprocess
