@@ -16,7 +16,7 @@ endef
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help lab check test test-lmms figures bench kills format clean
+.PHONY: help lab check test test-lmms figures bench kills corpus format clean
 
 help: ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1	/p' Makefile
@@ -48,6 +48,9 @@ bench: .venv/.test ## measure: slider to picture, cost of each method and measur
 
 kills: .venv/.test ## kill a sweep twenty times and compare its table with an undisturbed one
 	$(BIN)/python benchmarks/sweep_kills.py --together
+
+corpus: .venv/.test ## read 500 bad clips and count right frames, errors, wrong frames, exceptions and hangs
+	$(BIN)/python benchmarks/corpus.py
 
 format: .venv/.test ## put the code into the agreed style
 	$(BIN)/ruff format .

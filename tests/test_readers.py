@@ -1,8 +1,11 @@
 import csv
 import json
+import os
 import shutil
+import struct
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -184,6 +187,37 @@ def test_a_folder_of_pictures_is_a_clip(copied):
             read_sample_clip(sample, **wrong)
     Image.new("RGB", (9, 6)).save(pictures / "00004.png")
     with pytest.raises(vtc.VTCError, match="not of one size"):
+        read_sample_clip(sample)
+
+
+def test_pictures_are_checked_as_videos_are(tmp_path: Path):
+    sample = {"clip": str(tmp_path), "picture_rate": 3.0}
+    Image.new("RGB", (8, 6)).save(tmp_path / "2.png")
+    for rate in (-1, float("nan"), "3"):
+        with pytest.raises(vtc.VTCError, match="picture_rate=.* cannot be met"):
+            read_sample_clip(sample | {"picture_rate": rate})
+    first = tmp_path / "1.png"
+    os.mkfifo(first)
+    with pytest.raises(vtc.VTCError, match="1.png is a device"):
+        read_sample_clip(sample)
+    first.unlink()
+    whole = (tmp_path / "2.png").read_bytes()
+    header = whole[:16] + struct.pack(">II", 60_000, 60_000) + whole[24:29]
+    bomb = header + struct.pack(">I", zlib.crc32(header[12:])) + whole[33:]
+    for content, words in (
+        (b"", "is empty"),
+        (whole[: len(whole) // 2], "1.png cannot be read"),
+        (b"version https://git-lfs.github.com/spec/v1\noid x\n", "git-LFS pointer"),
+        (bomb, "1.png cannot be read .*exceeds limit"),
+    ):
+        first.write_bytes(content)
+        with pytest.raises(vtc.VTCError, match=words):
+            read_sample_clip(sample)
+    Image.fromarray(np.full((6, 8), 40_000, np.uint16)).save(first)
+    with pytest.raises(vtc.VTCError, match="8 bits a channel"):
+        read_sample_clip(sample)
+    (tmp_path / "01.png").write_bytes(whole)
+    with pytest.raises(vtc.VTCError, match="two pictures of one number"):
         read_sample_clip(sample)
 
 

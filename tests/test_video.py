@@ -5,12 +5,14 @@ from __future__ import annotations
 import importlib.util
 import os
 import re
+import shutil
 import signal
 import struct
 import subprocess
 import sys
 import textwrap
 import time
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 from pathlib import Path
@@ -425,6 +427,155 @@ def test_threads_read_at_the_same_time():
     with ThreadPoolExecutor(len(paths)) as pool:
         together = list(pool.map(lambda path: read_clip(path, frames=4).sha256, paths))
     assert together == alone and len(set(alone)) == len(paths)
+
+
+# Wrong frames in silence
+
+
+FILES = Path(__file__).parent / "videos"
+
+
+def counted(clip: Clip) -> list[int]:
+    """The counters of the handed files: eight bars at the top."""
+    width, height = clip.frames.shape[2] // 8, clip.frames.shape[1]
+    top = clip.frames[:, 2 : height // 3 - 2, : 8 * width, 0].reshape(len(clip), -1, 8, width)
+    return ((top[..., 2:-2].mean(axis=(1, 3)) > 127) << np.arange(8)).sum(axis=1).tolist()
+
+
+@pytest.mark.parametrize(("name", "count"), [("ir.mp4", 120), ("h264_avi_nob.avi", 50), ("plain.mp4", 50)])
+def test_frames_are_those_of_their_times(name: str, count: int):
+    clip = read_clip(FILES / name, frames=5)
+    expected = np.linspace(0, count - 1, 5).round().astype(int)
+    assert counted(clip) == expected.tolist()
+    np.testing.assert_allclose(clip.times, expected / 25, atol=1e-3)
+    for number in (13, 44):
+        assert counted(read_clip(FILES / name, frames=1, start=number / 25 - 0.01)) == [number]
+
+
+@pytest.mark.slow
+def test_a_seek_that_ends_behind_its_key_frame_is_noticed():
+    """MPEG-4 with B frames in a transport stream: after such a seek its decoder shows garbage without a word."""
+    whole = read_clip(FILES / "mpeg4_b.ts", frames=120)
+    assert counted(whole) == list(range(120))
+    for number in range(3, 120, 13):
+        clip = read_clip(FILES / "mpeg4_b.ts", frames=1, start=whole.times[number] - 1e-3)
+        assert (counted(clip), clip.times[0]) == ([number], whole.times[number])
+
+
+def test_a_display_matrix_that_mirrors_is_applied():
+    plain = read_clip(FILES / "plain.mp4", frames=4).frames.astype(int)
+    for name, expected in (("hflip", plain[:, :, ::-1]), ("vflip", plain[:, ::-1])):
+        assert np.abs(read_clip(FILES / f"matrix_{name}.mp4", frames=4).frames - expected).max() <= 1
+
+
+def test_pixels_that_are_not_square_are_made_square(tmp_path: Path):
+    wide = write(tmp_path / "wide.mkv", **{"x264-params": "sar=4/3"})
+    clip = read_clip(wide, frames=3)
+    assert clip.frames.shape == (3, HEIGHT, WIDTH * 4 // 3, 3) and numbers(clip) == [0, 22, 44]
+
+
+@pytest.mark.parametrize(("name", "at", "put", "near"), [
+    ("bigbuckbunny", 120831, None, "2.64"), ("pedestrians", 134226, bytes(64), "5.9"),
+], ids=["bit", "run"])  # fmt: skip
+def test_damage_to_a_shipped_clip_is_said(name: str, at: int, put: bytes | None, near: str, tmp_path: Path):
+    data = (ROOT / f"data/clips/{name}.mp4").read_bytes()
+    put = put or bytes([data[at] ^ 2])
+    (tmp_path / "clip.mp4").write_bytes(data[:at] + put + data[at + len(put) :])
+    assert f"clip.mp4 is damaged near {near} s" in refused(tmp_path / "clip.mp4", frames=5)
+    before = read_clip(tmp_path / "clip.mp4", frames=3, end=1.0).frames
+    np.testing.assert_array_equal(before, read_clip(f"data/clips/{name}.mp4", frames=3, end=1.0).frames)
+
+
+def test_frames_missing_in_the_middle_are_said(tmp_path: Path):
+    data = write(tmp_path / "whole.mkv").read_bytes()
+    (tmp_path / "gap.mkv").write_bytes(data[: len(data) // 2 - 4000] + data[len(data) // 2 :])
+    assert "gap.mkv is damaged near" in refused(tmp_path / "gap.mkv", frames=20)
+
+
+def test_a_cut_gif_is_said(tmp_path: Path):
+    slope = np.tile(np.linspace(0, 255, 64, dtype=np.uint8), (48, 1))
+    pictures = [Image.fromarray(np.roll(slope, 4 * number, axis=1)) for number in range(20)]
+    pictures[0].save(tmp_path / "whole.gif", save_all=True, append_images=pictures[1:], duration=100)
+    data = (tmp_path / "whole.gif").read_bytes()
+    whole = read_clip(tmp_path / "whole.gif", frames=20)
+    (tmp_path / "cut.gif").write_bytes(data[: len(data) * 6 // 10])
+    message = refused(tmp_path / "cut.gif")
+    assert "cut.gif is cut short" in message
+    left = read_clip(tmp_path / "cut.gif", end=float(re.search(r"give end=([\d.]+)", message)[1]))
+    assert 8 <= len(left) < 13
+    np.testing.assert_array_equal(left.frames, whole.frames[: len(left)])
+
+
+def test_frames_too_large_for_memory_are_refused_before_they_are_decoded(tmp_path: Path):
+    Image.new("RGB", (64, 48)).save(
+        tmp_path / "large.gif", save_all=True, append_images=[Image.new("RGB", (64, 48), 1)]
+    )
+    data = (tmp_path / "large.gif").read_bytes()
+    (tmp_path / "large.gif").write_bytes(data[:6] + struct.pack("<HH", 15000, 15000) + data[10:])
+    code = f"""
+        import resource
+        from vtc_lab.clips.reading import VTCError, read_clip
+        try: read_clip({str(tmp_path / "large.gif")!r})
+        except VTCError as error: print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss // 1024, error)
+    """
+    run = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], cwd=ROOT, capture_output=True, text=True)
+    used, said = run.stdout.split(maxsplit=1)
+    assert "large.gif has frames too large" in said
+    if sys.platform == "linux":
+        assert int(used) < 400  # megabytes; it took 3,400
+
+
+SLOW = """
+    #define _GNU_SOURCE
+    #include <dlfcn.h>
+    #include <string.h>
+    #include <unistd.h>
+    #define OPEN(name) int name(const char *path, int flags, int mode) { \\
+        if (strstr(path, "slow.mp4")) usleep(2600000); \\
+        return ((int (*)(const char *, int, int)) dlsym(RTLD_NEXT, #name))(path, flags, mode); }
+    OPEN(open) OPEN(open64)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux" or not shutil.which("cc"), reason="needs a C compiler on Linux")
+def test_a_file_that_is_slow_to_open_is_read(plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Every open takes longer than the patience with a decoder."""
+    (tmp_path / "slow.c").write_text(textwrap.dedent(SLOW))
+    subprocess.run(["cc", "-shared", "-fPIC", "-o", "slow.so", "slow.c", "-ldl"], cwd=tmp_path, check=True)
+    slow = tmp_path / "slow.mp4"
+    slow.write_bytes(plain.read_bytes())
+    monkeypatch.setenv("LD_PRELOAD", str(tmp_path / "slow.so"))
+    began = time.monotonic()
+    assert numbers(read_clip(slow, frames=2)) == [0, 44]
+    assert time.monotonic() - began > 5
+
+
+PLAYLISTS = {
+    "list.m3u8": "#EXTM3U\n#EXT-X-TARGETDURATION:2\n#EXTINF:2,\nplain.mp4\n#EXT-X-ENDLIST\n",
+    "list.ffconcat": "ffconcat version 1.0\nfile plain.mp4\n",
+    "list.sdp": "v=0\nc=IN IP4 127.0.0.1\nm=video 5004 RTP/AVP 96\na=rtpmap:96 H264/90000\n",
+}
+
+
+@pytest.mark.parametrize("name", [*PLAYLISTS, *(name + ".mp4" for name in PLAYLISTS)])
+def test_a_playlist_opens_no_other_file(name: str, plain: Path, tmp_path: Path):
+    (tmp_path / "plain.mp4").write_bytes(plain.read_bytes())
+    (tmp_path / name).write_text(PLAYLISTS[name.removesuffix(".mp4")])
+    assert f"{name} cannot be opened as a video" in refused(tmp_path / name)
+
+
+@pytest.mark.slow
+def test_the_corpus_of_bad_clips_in_short():
+    """About 40 of its files; `make corpus` reads them all."""
+    spec = importlib.util.spec_from_file_location("corpus", ROOT / "benchmarks/corpus.py")
+    corpus = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(corpus)
+    table = corpus.run(share=0.07)
+    total = sum(table.values(), Counter())
+    assert 30 <= total.total() <= 50
+    assert not total["hang"] and not total["another exception"] and total["wrong frames in silence"] <= 1
+    assert table["shipped, one bit flipped"].keys() <= {"right", "an error in one sentence"}
 
 
 # What is left behind

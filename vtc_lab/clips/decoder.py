@@ -29,6 +29,7 @@ import av
 import numpy as np
 
 PATIENCE = 2.5, 1.8  # seconds for a child with decord and for the one without after it: both give up within 5
+LARGEST = 2**26  # pixels of a frame: 8192 x 8192, more than the levels of H.264 and HEVC allow
 PIXELS = 40e6  # decord may decode so many between two signs of life, well under a second of work
 BYTES = 5e8  # in a dense read decord decodes ahead without bound, so larger reads go to PyAV
 
@@ -60,6 +61,7 @@ class Index:
     end: float  # when the last frame goes
     cut: bool  # the data break off before the end that the file states
     exact: bool  # decord finds the right frames in such a file
+    torn: frozenset[int] = frozenset()  # pts of packets between which the container is damaged
 
 
 watch = Watch()
@@ -68,8 +70,9 @@ watch = Watch()
 def open_video(path: str, threads: bool = False) -> tuple[av.container.InputContainer, av.VideoStream]:
     """Open a file and its main video stream; Refused says what the file is instead."""
     name = Path(path).name
-    try:
-        container = av.open(path, metadata_errors="replace")  # a title in Latin-1 is no damage
+    try:  # through a descriptor, so that no playlist can have other files opened; a title in Latin-1 is no damage
+        only = {"fd": str(os.open(path, os.O_RDONLY)), "protocol_whitelist": "fd", "max_pixels": str(LARGEST)}
+        container = av.open("fd:", options=only, metadata_errors="replace")
     except av.FFmpegError as error:
         raise Refused(
             f"{name} cannot be opened as a video ({error.strerror}): it is cut short or something else; "
@@ -82,6 +85,10 @@ def open_video(path: str, threads: bool = False) -> tuple[av.container.InputCont
     if not isinstance(stream, av.VideoStream) or not stream.codec_context or stream.disposition & cover:
         kinds = " and ".join(sorted({other.type for other in container.streams} - {"video"})) or "nothing"
         raise Refused(f"{name} holds {kinds} but no video that can be decoded; give a file with moving pictures")
+    wide, high = stream.codec_context.width, stream.codec_context.height
+    if not 0 < wide * high * max(1, stream.sample_aspect_ratio or 1) <= LARGEST:
+        raise Refused(f"{name} has frames too large, or of no size; give a video with 1 to {LARGEST} pixels a frame")
+    stream.codec_context.options = {"max_pixels": only["max_pixels"]}  # they may grow on the way
     stream.thread_type = "AUTO" if threads else "NONE"  # with threads, an error also loses sound frames near it
     return container, stream
 
@@ -94,17 +101,41 @@ def pictures(container: av.container.InputContainer, stream: av.VideoStream) -> 
             yield from packet.decode()
 
 
+def clean(packet: av.Packet, codec: av.VideoCodecContext) -> bool:
+    """Return True if a key packet of MP4 or Matroska needs nothing before it; in H.264, if it has an IDR picture."""
+    setup, data, at = codec.extradata or b"", bytes(packet), 0
+    if codec.name != "h264" or setup[:1] != b"\1":
+        return codec.name in ("mpeg4", "vp8", "vp9", "mjpeg")
+    size = int.from_bytes(setup[4:5]) % 4 + 1
+    while at + size < len(data) and data[at + size] & 31 != 5:
+        at += size + int.from_bytes(data[at : at + size])
+    return at + size < len(data)
+
+
+def matrix(frame: av.VideoFrame | None) -> list[int]:
+    """Return how a frame is to be shown: x' = a x + c y and y' = b x + d y, as [a, b, c, d]."""
+    side: Any = frame and frame.side_data.get("DISPLAYMATRIX")
+    return np.frombuffer(bytes(side), np.int32)[[0, 1, 3, 4]].tolist() if side else [1, 0, 0, 1]
+
+
 def scan(path: str) -> Index:
     """Index a file from its packets; nothing is decoded, unless the container has no presentation timestamps."""
     container, stream = open_video(path)
-    packets, latest, torn = [], 0.0, False
+    kind, codec, packets, latest = container.format.name, stream.codec_context, [], 0.0
+    torn, avi, exact = False, kind == "avi", kind.startswith(("mov", "matroska"))
+    bad, quiet = list[Any](), os.fstat(2).st_size
     for packet in container.demux():
         watch.alive()
-        if packet.size and packet.pts is not None and not packet.is_corrupt:
-            latest = max(latest, float((packet.pts + (packet.duration or 0)) * packet.time_base))
+        pts = packet.dts if avi else packet.pts  # AVI has none, and a guess stands there
+        if packet.size and pts is not None and not packet.is_corrupt:
+            latest = max(latest, float((pts + (packet.duration or 0)) * packet.time_base))
         if packet.size and packet.stream.index == stream.index:
             torn = packet.is_corrupt  # only the last one tells: broadcasts begin with damaged packets
-            packets.append((packet.pts, packet.is_keyframe, packet.is_discard))
+            packets.append((pts, packet.is_keyframe, packet.is_discard))
+            if (said := os.fstat(2).st_size) > quiet:
+                bad, quiet = [*bad, *(pts for pts, _, _ in packets[-2:] if not torn)], said
+            exact = exact and (not packet.is_keyframe or clean(packet, codec))
+    torn |= kind == "gif" and not Path(path).read_bytes().rstrip(b"\0").endswith(b"\0;")
     if torn:
         packets.pop()
     if not packets:
@@ -113,11 +144,13 @@ def scan(path: str) -> Index:
     first = next((n for n, (_, key, _) in enumerate(packets) if key), 0)
     decoded = [pts for pts, _, _ in packets[first:] if pts is not None]
     keys = sorted(pts for pts, key, _ in packets if key and pts is not None)
-    exact = not torn and first == 0 and not any(discard for _, _, discard in packets)
-    if container.format.name == "avi" or len(decoded) < len(packets) - first:
-        stamps = [frame.pts for frame in pictures(*open_video(path))]
-        shown, keys = [] if None in stamps else sorted(pts for pts in stamps if pts is not None), []
-        shown = shown[: -1 if torn else None]
+    exact &= not (torn or first or any(discard for *_, discard in packets)) and stream.sample_aspect_ratio in (None, 1)
+    a, b, c, d = matrix(next(pictures(*open_video(path)), None)) if exact else (0, 0, 0, 0)
+    exact &= a * d > b * c  # decord neither mirrors nor stretches
+    if avi or len(decoded) < len(packets) - first:
+        stamps: list[Any] = [frame.pts for frame in pictures(*open_video(path))]
+        shown, keys = sorted(stamps)[: -1 if torn else None] if None not in stamps else [], []
+        shown = sorted(decoded) if avi and len(stamps) - torn == len(decoded) == len(packets) else shown
     else:
         kept = {pts for pts, _, discard in packets[first:] if pts is not None and not discard}
         shown = sorted(pts for pts in kept if pts >= decoded[0])
@@ -128,14 +161,14 @@ def scan(path: str) -> Index:
         raise Refused(f"{Path(path).name} has no frames with timestamps; convert it to mp4 or mkv")
 
     start, stated = (container.start_time or 0) / av.time_base, (container.duration or 0) / av.time_base
-    if container.format.name == "avi" and stream.average_rate:
+    if avi and stream.average_rate:
         stated = float(stream.frames / stream.average_rate)  # its duration is guessed from the size of what is there
     times = np.array(shown) * stream.time_base.numerator / stream.time_base.denominator - start
     gap = np.median(np.diff(times)) if len(times) > 1 else 0
     # Other containers do not state their duration exactly.
-    cut = container.format.name.startswith(("mov", "matroska", "avi")) and stated - latest + start > max(0.1, 2 * gap)
-    area, end = stream.codec_context.width * stream.codec_context.height, max(times[-1], latest - start, stated)
-    return Index(shown, times, keys, area, end, torn or cut, exact and not cut)
+    cut = kind.startswith(("mov", "matroska", "avi")) and stated - latest + start > max(0.1, 2 * gap)
+    area, end = codec.width * codec.height, max(times[-1], latest - start, stated)
+    return Index(shown, times, keys, area, end, torn or cut, exact and not cut and not bad, frozenset(bad))
 
 
 def seconds(value: float) -> float:
@@ -152,9 +185,7 @@ def choose(
         if value is not None and value > index.end + 1e-3:
             raise Refused(f"{name} runs from 0.0 to {seconds(index.end)} s; {word}={value} lies outside")
     if index.cut and (end is None or end > index.times[-1] + 1e-3):
-        raise Refused(
-            f"{name} is cut short, its frames end at {last} s; fetch it again, or give end={last} to read what is there"
-        )
+        raise Refused(f"{name} is cut short, its frames end at {last} s; fetch it again, or give end={last}")
     low, high = start or min(0.0, index.times[0]), index.end if end is None else end
     inside = np.flatnonzero((index.times >= low - 1e-6) & (index.times <= high + 1e-6))
     count, span = len(inside), f"between {max(low, 0.0)} and {seconds(high)} s"
@@ -193,27 +224,58 @@ def by_decord(decord: ModuleType, path: str, index: Index, wanted: list[int]) ->
         here = target
 
 
-def by_pyav(path: str, index: Index, wanted: list[int], seek: bool) -> Iterator[np.ndarray]:
+def by_pyav(path: str, index: Index, wanted: list[int], seek: bool, threads: bool) -> Iterator[np.ndarray]:
     """Read the frames by their timestamps, from the key frame before each or, without seek, from the first of all."""
-    container, stream = open_video(path, threads=seek)
+    container, stream = open_video(path, threads)
+    aspect, order, broken = stream.sample_aspect_ratio or 1, dict[Any, int](), math.inf
 
-    def stamped() -> Iterator[tuple[Any, av.VideoFrame | None]]:
-        frames = pictures(container, stream)
-        yield from ((frame.pts, frame) for frame in frames) if index.keys else zip(index.pts, frames, strict=False)
-        yield math.inf, None
+    def stamped(start: float) -> Iterator[tuple[Any, av.VideoFrame | None]]:
+        """Yield (timestamp, frame) from a key frame on; `broken` is the place in `order` of the first bad packet."""
+        nonlocal broken
+        broken, count, quiet = math.inf, iter(index.pts), os.fstat(2).st_size
+        held, waiting, frames = list[tuple[Any, av.VideoFrame]](), dict[float, int](), list[av.VideoFrame]()
+        order.clear()
+        for packet in container.demux(stream):
+            watch.alive()
+            pts = -math.inf if packet.pts is None else packet.pts
+            if packet.size:
+                order[pts] = waiting[pts] = len(order)
+            frames, whole = [], not packet.is_corrupt
+            before = quiet if threads else os.fstat(2).st_size  # threads may tell late; containers were heard by scan
+            with contextlib.suppress(av.FFmpegError):
+                frames = packet.decode() if whole else []
+            quiet, missed = os.fstat(2).st_size, index.keys and start not in order
+            # What is shown before the key frame at which decoding starts may lack its references.
+            bad = quiet > before or missed or packet.pts in index.torn or not whole
+            if bad and (pts >= start or not packet.size):
+                broken = min(broken, len(order) - whole)
+            for frame in frames:
+                if frame.is_corrupt and (frame.pts is None or frame.pts >= start):
+                    broken = min(broken, order.get(frame.pts, 0))
+                held.append((frame.pts if index.keys else next(count, math.inf), frame))
+            # Some only turn out corrupt when they are shown; those that refer to them, 16 at most, wait for that.
+            waiting = {pts: at for pts, at in waiting.items() if not held or pts > held[-1][0]}
+            first = min(waiting.values(), default=math.inf) if index.keys else -1
+            while held and (len(held) > 16 or order.get(held[0][0], 0) < first):
+                yield held.pop(0)
+        yield from [*held, (math.inf, None)]
 
-    stamps, here, frame = stamped(), -math.inf, None
+    stamps, here, frame = stamped(min(index.keys, default=-math.inf)), -math.inf, None
     size: dict[str, Any] = {}
     for target in (index.pts[n] for n in wanted):
         if seek and (key := index.keys[bisect_right(index.keys, target) - 1]) > here:
             container.seek(key, stream=stream)
-            stamps = stamped()
+            stamps = stamped(key)
         while here < target:
             here, frame = next(stamps)
-        if frame is None or here != target or frame.is_corrupt:
+        last = order.get(target, 0) if index.keys and not threads else len(order) - 1
+        if frame is None or here != target or frame.is_corrupt or last >= broken:
             raise ValueError("this frame cannot be decoded")
-        size = size or {"width": frame.width, "height": frame.height}
-        yield np.ascontiguousarray(np.rot90(frame.to_ndarray(format="rgb24", **size), round(frame.rotation / 90)))
+        size = size or {"width": max(1, round(frame.width * aspect)), "height": frame.height}
+        picture, (a, b, c, d) = frame.to_ndarray(format="rgb24", **size), matrix(frame)
+        if abs(b) > abs(a):
+            picture, a, d = picture.swapaxes(0, 1), c, b
+        yield np.ascontiguousarray(picture[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1])
 
 
 def serve(out: BinaryIO, path: str, decord: bool, what: dict[str, Any]) -> None:
@@ -226,14 +288,16 @@ def serve(out: BinaryIO, path: str, decord: bool, what: dict[str, Any]) -> None:
     if decord:
         with contextlib.suppress(Exception):  # there is no wheel for ARM; a broken one may raise anything
             library = importlib.import_module("decord")
+            library.logging.set_level(library.logging.INFO)  # at which it tells what it conceals
     began = time.monotonic()
-    watch.patience = PATIENCE[0] if decord else PATIENCE[1]
+    Path(path).open("rb").close()  # this cannot loop, so it may take its time
+    watch.patience = PATIENCE[not decord] + 4 * (time.monotonic() - began)
     watch.alive()
     index = scan(path)
     wanted = choose(Path(path).name, index, **what)
     watch.patience += 4 * (time.monotonic() - began)  # a slow disk slows every step
-    seeks = (True, False) if index.keys else (False,)
-    ways = [(f"PyAV {av.__version__}", by_pyav(path, index, wanted, seek)) for seek in seeks]
+    seeks = ((True, True), (True, False), (False, False))[0 if index.keys else 2 :]  # what threads tell may be of later
+    ways = [(f"PyAV {av.__version__}", by_pyav(path, index, wanted, *how)) for how in seeks]
     if library and index.exact and 3 * index.area * len(wanted) <= BYTES:
         ways.insert(0, (f"decord {library.__version__}", by_decord(library, path, index, wanted)))
     shape = None
@@ -253,14 +317,14 @@ def serve(out: BinaryIO, path: str, decord: bool, what: dict[str, Any]) -> None:
         except Exception:  # native readers raise anything; the next one may do better
             continue
     at = seconds(index.times[wanted[done]])
-    raise Refused(
-        f"{Path(path).name} is damaged near {at} s; fetch it again, or choose start and end so that they leave it out"
-    )
+    raise Refused(f"{Path(path).name} is damaged near {at} s; fetch it again, or leave that out with start and end")
 
 
 def main() -> None:
     """Answer the request in the first argument on standard output."""
     out = os.fdopen(os.dup(1), "wb")
+    av.logging.restore_default_callback()
+    av.logging.set_libav_level(av.logging.ERROR)  # on stderr, a file; by_pyav takes note
     os.dup2(2, 1)  # nothing that a native library prints may get between the frames
     try:
         serve(out, **json.loads(sys.argv[1]))

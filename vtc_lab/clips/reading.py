@@ -110,9 +110,9 @@ def read_clip(
 
     Returns
     -------
-    Clip, turned upright as the file says; its `reader` is "decord ..." or "PyAV ...". PyAV reads what decord cannot or
-    does not find exactly: files cut short, with an edit list or open groups of pictures or not starting at 0, and
-    reads above 500 MB. A VTCError says why a file cannot be read, or which frames it has.
+    Clip, turned and mirrored as the file says, with square pixels; its `reader` is "decord ..." or "PyAV ...". decord
+    reads up to 500 MB of MP4, MOV, MKV and WebM, where it finds each frame exactly: closed groups of pictures from 0
+    on, nothing cut. A VTCError says why a file cannot be read, where it is damaged, or which frames it has.
 
     Examples
     --------
@@ -128,7 +128,7 @@ def read_clip(
     for decord in (True, False):
         if result := _decode({"path": str(found), "decord": decord, "what": what}):
             return Clip(result[0], result[1], str(path), result[2], time.perf_counter() - begun)
-    raise VTCError(f"{found.name} makes the readers hang or crash, it is damaged; fetch it again or give another file")
+    raise VTCError(f"{found.name} makes readers wait or crash: its disk is slow or it is no video; try a local copy")
 
 
 def one_each(clip: Clip, count: int) -> Clip:

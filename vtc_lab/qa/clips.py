@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
 from itertools import product
+from numbers import Real
 from pathlib import Path
 
 import numpy as np
@@ -159,7 +160,7 @@ def _read_pictures(
     folder: Path, rate: float | None, frames: int | None, fps: float | None, start: float | None, end: float | None
 ) -> Clip:
     # Imported here because it loads PyAV, which decodes videos in a process of its own.
-    from vtc_lab.clips.decoder import Index, Refused, choose
+    from vtc_lab.clips.decoder import LARGEST, Index, Refused, choose
 
     check_reading(frames, fps, start, end)
     files = (path for path in folder.iterdir() if path.suffix.lower() in _PICTURES and path.stem.isdecimal())
@@ -167,12 +168,24 @@ def _read_pictures(
     if not rate or not pictures:
         what = "has no pictures named by a number" if rate else "is a folder and not a video"
         raise VTCError(f"{folder} {what}; give a video, or pictures such as 00001.jpg and their picture_rate")
+    if not isinstance(rate, Real) or not 0 < rate < 1e9:
+        raise VTCError(f"picture_rate={rate!r:.60} cannot be met; give the pictures a second, a number above 0")
+    if len({number for number, _ in pictures}) < len(pictures):
+        raise VTCError(f"{folder} has two pictures of one number; give one for each moment")
     times = np.array([(number - 1) / rate for number, _ in pictures])
     index = Index([], times, [], 0, float(times[-1]) + 1 / rate, cut=False, exact=True)
+    images: list[np.ndarray] = []
     try:
         wanted = choose(folder.name, index, frames, fps, start, None if end is None else min(end, index.end))
-        images = [np.asarray(Image.open(resolve(pictures[n][1])).convert("RGB")) for n in wanted]
-    except (Refused, OSError) as error:
+        for n in wanted:
+            with Image.open(resolve(pictures[n][1])) as image:
+                if image.width * image.height > LARGEST or image.mode[0] in "IF":  # PIL clips 16 bits to 8
+                    has = f"{pictures[n][1]} has {image.width} x {image.height} pixels of mode {image.mode}"
+                    raise Refused(f"{has}; give 8 bits a channel and at most {LARGEST} pixels")
+                images.append(np.asarray(image.convert("RGB")))
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise VTCError(f"{pictures[n][1]} cannot be read ({error}); fetch it again, or make it smaller") from error
+    except Refused as error:
         raise VTCError(str(error)) from error
     if len({image.shape for image in images}) > 1:
         raise VTCError(f"the pictures in {folder} are not of one size; give those of one video")
