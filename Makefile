@@ -16,7 +16,7 @@ endef
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help lab check test test-lmms figures bench kills corpus format clean
+.PHONY: help lab check test test-lmms figures bench kills corpus life format clean
 
 help: ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1	/p' Makefile
@@ -51,6 +51,9 @@ kills: .venv/.test ## kill a sweep twenty times and compare its table with an un
 
 corpus: .venv/.test ## read 500 bad clips and count right frames, errors, wrong frames, exceptions and hangs
 	$(BIN)/python benchmarks/corpus.py
+
+life: .venv/.test ## live long in one kernel: 2,000 slider moves, 500 changes of clip, 200 exports; print memory and latency
+	$(BIN)/python benchmarks/long_life.py
 
 format: .venv/.test ## put the code into the agreed style
 	$(BIN)/ruff format .

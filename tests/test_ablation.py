@@ -18,7 +18,7 @@ import vtc_lab as vtc
 from vtc_lab.qa.samples import BUNDLED
 from vtc_lab.sweeps.store import TABLE
 from vtc_lab.widgets.ablation import ablate
-from vtc_lab.widgets.settings import call_line
+from vtc_lab.widgets.state import call_line
 from vtc_lab.widgets.study import (
     DEFAULTS,
     comparable,

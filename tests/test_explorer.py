@@ -14,8 +14,7 @@ from ipywidgets import Widget
 from PIL import Image
 
 import vtc_lab as vtc
-from vtc_lab.widgets.settings import call_line
-from vtc_lab.widgets.state import DEFAULTS, ask_view, build_view, complete_state, usual
+from vtc_lab.widgets.state import DEFAULTS, ask_view, build_view, call_line, complete_state, usual
 
 SMALL = {"frames": 6, "encoder": "pixels", "clip": "data/clips/dog.mp4"}
 
@@ -40,12 +39,16 @@ def code_line(state) -> str:
     return call_line("explore", state, usual(state["model"]))
 
 
+def on_show(explorer) -> list:
+    return [column for column in explorer._columns if column.layout.display != "none"]
+
+
 def shown(explorer) -> list[bytes]:
-    return [panel.children[1].value for panel in explorer._pictures.children]
+    return [column.children[1].value for column in on_show(explorer)]
 
 
 def ledgers(explorer) -> list[str]:
-    return [panel.children[0].value for panel in explorer._pictures.children]
+    return [column.children[0].value for column in on_show(explorer)]
 
 
 def test_it_opens_with_two_pictures_at_the_same_budget(explorer):
@@ -94,6 +97,7 @@ def test_controls_that_are_replaced_are_closed():
         change(explorer, method=method, compare=method)
         there.append(alive())
     assert there[:2] == there[2:] and there[0] != there[1]
+    change(explorer, compare="")  # what is not on show is closed, too
     explorer.close()
     assert alive() == before
 

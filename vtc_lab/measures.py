@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from vtc_lab.reducers.ops import blocks, coverage, few_threads
-from vtc_lab.tokens import Reduction, VideoTokens, VTCError, suggest
+from vtc_lab.tokens import Reduction, VideoTokens, VTCError, demand_reduction, suggest
 
 if TYPE_CHECKING:  # importing the model imports transformers, which takes seconds
     from vtc_lab.models.answers import Answer
@@ -103,6 +103,7 @@ def fidelity(
     >>> fidelity(tokens, vtc.reduce(tokens, "pool", ratio=1), ["reconstruction_error"])
     {'reconstruction_error': 0.0}
     """
+    demand_reduction(reduction)
     names = _names(tokens, measures)
     if tokens.grid != reduction.grid:
         raise VTCError(

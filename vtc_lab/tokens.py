@@ -289,6 +289,12 @@ def _what(value: object) -> str:
     return type(value).__name__
 
 
+def demand_reduction(reduction: object) -> None:
+    """Raise a VTCError for anything but a Reduction."""
+    if not isinstance(reduction, Reduction):
+        raise VTCError(f"{reduction!r:.60} is no Reduction; make one with vtc.reduce(tokens, method, ratio=...)")
+
+
 def demand_clip(clip: object) -> None:
     """Raise a VTCError for anything but a Clip, such as the path of one."""
     if not isinstance(clip, Clip):

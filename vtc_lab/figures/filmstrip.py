@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw, ImageFont
 from vtc_lab.figures.export import Picture, attach
 from vtc_lab.figures.style import HUES, SMALL, figure_size, paper_style
 from vtc_lab.reducers.registry import get_method, methods
-from vtc_lab.tokens import Clip, Reduction, VTCError, demand_clip
+from vtc_lab.tokens import Clip, Reduction, VTCError, demand_clip, demand_reduction
 
 _HUES = np.rint([np.multiply(to_rgb(hue), 255) for hue in HUES])
 _GAP = 6
@@ -182,6 +182,7 @@ def draw_frames(clip: Clip, reduction: Reduction, width: int) -> np.ndarray:
 def demand_same_frames(clip: Clip, reduction: Reduction) -> None:
     """Raise a VTCError for a clip of another number of frames than the reduction."""
     demand_clip(clip)
+    demand_reduction(reduction)
     if len(clip) != reduction.grid[0]:
         raise VTCError(
             f"the clip has {len(clip)} frames and the reduction {reduction.grid[0]}; show a clip with its own "
@@ -203,7 +204,7 @@ def _group_colours(anchor: np.ndarray, members: np.ndarray, grid: tuple[int, int
     return (_HUES[order[frame] % len(_HUES)] * shade[:, None]).astype(np.uint8)
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=2)
 def _thumbnails(clip: Clip, rows: int, tall: int, columns: int, wide: int) -> np.ndarray:
     """Return the frames in patches, (T, rows, tall, columns, wide, 3) uint16."""
     size = (columns * wide, rows * tall)

@@ -6,12 +6,12 @@ show comes from the results file.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import threading
 import time
 import weakref
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -20,21 +20,35 @@ import pandas as pd
 
 from vtc_lab.figures.curves import plot_curves
 from vtc_lab.figures.export import save_figure
+from vtc_lab.figures.marks import unit
+from vtc_lab.figures.style import BASELINES, VENUES
 from vtc_lab.figures.tables import save_table
 from vtc_lab.qa.samples import Sample
+from vtc_lab.reducers.registry import get_method, methods
 from vtc_lab.sweeps.run import Progress, look_up, summary, sweep
 from vtc_lab.sweeps.stats import bootstrap_interval
 from vtc_lab.tokens import VTCError
 from vtc_lab.widgets import study
-from vtc_lab.widgets.controls import button, labelled, row, show_if
-from vtc_lab.widgets.panel import Panel, words
-from vtc_lab.widgets.settings import State, call_line, name_of
-from vtc_lab.widgets.study_controls import study_controls, take_method, take_option, take_samples
-from vtc_lab.widgets.worker import Worker
+from vtc_lab.widgets.controls import (
+    OptionPanel,
+    Toggles,
+    Values,
+    button,
+    choices_of,
+    field,
+    labelled,
+    menu,
+    row,
+    show_if,
+)
+from vtc_lab.widgets.panel import Panel, Worker, name_of, words
+from vtc_lab.widgets.state import State, call_line, sample_set
 
 if TYPE_CHECKING:  # importing the model imports transformers, which takes seconds
     from vtc_lab.models.video_model import VideoModel
 
+_RATIOS = (1, 2, 4, 8, 16, 32)
+_NO_CONTROL = ("spatial_ratio", "min_fidelity")  # options that would fix the budget again
 _PAUSE = 1.0  # seconds at least from one picture of a run to the next
 _ONE_AT_A_TIME = threading.Lock()  # runs of all panels: a model is no place for two threads
 _PANELS: weakref.WeakSet[Ablation] = weakref.WeakSet()
@@ -73,12 +87,12 @@ def ablate(model: VideoModel | str | None = None, **state: object) -> Ablation:
     return Ablation(study.complete_study({**state, "model": name_of(model)}), given)
 
 
-@dataclass
+@dataclasses.dataclass
 class _Run:
     """A run that goes on or has ended: its settings, how to stop it, and how far it is."""
 
     settings: State
-    halt: threading.Event = field(default_factory=threading.Event)
+    halt: threading.Event = dataclasses.field(default_factory=threading.Event)
     ended: bool = False
     progress: Progress | None = None
 
@@ -95,7 +109,7 @@ class Ablation(Panel):
         self._workers.append(self._runner)
         self._latest: _Run | None = None  # the run that goes on, or was the last
         self._drawn = -math.inf
-        self._controls = controls = study_controls(state)
+        self._controls = controls = _controls(state)
         self._image = widgets.Image(format="png", layout={"width": "100%", "max_width": "900px"})
         self._bar = widgets.FloatProgress(min=0, max=1, layout={"width": "220px"})
         self._line, self._counts, self._result = widgets.HTML(), widgets.HTML(), widgets.HTML()
@@ -104,7 +118,8 @@ class Ablation(Panel):
         self._stop = button("Stop", "stop", "", self.stop)
         self._stop.disabled = True
         show_if(False, self._image)
-        for key, take in (("samples", take_samples), ("ablated", take_method), ("option", take_option)):
+        rebuilt = {"samples": self._take_samples, "ablated": self._take_method, "option": self._take_option}
+        for key, take in rebuilt.items():
             self._on(controls[key], partial(self._rebuild, take))
         self._observe()
         self.children = self._rows()
@@ -142,11 +157,33 @@ class Ablation(Panel):
     def _code_line(self, state: State) -> str:
         return call_line("ablate", state, study.DEFAULTS)
 
-    def _rebuild(self, take: Callable[[dict[str, Any], str], None], value: str) -> None:
+    def _rebuild(self, take: Callable[[str], None], value: str) -> None:
         """Rebuild the controls that depend on the one that was changed, then draw once."""
         if not self._held:
             with self._together():
-                take(self._controls, value)
+                take(value)
+
+    def _take_samples(self, samples: str) -> None:
+        self._controls["kinds"].rebuild(_kinds(samples), [])
+
+    def _take_method(self, method: str) -> None:
+        """Vary another method in its first option that has a few choices."""
+        known = study.varied_options(method)
+        self._controls["option"].options = _or_nothing(known)
+        option = next((name for name in known if choices_of(get_method(method).options[name][0])), "")
+        self._controls["option"].value = option
+        self._vary(option, {})
+
+    def _take_option(self, option: str) -> None:
+        self._vary(option, self._controls["options"].value)
+
+    def _vary(self, option: str, options: State) -> None:
+        """Vary an option over all of its choices, or its default if they are not few."""
+        method = self._controls["ablated"].value
+        hint, default = get_method(method).options[option] if option else (None, None)
+        self._controls["values"].rebuild(method, option, (choices_of(hint) or [default]) if option else [])
+        others = {key: value for key, value in options.items() if key != option}
+        self._controls["options"].rebuild(method, others, [*_NO_CONTROL, option])
 
     def _arrange(self) -> None:
         show_if(self._controls["ablated"].value, self._controls["option"], self._controls["options"])
@@ -222,9 +259,8 @@ class Ablation(Panel):
         table = study.comparable(progress.table(), study.study_samples(state), progress.total)
         name, value = state["figure"], state["value"]
         made: State = {"ablation": state}
-        rows = bootstrap_interval(table, value)
         figure = plot_curves(table, value, venue=state["venue"], span="text")
-        files = save_figure(figure, name, provenance=made)
+        files, rows = save_figure(figure, name, provenance=made), bootstrap_interval(table, value)
         self._say_written(files, save_table(rows, f"{name}_table", best=study.better(value), provenance=made))
 
     def _rows(self) -> list[widgets.Widget]:
@@ -242,6 +278,41 @@ class Ablation(Panel):
             row(c["figure"], c["venue"], self._export),
             *(self._message, self._code),
         ]
+
+
+def _controls(state: State) -> dict[str, Any]:
+    """Return a control for each setting but the model and the results file."""
+    every = list(methods().index)
+    named = [(f"{n} (a baseline)" if n in BASELINES else n, n) for n in every if n not in study.ALWAYS]
+    narrow = {"layout": {"width": "170px"}, "min": 1}
+    varied = _or_nothing(study.varied_options(state["ablated"]))
+    return {
+        "samples": field("samples", state["samples"], "the bundled test set"),
+        "clips": widgets.BoundedIntText(state["clips"], max=10**6, description="clips", **narrow),
+        "kinds": Toggles(_kinds(state["samples"]), state["kinds"]),
+        "methods": Toggles(named, state["methods"]),
+        "ablated": menu("ablate", _or_nothing(every), state["ablated"]),
+        "option": menu("vary", varied, state["option"]),
+        "values": Values(state["ablated"], state["option"], state["values"]),
+        "options": OptionPanel(state["ablated"], state["options"], [*_NO_CONTROL, state["option"]]),
+        "ratios": Toggles([(f"{ratio}×", ratio) for ratio in _RATIOS], state["ratios"]),
+        "seeds": widgets.BoundedIntText(state["seeds"], max=100, description="seeds", **narrow),
+        "value": menu("show", [(unit(value)[0], value) for value in study.VALUES], state["value"]),
+        "figure": field("figure", state["figure"]),
+        "venue": menu("venue", list(VENUES), state["venue"]),
+    }
+
+
+def _or_nothing(names: list[str]) -> list[tuple[str, str]]:
+    return [("nothing", ""), *((name, name) for name in names)]
+
+
+def _kinds(samples: str) -> list[str]:
+    """Return the kinds of question in a file; none where it cannot be read, which is said where samples are needed."""
+    try:
+        return sorted({sample["kind"] for sample in sample_set(samples) if sample.get("kind")})
+    except VTCError:
+        return []
 
 
 def _sizes(asked: list[Sample], shown: pd.DataFrame) -> str:

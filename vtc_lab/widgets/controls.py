@@ -100,14 +100,18 @@ class Slider(widgets.HBox):
         box.observe(lambda change: setattr(self, "value", change["new"]), "value")
 
 
-class Toggles(widgets.HBox):
+class Made(widgets.HBox):
+    """Controls that are made from what is given, and made anew by `rebuild`."""
+
+    def __init__(self, *given: Any) -> None:
+        super().__init__(layout=widgets.Layout(**_WRAP))
+        self.rebuild(*given)
+
+
+class Toggles(Made):
     """Buttons of which any number may be pressed; the value lists those that are."""
 
     value: traitlets.List[Any] = traitlets.List()
-
-    def __init__(self, choices: Sequence, value: Sequence) -> None:
-        super().__init__(layout=widgets.Layout(**_WRAP))
-        self.rebuild(choices, value)
 
     def rebuild(self, choices: Sequence, value: Sequence) -> None:
         """Make buttons for values, or (text, value) pairs; a selected value that is not among them gets one too."""
@@ -129,14 +133,10 @@ class Toggles(widgets.HBox):
         self.value = [each for each, made in self.buttons.items() if made.value]
 
 
-class OptionPanel(widgets.HBox):
+class OptionPanel(Made):
     """A control for each option of a method, made from its signature; the value has those not at their default."""
 
     value = traitlets.Dict()
-
-    def __init__(self, method: str, value: Mapping[str, Any], without: Collection[str]) -> None:
-        super().__init__(layout=widgets.Layout(**_WRAP))
-        self.rebuild(method, value, without)
 
     def rebuild(self, method: str, value: Mapping[str, Any], without: Collection[str]) -> None:
         """Make new controls for the options of a method, none for "", but for those `without` one."""
@@ -159,12 +159,32 @@ class OptionPanel(widgets.HBox):
         self.value = {**self._rest, **changed}
 
 
-def choices_of(hint: object) -> list:
-    """Return the values that an option can have, if they are few.
+class Values(Made):
+    """The values over which an option is varied: buttons if they are few, else a field for text."""
 
-    >>> choices_of(bool), choices_of(typing.Literal["merge", "select"]), choices_of(int)
-    ([False, True], ['merge', 'select'], [])
-    """
+    value: traitlets.List[Any] = traitlets.List()
+
+    def rebuild(self, method: str, option: str, value: Sequence) -> None:
+        """Show these values of another option, none for ""."""
+        self._hint = get_method(method).options[option][0] if option else None
+        few = choices_of(self._hint)
+        text = ", ".join("none" if each is None else str(each) for each in value)
+        self.part = Toggles(few, value) if few else field("over", text, "values, with commas between")
+        self.part.observe(self._gather, "value")
+        put(self, [self.part])
+        show_if(option, self.part)
+        self._gather()
+
+    def _gather(self, _: object = None) -> None:
+        given = self.part.value
+        if isinstance(given, str):
+            texts = [text.strip() for text in given.split(",") if text.strip()]
+            given = [None if text == "none" else parsed(text, self._hint) for text in texts]
+        self.value = given
+
+
+def choices_of(hint: object) -> list:
+    """Return the values that an option can have, if they are few."""
     literal = typing.get_args(hint) if typing.get_origin(hint) is typing.Literal else ()
     return [False, True] if hint is bool else list(literal)
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import ipywidgets as widgets
 import pandas as pd
 
-from vtc_lab.clips.reading import ROOT, find_clips, read_clip
+from vtc_lab.clips.reading import find_clips, read_clip
 from vtc_lab.figures.export import save_figure
 from vtc_lab.figures.filmstrip import describe, show, strip
 from vtc_lab.figures.style import PATCHES, VENUES
@@ -20,9 +20,21 @@ from vtc_lab.reducers.registry import methods
 from vtc_lab.sweeps.run import STAGES
 from vtc_lab.tokens import Reduction
 from vtc_lab.widgets.controls import OptionPanel, Slider, button, field, menu, row, show_if
-from vtc_lab.widgets.panel import Panel
-from vtc_lab.widgets.settings import State, bundled_samples, call_line, name_of
-from vtc_lab.widgets.state import BUDGETS, ENCODER_NAMES, MODEL, View, ask_view, build_view, complete_state, usual
+from vtc_lab.widgets.panel import Panel, name_of
+from vtc_lab.widgets.state import (
+    BUDGETS,
+    ENCODER_NAMES,
+    MODEL,
+    State,
+    View,
+    ask_view,
+    build_view,
+    call_line,
+    complete_state,
+    sample_set,
+    shortened,
+    usual,
+)
 
 if TYPE_CHECKING:  # importing the model imports transformers, which takes seconds
     from vtc_lab.models.video_model import Answer, VideoModel
@@ -74,21 +86,15 @@ class Explorer(Panel):
         self._sample = menu("sample", _sample_menu(), None)
         self._ask = button("Ask", "question", "success", lambda: self._queue(self._put_question))
         self._answers, self._note = widgets.HTML(), widgets.HTML()
-        apart = {"border_left": "2px solid #bbb", "padding": "0 0 0 12px", "margin": "0 0 0 12px"}
-        self._columns = [
-            widgets.VBox(
-                [widgets.HTML(layout={"min_height": "80px"}), widgets.Image(format="jpeg", layout={"width": "100%"})],
-                layout=widgets.Layout(flex="1 1 0", min_width="0", **look),
-            )
-            for look in ({}, apart)
-        ]
-        self._pictures = widgets.HBox()
+        self._columns = [_column(), _column(border_left="2px solid #bbb", padding="0 0 0 12px", margin="0 0 0 12px")]
+        show_if(False, *self._columns)
         self._source: tuple | None = None
         self._on(self._folder, self._take_folder)
         self._on(self._file, self._take_file)
         self._on(self._sample, self._take_sample)
         self._observe()
-        self.children = [*self._rows(), self._message, self._answers, self._pictures, self._note, self._code]
+        pictures = widgets.HBox(self._columns)
+        self.children = [*self._rows(), self._message, self._answers, pictures, self._note, self._code]
         self._attempt(self._draw, self._now)
 
     def _complete(self, state: State) -> State:
@@ -126,9 +132,8 @@ class Explorer(Panel):
 
     def _take_sample(self, sample: Sample | None) -> None:
         if sample is not None:
-            path = Path(str(sample["clip"]))
-            clip = path.relative_to(ROOT).as_posix() if path.is_relative_to(ROOT) else str(path)
-            self._take(clip=clip, frames=len(read_clip(path)), encoder=MODEL, question=sample["question"])
+            path = str(sample["clip"])
+            self._take(clip=shortened(path), frames=len(read_clip(path)), encoder=MODEL, question=sample["question"])
 
     def _encoder(self, state: State) -> VideoModel | None:
         return self._model_of(state) if state["encoder"] == MODEL else None
@@ -141,10 +146,11 @@ class Explorer(Panel):
         room = _ROOM // len(view.reductions)
         made = [(_ledger(view, reduction), strip(view.shown, reduction, room)) for reduction in view.reductions]
         self._source = source
+        show_if(False, *self._columns[len(made) :])
         for column, values in zip(self._columns, made, strict=False):
+            show_if(True, column)
             for part, value in zip(column.children, values, strict=True):
                 part.value = value
-        self._pictures.children = self._columns[: len(made)]
         line = f"{PATCHES} Tokens: {view.tokens.encoder}; frames read by {view.clip.reader}."
         if (each := math.ceil(len(view.clip) / len(view.shown))) > 1:
             line += f" A token is of {each} frames, of which the first is shown."
@@ -164,8 +170,8 @@ class Explorer(Panel):
         self._say("drawing the figure ...")
         view = build_view(state, self._encoder(state))
         figure = show(view.shown, *view.reductions, venue=state["venue"])
-        provenance: State = {"explorer": state, "encoder": view.tokens.encoder}
-        self._say_written(save_figure(figure, state["figure"], provenance=provenance))
+        made: State = {"explorer": state, "encoder": view.tokens.encoder}
+        self._say_written(save_figure(figure, state["figure"], provenance=made))
 
     def _arrange(self) -> None:
         show_if(self._controls["encoder"].value == MODEL, self._controls["model"])
@@ -183,6 +189,12 @@ class Explorer(Panel):
             row(self._sample, c["question"], self._ask),
             row(c["figure"], c["venue"], self._export),
         ]
+
+
+def _column(**look: str) -> widgets.VBox:
+    """Return a place for a reduction in words and its picture."""
+    parts = widgets.HTML(layout={"min_height": "80px"}), widgets.Image(format="jpeg", layout={"width": "100%"})
+    return widgets.VBox(parts, layout={"flex": "1 1 0", "min_width": "0", **look})
 
 
 def _controls(state: State) -> dict[str, Any]:
@@ -222,13 +234,13 @@ def _clip_menu(folder: str) -> list[tuple[str, str]]:
     """Return the names and paths of the clips in a folder, "" for the bundled ones."""
     if folder:
         return [(path.name, str(path)) for path in find_clips(folder)]
-    return [(name, name) for name in (path.relative_to(ROOT).as_posix() for path in find_clips())]
+    return [(name, name) for name in map(shortened, find_clips())]
 
 
 def _sample_menu() -> list[tuple[str, Sample | None]]:
     """Return a few samples of every kind from the bundled test set, with their texts."""
     kinds: dict[str, list[tuple[str, Sample | None]]] = {}
-    for sample in bundled_samples():
+    for sample in sample_set():
         text = f"{sample['kind']}: {sample['question']} ({Path(str(sample['clip'])).stem})"
         kinds.setdefault(sample["kind"], []).append((text, sample))
     few = [entry for entries in kinds.values() for entry in entries[:_SAMPLES]]

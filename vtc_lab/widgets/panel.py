@@ -5,25 +5,79 @@ No `Output` widget is on the way from a control to the picture, because those sw
 
 from __future__ import annotations
 
+import ctypes
 import html
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from functools import partial
+from contextlib import contextmanager, suppress
+from functools import cache, lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import ipywidgets as widgets
 
-from vtc_lab.clips.reading import ROOT
 from vtc_lab.tokens import VTCError
 from vtc_lab.widgets.controls import button, close_all
-from vtc_lab.widgets.settings import State, loaded_model, name_of
-from vtc_lab.widgets.worker import Worker
+from vtc_lab.widgets.state import State, shortened
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # importing the model imports transformers, which takes seconds
     from vtc_lab.models.video_model import VideoModel
+
+_LOADING = threading.Lock()
+_LINGER = 2.0  # seconds that a thread waits for more, since glibc may give each new one a heap of its own
+_MMAP_THRESHOLD = -3  # of glibc's mallopt
+
+
+class Worker:
+    """One thread that runs the latest request, and every queued job, one at a time.
+
+    >>> worker, done = Worker(), []
+    >>> worker.queue(lambda: done.append(1))
+    >>> worker.idle.wait(10), done
+    (True, [1])
+    """
+
+    def __init__(self) -> None:
+        self.idle = threading.Event()
+        self.idle.set()
+        self._change = threading.Condition()
+        self._alive = False
+        self._latest: list[Callable[[], None]] = []
+        self._jobs: list[Callable[[], None]] = []
+
+    def request(self, job: Callable[[], None]) -> None:
+        """Run a job soon, in the place of one that was requested before and has not begun."""
+        with self._change:
+            self._latest = [job]
+            self._start()
+
+    def queue(self, job: Callable[[], None]) -> None:
+        """Run a job soon, whatever else is asked for."""
+        with self._change:
+            self._jobs.append(job)
+            self._start()
+
+    def _start(self) -> None:
+        self.idle.clear()
+        self._change.notify()
+        if not self._alive:  # a thread lives while there is work, so an unused widget holds none
+            self._alive = True
+            threading.Thread(target=self._run, daemon=True, name="vtc-worker").start()
+
+    def _run(self) -> None:
+        while True:
+            with self._change:
+                if not (self._latest or self._jobs):
+                    self.idle.set()
+                    self._change.wait(_LINGER)
+                waiting = self._latest or self._jobs
+                if not waiting:
+                    self._alive = False
+                    return
+                job = waiting.pop(0)
+            job()
 
 
 class Panel(widgets.VBox):
@@ -35,6 +89,7 @@ class Panel(widgets.VBox):
 
     def __init__(self, fixed: State, model: VideoModel | None) -> None:
         super().__init__()
+        _return_memory()
         self._fixed, self._model = fixed, model
         self._controls: dict[str, Any] = {}
         self._workers = [Worker()]  # the first one draws
@@ -55,13 +110,7 @@ class Panel(widgets.VBox):
         return self._said
 
     def wait(self, seconds: float = 60.0) -> None:
-        """Return once nothing is left to do and the picture shows the latest state.
-
-        Raises
-        ------
-        VTCError
-            If that takes longer.
-        """
+        """Return once nothing is left to do and the picture shows the latest state; a VTCError if that takes longer."""
         end = time.monotonic() + seconds
         for worker in reversed(self._workers):  # the others end with a request to the first
             if not worker.idle.wait(max(0, end - time.monotonic())):
@@ -77,20 +126,13 @@ class Panel(widgets.VBox):
         raise NotImplementedError
 
     def _code_line(self, state: State) -> str:
-        """Return the line of code that opens the panel in a state."""
         raise NotImplementedError
 
-    def _arrange(self) -> None:
-        """Show the controls that count in the present state."""
-        raise NotImplementedError
+    def _arrange(self) -> None: ...  # shows the controls that count in the present state
 
-    def _draw(self, state: State) -> None:
-        """Show a state; on an error the last good picture stays."""
-        raise NotImplementedError
+    def _draw(self, state: State) -> None: ...  # on an error the last good picture stays
 
-    def _write(self, state: State) -> None:
-        """Export the figure of a state."""
-        raise NotImplementedError
+    def _write(self, state: State) -> None: ...  # exports the figure of a state
 
     def _observe(self) -> None:
         """Take the present state, and from now on every change of a control."""
@@ -148,14 +190,43 @@ class Panel(widgets.VBox):
         parts = []
         for paths in files:
             suffix, path = min(paths.items())
-            place = (path.relative_to(ROOT) if path.is_relative_to(ROOT) else path).as_posix()
-            parts.append(f"{place.removesuffix(suffix)} as {', '.join(sorted(paths))}")
+            parts.append(f"{shortened(path).removesuffix(suffix)} as {', '.join(sorted(paths))}")
         self._say(f"wrote {' and '.join(parts)}")
 
     def _model_of(self, state: State) -> VideoModel:
         """Return the model that was given, if the state names it, or else the one of that name."""
         given, name = self._model, state["model"]
-        return given if given is not None and name_of(given) == name else loaded_model(name, type(self).__name__)
+        if given is not None and name_of(given) == name:
+            return given
+        with _LOADING:
+            return _load(name, type(self).__name__)
+
+
+@cache
+def _return_memory() -> None:
+    """Have glibc map every array of a megabyte by itself; in heaps the holes that clips leave reach a gigabyte."""
+    with suppress(AttributeError, OSError, TypeError):  # another C library
+        ctypes.CDLL(None).mallopt(_MMAP_THRESHOLD, 1 << 20)
+
+
+@lru_cache(maxsize=2)
+def _load(name: str, panel: str) -> VideoModel:
+    """Load a model once for each kind of panel, since two must not use one at the same time."""
+    from vtc_lab.models.loading import load_model
+
+    return load_model(name or None)
+
+
+def name_of(model: VideoModel | str | None) -> str:
+    """Return what a state calls a model: its folder or hub id, "" for the bundled one."""
+    if model is None or isinstance(model, str):
+        return model or ""
+    if not hasattr(model, "ask_each"):
+        raise VTCError(f"model is a {type(model).__name__}; give what load_model returns, a folder or a hub id")
+    from vtc_lab.models import loading
+
+    name = model.spec["name"] if model.spec else model.name
+    return "" if Path(name) == loading.BUNDLED else name
 
 
 def words(text: str, kind: str = "said") -> str:

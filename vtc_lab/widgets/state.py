@@ -1,21 +1,25 @@
-"""The view that a state of the explorer asks for: the same picture from a line of code."""
+"""The states of panels, dicts of plain JSON values, and the view that a state of the explorer asks for."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import lru_cache, partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vtc_lab.clips.reading import find_clips, one_each, read_clip, resolve
+from vtc_lab.clips.reading import ROOT, find_clips, one_each, read_clip, resolve
 from vtc_lab.encoders import ENCODERS, load_encoder
 from vtc_lab.figures.style import VENUES
+from vtc_lab.qa.samples import BUNDLED, Sample, read_samples
 from vtc_lab.reducers.registry import finds_budget, get_method, methods, needs_saliency, reduce
-from vtc_lab.tokens import Clip, Reduction, VideoTokens, VTCError
-from vtc_lab.widgets.settings import State, bundled_samples, complete
+from vtc_lab.tokens import Clip, Reduction, VideoTokens, VTCError, suggest
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # importing the model imports transformers, which takes seconds
     from vtc_lab.models.video_model import Answer, VideoModel
 
+State = dict[str, Any]
 DEFAULTS: State = {
     "clip": "data/clips/bigbuckbunny.mp4",
     "folder": "",  # whose clips are in the menu; "" is data/clips
@@ -42,6 +46,49 @@ BUDGETS = {  # the settings that fix the budget
 }
 MODEL = "video-qa model"
 ENCODER_NAMES = (*ENCODERS, MODEL)
+
+
+def complete(
+    panel: str, state: Mapping[str, Any], defaults: Mapping[str, Any], choices: Mapping[str, Collection[str]]
+) -> State:
+    """Return a state with every default filled in; `choices` are the names that a setting or its elements can have."""
+    for key in state:
+        if key not in defaults:
+            raise VTCError(f"the {panel} has no setting {key!r}; {suggest(key, defaults)}")
+    try:
+        whole = json.loads(json.dumps({**defaults, **state}))
+    except TypeError as error:
+        raise VTCError(f"the state of the {panel} must be plain JSON values: {error}") from error
+    for key, default in defaults.items():
+        kinds = (int, float) if isinstance(default, float) else type(default)
+        if not isinstance(whole[key], kinds) or isinstance(whole[key], bool):
+            raise VTCError(f"{key} is {whole[key]!r}; it must be of the kind of {default!r}")
+    for key, known in choices.items():
+        for name in whole[key] if isinstance(whole[key], list) else [whole[key]]:
+            if name not in list(known):
+                raise VTCError(f"{key} is {whole[key]!r}; {suggest(name, known)}")
+    return whole
+
+
+def call_line(call: str, state: State, defaults: Mapping[str, Any]) -> str:
+    """Return the line of code that opens a panel in a state: `vtc.explore(ratio=4)`."""
+    changed = [f"{key}={value!r}" for key, value in state.items() if value != defaults[key]]
+    return f"vtc.{call}({', '.join(changed)})"
+
+
+def sample_set(file: str = "") -> list[Sample]:
+    """Return the samples of a file, or the bundled test set, which is empty without the repository."""
+    return read_samples(file) if file else _bundled_samples()
+
+
+@lru_cache(maxsize=1)
+def _bundled_samples() -> list[Sample]:
+    return read_samples() if BUNDLED.exists() else []
+
+
+def shortened(path: str | Path) -> str:
+    """Return the path from the repository to a file in it, other paths as they are."""
+    return Path(path).relative_to(ROOT).as_posix() if Path(path).is_relative_to(ROOT) else str(path)
 
 
 @dataclass(frozen=True)
@@ -71,11 +118,7 @@ def complete_state(state: State) -> State:
 
 
 def build_view(state: State, model: VideoModel | None = None) -> View:
-    """Read, encode and reduce as a state says, a second method to exactly the first one's budget.
-
-    The model is the encoder "video-qa model"; other encoders need none. Clips and tokens that were used lately are
-    remembered, the last ones of a model by itself.
-    """
+    """Read, encode and reduce as a state says, a second method to exactly the first one's budget."""
     pairs = [(state["method"], state["options"]), (state["compare"], state["compare_options"])]
     ranking = [name for name, options in pairs if name and needs_saliency(name, options)]
     if ranking and model is None:
@@ -99,16 +142,13 @@ def build_view(state: State, model: VideoModel | None = None) -> View:
 
 
 def ask_view(state: State, view: View, model: VideoModel | None) -> tuple[list[Answer], str | None]:
-    """Ask a state's question with all tokens, then with those that each reduction kept.
-
-    The right answer comes too if the clip and question are a sample of the bundled test set.
-    """
+    """Return answers from all tokens and from those of each reduction, and the right one if a bundled sample has it."""
     if model is None:
         raise VTCError(f"encoder {state['encoder']!r} gives features only and cannot answer; choose {MODEL!r}")
     if not state["question"].strip():
         raise VTCError("there is no question; choose a sample or type one")
     asked = (str(resolve(state["clip"])), state["question"])
-    sample: Any = next((s for s in bundled_samples() if (s["clip"], s["question"]) == asked), {})
+    sample: Any = next((s for s in sample_set() if (s["clip"], s["question"]) == asked), {})
     ask = partial(model.ask_each, [state["question"]], view.clip)
     each = [ask([reduced], candidates=[sample.get("candidates")]) for reduced in (None, *view.reductions)]
     return [answers[0][0] for answers in each], sample.get("answer")
@@ -134,12 +174,12 @@ def _joined(size: dict[str, float], options: State, where: str) -> State:
     return {**size, **options}
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=2)
 def _read(path: str, changed: int, frames: int) -> Clip:
     return read_clip(path, frames=frames)
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=2)
 def _encode(path: str, changed: int, frames: int, encoder: str) -> VideoTokens:
     return _encoder(encoder).encode(_read(path, changed, frames))
 

@@ -13,11 +13,11 @@ import pandas as pd
 from vtc_lab.clips.reading import ROOT
 from vtc_lab.figures.marks import LOWER_IS_BETTER, unit
 from vtc_lab.figures.style import BASELINES, VENUES
-from vtc_lab.qa.samples import Sample, read_samples
+from vtc_lab.qa.samples import Sample
 from vtc_lab.reducers.registry import get_method, methods
 from vtc_lab.sweeps.plan import variants
 from vtc_lab.tokens import VTCError, suggest
-from vtc_lab.widgets.settings import State, bundled_samples, complete
+from vtc_lab.widgets.state import State, complete, sample_set
 
 DEFAULTS: State = {
     "model": "",  # folder or hub id; "" is the bundled one
@@ -67,19 +67,9 @@ def study_settings(state: State) -> State:
     return {key: value for key, value in state.items() if key not in _ON_SHOW}
 
 
-def study_set(samples: str) -> list[Sample]:
-    """Return all samples of a file, of the bundled test set for ""."""
-    return read_samples(samples) if samples else bundled_samples()
-
-
 def study_samples(state: State) -> list[Sample]:
-    """Return the samples of a state: all of the chosen kinds about the first clips that have one.
-
-    >>> chosen = study_samples(complete_study({"clips": 3, "kinds": ["colour", "order"]}))
-    >>> len({sample["clip"] for sample in chosen}), sorted({sample["kind"] for sample in chosen})
-    (3, ['colour', 'order'])
-    """
-    every = study_set(state["samples"])
+    """Return the samples of a state: all of the chosen kinds about the first clips that have one."""
+    every = sample_set(state["samples"])
     samples = [sample for sample in every if not state["kinds"] or sample.get("kind", "") in state["kinds"]]
     if not samples:
         known = sorted({sample.get("kind", "") for sample in every})
@@ -89,11 +79,7 @@ def study_samples(state: State) -> list[Sample]:
 
 
 def study_methods(state: State) -> list[str | tuple[str, dict[str, Any]]]:
-    """Return the methods of a state for `sweep`: those chosen, the variants of the ablated one, the baselines.
-
-    >>> study_methods(complete_study({"option": "order", "values": ["spatial-first"]}))
-    [('lftr', {'order': 'spatial-first'}), 'uniform', 'random']
-    """
+    """Return the methods of a state for `sweep`: those chosen, the variants of the ablated one, the baselines."""
     options, option = {key: [value] for key, value in state["options"].items()}, state["option"]
     if option and not state["values"]:
         raise VTCError(f"no value of {option} is chosen; choose those to compare")
@@ -102,11 +88,7 @@ def study_methods(state: State) -> list[str | tuple[str, dict[str, Any]]]:
 
 
 def results_file(name: str) -> tuple[Path, str]:
-    """Return where the results of ablations lie, and a sentence if that is not where they should.
-
-    A path starts in the repository, or else in the current folder. Where nothing can be written it is a temporary
-    file, which is gone when Python ends.
-    """
+    """Return where the results of ablations lie; a temporary file and a sentence where nothing can be written."""
     place = (ROOT if (ROOT / "pyproject.toml").exists() else Path.cwd()) / Path(name).expanduser()
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
@@ -123,10 +105,7 @@ def _scratch() -> tempfile.TemporaryDirectory:
 
 
 def comparable(table: pd.DataFrame, samples: Sequence[Sample], steps: int) -> pd.DataFrame:
-    """Return the rows of the samples that every setting has answered, all rows until there is one.
-
-    The table is of a sweep of these samples, which has so many steps (settings times clips).
-    """
+    """Return the rows of samples that every setting has answered, all until there is one, of steps for each clip."""
     settings = steps // len({str(sample["clip"]) for sample in samples})
     whole = table[table.groupby("sample")["sample"].transform("size") >= settings]
     return table if whole.empty else whole
