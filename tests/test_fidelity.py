@@ -427,6 +427,11 @@ def test_a_clip_of_something_else_is_refused() -> None:
             function(clip_of(3), reduced)
         with pytest.raises(vtc.VTCError, match="'bikes.mp4' is no Clip"):
             function("bikes.mp4", reduced)
+    for function in (vtc.fidelity, lambda _, reduction: vtc.show(clip_of(4), reduction)):
+        with pytest.raises(vtc.VTCError, match="None is no Reduction; make one with"):
+            function(tokens_of((4, 3, 3)), None)
+    with pytest.raises(vtc.VTCError, match="4 frames are not 0 groups"):
+        vtc.one_each(clip_of(4), 0)
     with pytest.raises(vtc.VTCError, match="no token of these 1 frames was kept"):
         rebuild(clip_of(1), vtc.prune(tokens_of((4, 3, 3)), [35])[:1])
 
