@@ -2,7 +2,7 @@
 
 A kernel is started and the explorer opened in it, as JupyterLab does. Slider moves, changes of clip (each with another
 method, whose options get controls of their own) and exports are asked for by the same comm messages that the browser
-sends, one at a time, a tenth of each in turn. Another tenth, with every clip under every method, is done before as
+sends, one at a time, a tenth of each in turn. Another tenth, with every clip and method, is done before as
 warm-up. Prints the kernel's memory, its widgets, and the latency of the slider; `--json` writes them.
 """
 
@@ -108,18 +108,18 @@ def _set(**values: object) -> dict:
     return {"method": "update", "state": values, "buffer_paths": []}
 
 
-def measure(moves: int, changes: int, exports: int, **state: object) -> dict[str, float]:
-    """Return megabytes, widgets and milliseconds of a kernel in which all of this was done."""
+def measure(moves: int, changes: int, exports: int, parts: int = 10, **state: object) -> dict[str, float]:
+    """Return megabytes, widgets and milliseconds of a kernel in which all of this was done, in equal parts."""
     life = Life(**state)
     try:
         facts: dict = {"open_mb": life.resident()}
-        life.go_on(moves // 10, max(changes // 10, 4 * life.facts["clips"]), max(exports // 10, 2))
+        life.go_on(moves // parts, max(changes // parts, 2 * life.facts["clips"]), max(exports // parts, 2))
         life.times.clear()
         facts |= {"warm_mb": life.resident(), "warm_widgets": life.widgets()}
-        for tenth in range(10):
-            life.go_on(moves // 10, changes // 10, exports // 10)
-            print(f"{tenth + 1} of 10: {life.resident():.1f} MB", flush=True)
-        few = len(life.times) // 10
+        for part in range(1, parts + 1):
+            life.go_on(moves // parts, changes // parts, exports // parts)
+            print(f"{part} of {parts}: {life.resident():.1f} MB", flush=True)
+        few = len(life.times) // parts
         first, last = statistics.median(life.times[:few]), statistics.median(life.times[-few:])
         facts |= {"end_mb": life.resident(), "end_widgets": life.widgets(), "first_ms": first, "last_ms": last}
         life.ask("panel.close()", {})
