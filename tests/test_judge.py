@@ -434,3 +434,27 @@ def test_every_verdict_in_json_is_read_whatever_stands_beside_it(correct, score,
 def test_any_reply_is_a_verdict_or_none(reply):
     found = read_verdict(reply)
     assert found is None or (isinstance(found[0], bool) and 0 <= found[1] <= 5)
+
+
+def test_a_draft_within_a_thought_is_no_verdict():
+    draft = '<think>Draft: {"pred": "no", "score": 1}. Hmm.</think>'
+    assert read_verdict(f'{draft}{{"pred": "yes", "score": 5}}') == (True, 5.0)
+    assert read_verdict(draft) is None and read_verdict(draft.removesuffix("</think>")) is None
+    with serving(draft + YES) as server:
+        verdict = judge(*ASKED[:2], "<think>Bread?</think>Some dough.", Judge(server.url, "tiny"))
+    assert (verdict.correct, verdict.score) == (True, 4.0)
+    assert json.loads(server.seen[0][2]["messages"][1]["content"])["student's answer"] == "Some dough."
+
+
+def test_half_a_character_loses_no_verdict(tmp_path):
+    """JSON can hold half of an emoji, as text that was cut does; SQLite, pandas and the network cannot."""
+    with serving(lambda request: request.reply(HALF)) as server:
+        by = Judge(server.url, "tiny", cache=tmp_path / "verdicts.db")
+        sample = {"question": "what \ud83d?", "answer": "dough", "id": "\ud83d", "kind": "\ud83d"}
+        for _ in range(2):
+            (row,) = judge_all([sample], ["dough \ud83d"], by).itertuples()
+            assert (row.correct, row.score, row.kind, row.prediction) == (True, 4.0, "\\ud83d", "dough \\ud83d")
+    assert len(server.seen) == 1
+
+
+HALF = json.dumps({"choices": [{"message": {"role": "assistant", "content": f"{YES} \ud83d"}}]})

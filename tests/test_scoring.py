@@ -53,6 +53,23 @@ SAMPLE = {"id": "q", "answer": "B", "options": OPTIONS, "candidates": list("ABCD
         "I think it is B.",
         "I would go with (B), the one that rolls",
         "My choice would be B because a cube cannot roll.",
+        "<think>Option A looks wrong, C too. So it is B.</think>\nB",
+        "<think>It could be A. But no.</think><answer>B</answer>",
+        "Option A looks wrong, so not A.</think>B",
+        "<think>A.</think><think>Or C?</think>\n\n(B) the red ball",
+        "\u25c1think\u25b7A.\u25c1/think\u25b7B",
+        "<|begin_of_box|>B<|end_of_box|>",
+        "The correct answer to the question is (B) the red ball. This is evident from the video. "
+        "The other options do not fit. Therefore, the best answer is (B).",
+        "It does not move to the left. It is (B).",
+        "'B'",
+        "The answer is 'B'.",
+        "I would say \u2018B\u2019.",
+        "\u300cB\u300d",
+        "\u3010B\u3011",
+        "\uff22",
+        "\uff08\uff22\uff09",
+        "Answer\uff1a\uff22\u3002",
     ],
 )
 def test_texts_that_mean_the_second_option(text):
@@ -84,6 +101,15 @@ def test_texts_that_mean_the_second_option(text):
         "e.g. the ball",
         "U.S. flag",
         "second",
+        ")",
+        "Yes, there is a notice",
+        "<think>It is B.",
+        "<think>It is B.</think>",
+        "I think (B). But that is not right.",
+        "Is it (B)? It is not.",
+        "It is (B). It is not A.",
+        "I would not say (B). Perhaps it is (B).",
+        "don't say 'B'",
     ],
 )
 def test_texts_that_are_wrong_where_the_second_is_right(text):
@@ -191,6 +217,18 @@ def test_score_by_each_rule():
     assert score(SAMPLE | {"options": None}, "(b)") == 1.0
     for unknown in (score(SAMPLE | {"answer": None}, "B"), score(SAMPLE, None), score(SAMPLE, None, "likelihood")):
         assert math.isnan(unknown)
+
+
+def test_thoughts_are_no_answers_by_any_rule(monkeypatch):
+    monkeypatch.setenv("WNSEARCHDIR", str(WORDNET))
+    for rule, right, said in [("exact", "two", "two"), ("wups", "a toy", "toy"), ("wups0.9", "a toy", "toy")]:
+        assert score({"answer": right}, f"<think>One, two.</think>{said}", rule) == 1.0
+        assert score({"answer": right}, f"<think>{said}</think>One.", rule) < 1.0
+    assert score({"answer": "two"}, "<answer>two</answer>") == 1.0
+
+
+def test_a_kind_with_half_a_character_is_counted():
+    assert accuracy([{"answer": "a", "kind": "\ud83d"}], ["a"])["kind"].tolist() == ["\\ud83d", "all"]
 
 
 @given(st.lists(st.floats(0, 1), min_size=2, max_size=6), st.data())

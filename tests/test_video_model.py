@@ -182,3 +182,23 @@ def test_samples_are_read_and_a_bad_line_is_named(tmp_path):
     bad.write_text('{"clip": "a.mp4", "question": "x", "answer": "y"}\n{"clip": "a.mp4"}\n')
     with pytest.raises(vtc.VTCError, match="line 2 of qa.jsonl"):
         vtc.read_samples(bad)
+
+
+def test_thinking_is_turned_off_or_its_thought_closed_before_answers_are_weighed(model, case):
+    clip, samples = case
+    sample, template = samples[0], model.processor.chat_template
+
+    def asked(end):
+        model.processor.chat_template = template.replace(" <answer>{% endif %}", f" <answer>{end}{{% endif %}}")
+        assert model.processor.chat_template != template or not end
+        return model.fresh().ask(sample["question"], clip, candidates=sample["candidates"])
+
+    try:
+        plain, closed = asked(""), asked("<think>\n\n</think>\n\n")
+        switched = asked("{% if enable_thinking is not defined or enable_thinking %}<think>\n{% endif %}")
+        with pytest.warns(RuntimeWarning, match="chat template opens a thought, which is closed at once"):
+            opened = asked("<think>\n")
+    finally:
+        model.processor.chat_template = template
+    assert torch.equal(switched.logits, plain.logits) and switched.scores == plain.scores
+    assert torch.equal(opened.logits, closed.logits) and not torch.equal(opened.logits, plain.logits)

@@ -27,6 +27,11 @@ class MinimumBudgetError(VTCError):
     """The budget is below the method's minimum, which the message states."""
 
 
+def plain(text: object) -> str:
+    """Return a text that any file or table can hold: half characters, as in names of files, are escaped."""
+    return str(text).encode(errors="backslashreplace").decode()
+
+
 def suggest(wrong: object, names: Iterable[str]) -> str:
     """Return the end of an error about an unknown name: the nearest names, or all of them.
 

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from dataclasses import replace
 from io import BufferedReader
 from numbers import Integral, Real
@@ -22,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from vtc_lab.tokens import Clip, VTCError
+from vtc_lab.tokens import Clip, VTCError, plain
 
 ROOT = Path(__file__).resolve().parents[2]  # the repository, where relative paths are looked for as well
 VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".gif")
@@ -47,18 +48,30 @@ def find_clips(folder: str | os.PathLike | None = None) -> list[Path]:
     """
     if folder is None:
         return sorted((ROOT / "data" / "clips").glob("*.mp4"))
-    place = next((place for place in (Path(folder).expanduser(), ROOT / folder) if place.is_dir()), None)
-    found = sorted(path for path in place.iterdir() if path.suffix.lower() in VIDEOS) if place else []
+    place = next((place for place in (given_path(folder), ROOT / folder) if place.is_dir()), None)
+    found = sorted(path for path in place.glob("*") if path.suffix.lower() in VIDEOS) if place else []
     if not found:
         words = f"there is no video in {place}" if place else f"there is no folder {folder}"
         raise VTCError(f"{words}; give one that holds some, as {', '.join(VIDEOS)}")
     return found
 
 
+def given_path(path: str | os.PathLike) -> Path:
+    """Return what a user gave as a path, with "~" expanded; a VTCError says why nothing can be there."""
+    try:
+        place = Path(path).expanduser()
+        with suppress(FileNotFoundError, NotADirectoryError):
+            place.stat()
+        return place
+    except (OSError, TypeError, RuntimeError, ValueError) as error:  # closed, too long, no path, no user
+        reason = f"be read ({error.strerror})" if isinstance(error, OSError) else f"be a path ({error})"
+        raise VTCError(f"{plain(path)} cannot {reason}; give a str or a Path that you may read") from error
+
+
 def resolve(path: str | os.PathLike) -> Path:
     """Return the absolute path of a readable file, looked for in the current folder and then in the repository."""
+    asked = given_path(path)
     try:
-        asked = Path(path).expanduser()
         found = next((place for place in (Path.cwd() / asked, ROOT / asked) if place.exists()), None)
         if found is None:
             places = " or in ".join(dict.fromkeys([str(Path.cwd()), str(ROOT)]))
@@ -73,8 +86,6 @@ def resolve(path: str | os.PathLike) -> Path:
         return found
     except OSError as error:
         raise VTCError(f"{path} cannot be read ({error.strerror}); give a file that you may read") from error
-    except (TypeError, RuntimeError) as error:
-        raise VTCError(f"{path!r} cannot be a path ({error}); give a str or a Path") from error
 
 
 def unfit(path: Path) -> str:

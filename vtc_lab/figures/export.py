@@ -24,14 +24,15 @@ import torch
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-from vtc_lab.clips.reading import ROOT
+from vtc_lab.clips.reading import ROOT, given_path
 from vtc_lab.figures.style import writing
-from vtc_lab.tokens import Clip, Reduction, VideoTokens, VTCError
+from vtc_lab.tokens import Clip, Reduction, VideoTokens, VTCError, plain
 
 SUFFIXES = (".json", ".pdf", ".svg", ".png", ".csv")  # the record first, and last what not every figure has
 FOLDER = ROOT / "figures" if (ROOT / "pyproject.toml").exists() else Path("figures")
 
-_PATHS = re.compile(r"(?:file://|(?<![\w.:/\\~-]))(?:/|[A-Za-z]:[/\\])(?:[^\s/\\'\"]+[/\\])+")  # all but the last part
+_FOLDERS = r"(?:(?:(?!\.\w{1,5}\s|:\s)[^/\\'\"\n]|(?<=\w)'(?=\w))+[/\\])*"  # with spaces, but not behind a suffix
+_PATHS = re.compile(rf"(?:file://|(?<![\w.:/\\~-]))(?:/[^\s/\\'\"]+/|[A-Za-z]:[/\\]){_FOLDERS}")  # not the last part
 _Figure = TypeVar("_Figure", bound=Figure)
 
 
@@ -108,7 +109,7 @@ def file_base(name: str, folder: str | Path | None, suffixes: Iterable[str], wha
         raise VTCError(
             f"{name!r} cannot name a {what}; use letters, digits, spaces and .+=,()-_ (a folder goes into folder=)"
         )
-    return Path(FOLDER if folder is None else folder, stem)
+    return given_path(FOLDER if folder is None else folder) / stem
 
 
 def write_files(base: Path, contents: dict[str, bytes], what: str) -> dict[str, Path]:
@@ -242,7 +243,7 @@ def _plain(value: object, where: str) -> object:
         case list() | tuple():
             return [_plain(item, where) for item in value]
         case dict():
-            return {str(key): _plain(item, f"{where}[{key!r}]") for key, item in value.items()}
+            return {_without_path(str(key)): _plain(item, f"{where}[{key!r}]") for key, item in value.items()}
         case Clip():
             facts = {"path": value.path, "reader": value.reader, "times": value.times, "sha256": value.sha256}
         case VideoTokens():
@@ -257,7 +258,7 @@ def _plain(value: object, where: str) -> object:
 
 def _without_path(value: str | Path) -> str:
     """Return text in which each absolute local path is cut down to its last part."""
-    text = str(value)
+    text = plain(value)
     for path in (PurePosixPath(text), PureWindowsPath(text)):
         if path.is_absolute() and len(path.parts) > 2:
             return path.name

@@ -20,6 +20,7 @@ _NONE = "--"
 _ESCAPES = str.maketrans(
     {character: f"\\{character}" for character in "&%$#_{}"}
     | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+    | {"<": r"\textless{}", ">": r"\textgreater{}", "[": "{[}", "*": "{*}"}  # \\ takes the last two
 )
 
 
@@ -74,7 +75,7 @@ def save_table(
     base = file_base(name, folder, _SUFFIXES, "table")
     facts = record(provenance or {}, _SUFFIXES)
     latex = f"% {json.dumps(facts)}\n{_latex(table, best)}"
-    return write_files(base, {".tex": latex.encode(), ".csv": csv_bytes(table)}, "table")
+    return write_files(base, {".tex": latex.encode(errors="replace"), ".csv": csv_bytes(table)}, "table")
 
 
 def _latex(table: pd.DataFrame, best: str | None) -> str:
@@ -83,7 +84,7 @@ def _latex(table: pd.DataFrame, best: str | None) -> str:
     head, *rows = (_by_ratio if across else _by_row)(table.reset_index(drop=True), best)
     lines = [" & ".join(cells) + r" \\" for cells in rows]
     notes = [f"{_NONE} no result"] if any(_NONE in line for line in lines) else []
-    if any("textsuperscript" in line for line in lines):
+    if any(r"\textsuperscript{" in line for line in lines):
         notes.append(r"\textsuperscript{n/N} missing, n of N results that other settings have")
     nowhere = (table["n"] + table["missing"] - table["of"]).clip(lower=0).sum() if _counts(table) else 0
     notes += [f"missing under every setting: {nowhere:g} results"] if nowhere else []
@@ -157,7 +158,7 @@ def _text(value: object, probability: bool = False) -> str:
         if np.isnan(value):
             return _NONE
         return "$<$0.001" if probability and value < 0.001 else _minus(f"{value:.3g}")
-    return _NONE if value is None or value is pd.NA else str(value).translate(_ESCAPES)
+    return _NONE if value is None or value is pd.NA else re.sub("-(?=-)", "-{}", str(value).translate(_ESCAPES))
 
 
 def _minus(text: str) -> str:

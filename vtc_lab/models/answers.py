@@ -15,7 +15,7 @@ from vtc_lab.models.compression import CompressedInputs, Positions, engaged, pad
 from vtc_lab.models.families import Inputs, Model
 from vtc_lab.models.prompt_clips import EncodedPrompt, settle
 from vtc_lab.models.prompts import Processor, Rows, behind, end_of, join, lengthened, prefill, say_each, with_tail
-from vtc_lab.tokens import Reduction, VTCError
+from vtc_lab.tokens import Reduction, VTCError, plain
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def weigh(entering: Entering, tail: Rows, codes: Sequence[Sequence[int]]) -> lis
 
 def codes_of(tokenizer: Processor, candidates: Sequence[str]) -> list[list[int]]:
     """Return the tokens of each candidate answer, which must be texts that differ."""
-    if isinstance(candidates, str) or not all(isinstance(candidate, str) for candidate in candidates):
+    if isinstance(candidates, str) or not all(isinstance(each, str) and plain(each) == each for each in candidates):
         raise VTCError(f"candidates are {candidates!r:.80}; give a list of texts")
     codes = [tokenizer(candidate, add_special_tokens=False)["input_ids"] for candidate in candidates]
     if not codes or not all(codes) or len({tuple(code) for code in codes}) < len(codes):

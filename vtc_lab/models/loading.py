@@ -14,7 +14,7 @@ from huggingface_hub import HfApi, parse_local_safetensors_file_metadata, try_to
 from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError, SafetensorsParsingError
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
-from vtc_lab.clips.reading import ROOT, unfit
+from vtc_lab.clips.reading import ROOT, given_path, unfit
 from vtc_lab.models.families import FAMILIES, how_to_add
 from vtc_lab.models.video_model import VideoModel
 from vtc_lab.tokens import VTCError, suggest
@@ -105,7 +105,7 @@ def _source(name: str | os.PathLike | None) -> str:
         return str(BUNDLED)
     if not isinstance(name, str | os.PathLike) or not str(name):
         raise VTCError(f"model is {name!r:.60}; give a folder or a hub id")
-    place = Path(name).expanduser()
+    place = given_path(name)
     if place.is_file():
         raise VTCError(f"{name} is a file; give the folder in which it is")
     return str(place) if place.exists() else str(name)

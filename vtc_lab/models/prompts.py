@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import chain
@@ -23,15 +25,16 @@ Rows = dict[str, Tensor]  # what is said of each token of a prompt, (B, N): ids,
 
 
 def ask_processor(processor: Processor, family: Family, clip: Clip, question: str) -> BatchFeature:
-    """Return a processor's output for a question about a clip, whose frames it neither samples again nor times anew."""
+    """Return a processor's output for a question, without a thought, about a clip's frames and times as they are."""
     for marker in (getattr(processor, f"{kind}_token", None) for kind in ("video", "image")):
         if marker and marker in question:
             raise VTCError(f"a question holds the text {marker!r}, which stands for the video; leave it out")
     takes_videos = getattr(processor, "video_processor", None) is not None
     content = [{"type": "video"}] if takes_videos else [{"type": "image"}] * len(clip)
     message = {"role": "user", "content": [*content, {"type": "text", "text": question}]}
+    quick = {"enable_thinking": False} if "enable_thinking" in str(getattr(processor, "chat_template", "")) else {}
     try:
-        prompt = processor.apply_chat_template([message], add_generation_prompt=True)
+        prompt = processor.apply_chat_template([message], add_generation_prompt=True, **quick)
     except (ValueError, TypeError, TemplateError) as error:
         reason = "has no chat template"
         if getattr(processor, "chat_template", None):
@@ -39,6 +42,10 @@ def ask_processor(processor: Processor, family: Family, clip: Clip, question: st
         raise VTCError(
             f"{family.name} cannot be asked, its checkpoint {reason}; set model.processor.chat_template"
         ) from error
+    if opened := re.search(r"([<\u25c1])(think(?:ing)?[>\u25b7])\s*$", prompt):
+        words = f"{family.name}'s chat template opens a thought, which is closed at once, before the answer"
+        warnings.warn(words, RuntimeWarning, stacklevel=2)
+        prompt = f"{prompt.rstrip()}\n\n{opened[1]}/{opened[2]}\n\n"
     given: dict[str, Any] = {"images": [list(clip.frames)], "images_kwargs": dict(family.settings)}
     if takes_videos:
         told = {"do_sample_frames": False, "video_metadata": [video_metadata(clip)], **family.settings}

@@ -21,7 +21,7 @@ from vtc_lab.models.prompt_clips import EncodedPrompt, encode_prompt, places_of
 from vtc_lab.models.prompts import Processor, Rows, ask_processor, end_of, rows_of
 from vtc_lab.models.state import model_state
 from vtc_lab.reducers.ops import prune
-from vtc_lab.tokens import Clip, Reduction, VideoTokens, VTCError, demand_clip
+from vtc_lab.tokens import Clip, Reduction, VideoTokens, VTCError, demand_clip, plain
 
 _ANYTHING = "?"  # a question, where it does not matter which
 _BLANK = Clip(np.zeros((2, 64, 64, 3), np.uint8), np.arange(2.0))
@@ -214,7 +214,7 @@ class VideoModel:
         anchors are the same are answered once. Seconds of prefill and decoding are those of the batch, shared equally.
         """
         demand_asking(positions, max_new_tokens)
-        if not questions or not all(isinstance(q, str) and q.strip() for q in questions):
+        if not questions or not all(isinstance(q, str) and q.strip() and plain(q) == q for q in questions):
             raise VTCError(f"{questions!r} is no question; give text, or a list of texts")
         tokenizer = self.processor.tokenizer
         codes = [[] if given is None else codes_of(tokenizer, given) for given in candidates]

@@ -16,7 +16,7 @@ from PIL import Image
 
 from vtc_lab.clips.reading import VIDEOS, check_reading, read_clip, resolve, unfit
 from vtc_lab.qa.samples import Part
-from vtc_lab.tokens import Clip, VTCError
+from vtc_lab.tokens import Clip, VTCError, plain
 
 SUFFIXES = (*VIDEOS, ".MP4")
 _PICTURES = (".jpg", ".jpeg", ".png")
@@ -63,7 +63,7 @@ def read_sample_clip(sample: Part, frames: int | None = None, fps: float | None 
     >>> read_sample_clip(sample, fps=5).times.tolist()
     [4.0, 4.2, 4.4, 4.6, 4.8, 5.0]
     """
-    clip = sample["clip"]
+    clip = sample.get("clip")
     if isinstance(clip, Clip):
         return clip
     path = _first_there(tried := sample.get("tried", [clip]))
@@ -103,18 +103,20 @@ def check_clips(samples: Iterable[Part]) -> pd.DataFrame:
     known: dict[str, str] = {}
     questions: Counter[str] = Counter()
     for sample in samples:
-        clip = sample["clip"]
+        clip = sample.get("clip")
         if isinstance(clip, Clip):
             continue
         if clip not in known:
             known[clip] = _missing(sample.get("tried", [clip]))
         questions[clip] += bool(known[clip])
-    rows = [(clip, number, known[clip]) for clip, number in questions.items() if number]
+    rows = [(plain(clip), number, plain(known[clip])) for clip, number in questions.items() if number]
     return pd.DataFrame(rows, columns=["clip", "questions", "looked"])
 
 
 def _first_there(paths: Sequence[str]) -> Path | None:
-    return next((path for path in map(Path, paths) if path.exists()), None)
+    if not all(isinstance(path, str | os.PathLike) for path in paths):
+        raise VTCError(f"the sample has no clip but {paths[0]!r:.60}; give it the path of one, or a Clip")
+    return next((path for path in map(Path, paths) if os.path.exists(path)), None)  # Path.exists() raises OSError
 
 
 def _spellings(names: Iterable[str], suffixes: tuple[str, ...]) -> Iterator[str]:

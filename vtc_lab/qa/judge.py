@@ -14,9 +14,10 @@ from typing import Any
 
 import pandas as pd
 
+from vtc_lab.clips.reading import given_path
 from vtc_lab.qa.samples import Sample
-from vtc_lab.qa.scoring import paired
-from vtc_lab.tokens import VTCError
+from vtc_lab.qa.scoring import paired, without_thoughts
+from vtc_lab.tokens import VTCError, plain
 
 try:
     import openai
@@ -82,23 +83,25 @@ def judge_all(samples: Iterable[Sample], predictions: Iterable[str], by: Judge, 
     if not re.fullmatch("[!-~]+", key):
         raise VTCError(f"the environment variable {by.key_env} holds no key that can be sent; put the endpoint's there")
     client = openai.OpenAI(api_key=key, base_url=by.url, timeout=by.timeout, max_retries=by.retries)
-    pairs = list(paired(samples, predictions))
+    pairs = list(paired(samples, map(plain, predictions)))
     pool = ThreadPoolExecutor(workers, "judge")
     try:
         said = list(pool.map(lambda pair: _judge(client, by, *pair), pairs))
     finally:  # requests under way have been paid for and are still stored
         pool.shutdown(wait=False, cancel_futures=True)
-    rows = [(s.get("id", ""), s.get("kind", ""), p, *found) for (s, p), found in zip(pairs, said, strict=True)]
+    names = [(plain(sample.get("id", "")), plain(sample.get("kind", "")), told) for sample, told in pairs]
+    rows = [(*name, *found) for name, found in zip(names, said, strict=True)]
     table = pd.DataFrame(rows, columns=["id", "kind", "prediction", "correct", "score", "problem", "reply"])
     return table.astype({"correct": "boolean", "score": float})
 
 
 def read_verdict(reply: str) -> tuple[bool, float] | None:
-    """Return yes or no and the score of a reply, None if they are not there or are several that differ.
+    """Return yes or no and the score of a reply behind its thoughts, None if they are not there or several differ.
 
     >>> read_verdict('{"pred": "yes", "score": 4}'), read_verdict("{'pred': 'No', 'score': 0}"), read_verdict("yes!")
     ((True, 4.0), (False, 0.0), None)
     """
+    reply = without_thoughts(reply)
     said = {word.lower() for word in re.findall(r"(?i)\bpred\b[\"']?\s*[:=]\s*[\"']?(\w+)", reply)}
     scores = set(re.findall(r"(?i)\bscore\b[\"']?\s*[:=]\s*[\"']?(-?[\w.]+)", reply))
     if len(said) != 1 or not said <= {"yes", "no"} or len(scores) != 1:
@@ -110,12 +113,12 @@ def read_verdict(reply: str) -> tuple[bool, float] | None:
 def _judge(client: openai.OpenAI, by: Judge, sample: Sample, prediction: str) -> tuple[Any, Any, str, str]:
     """Return what `judge_all` says of an answer, from the cache or the endpoint; many may share the file."""
     asked = {"question": sample.get("stem", sample["question"]), "reference answer": sample["answer"]}
-    words = json.dumps({**asked, "student's answer": prediction}, ensure_ascii=False)
+    words = plain(json.dumps({**asked, "student's answer": without_thoughts(prediction)}, ensure_ascii=False))
     place, problem = json.dumps([by.model, by.temperature, PROMPT, words]), ""
     if by.cache and os.path.exists(by.cache) and not os.path.isfile(by.cache):  # a pipe would be waited for
         raise VTCError(f"{by.cache} cannot hold verdicts (it is a folder, a pipe or a device); give another file")
     try:
-        with closing(sqlite3.connect(by.cache or ":memory:", timeout=60, isolation_level=None)) as cache:
+        with closing(sqlite3.connect(given_path(by.cache or ":memory:"), timeout=60, isolation_level=None)) as cache:
             cache.execute("CREATE TABLE IF NOT EXISTS replies (asked PRIMARY KEY, reply)")
             row = cache.execute("SELECT reply FROM replies WHERE asked = ?", [place]).fetchone()
             reply = row[0] if row else _ask(client, by, words)
@@ -143,7 +146,7 @@ def _ask(client: openai.OpenAI, by: Judge, words: str) -> str:
     for _ in range(2):  # once more if the reply cannot be read
         said = client.chat.completions.create(model=by.model, messages=messages, **options)
         with suppress(LookupError, AttributeError, TypeError):  # no chat completion
-            reply = str(said.choices[0].message.content).replace(client.api_key, "[key]")
+            reply = plain(said.choices[0].message.content).replace(client.api_key, "[key]")
         if read_verdict(reply):
             break
         messages += [{"role": "assistant", "content": reply}, {"role": "user", "content": _REPAIR}]

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from vtc_lab.clips.reading import given_path
 from vtc_lab.qa import layouts_choice, layouts_open
 from vtc_lab.qa.records import files
 from vtc_lab.qa.samples import Sample, Samples, read_plain
@@ -97,12 +98,12 @@ def read_benchmark(
         raise VTCError(f"{name} has no split {split!r}; {suggest(meant, known)}")
     words = {"split": chosen or "*", "Split": chosen.title() or "*"}
     wanted = ", or ".join(text.format(**words) for text in (facts.files, facts.or_files))
-    root = Path(folder).expanduser().absolute()
+    root = given_path(folder).absolute()
     if not root.exists():
         raise VTCError(f"there is no folder {folder}; give the one that holds {wanted}")
     if root.is_file() and name != "plain":
         raise VTCError(f"{folder} is a file; give the folder that holds {wanted}")
-    beside = root if clips is None else Path(clips).expanduser().absolute()
+    beside = root if clips is None else given_path(clips).absolute()
     if not beside.exists():
         raise VTCError(f"there is no folder {clips}; give the one that holds the clips ({facts.clips})")
     try:

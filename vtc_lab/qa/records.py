@@ -45,7 +45,7 @@ class Record(NamedTuple):
         value = self.need(name)
         try:
             return float(value)
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError) as error:
             raise VTCError(f"{self.place} has {name} {value!r:.40}; it must be a number") from error
 
     def texts(self, *names: str) -> list[str]:

@@ -13,7 +13,7 @@ import pandas as pd
 
 from vtc_lab.qa.samples import LETTERS, Question, Sample
 from vtc_lab.qa.wups import wups
-from vtc_lab.tokens import VTCError, suggest
+from vtc_lab.tokens import VTCError, plain, suggest
 
 if TYPE_CHECKING:  # importing the model imports transformers, which takes seconds
     from vtc_lab.models.video_model import Answer
@@ -26,7 +26,7 @@ _LEAD = re.compile(
     r"(?:answer|option|choice)\b(?:\s+is)?\s*:?\s*(?:(?:option|choice|letter)\s+)?",
     re.IGNORECASE,
 )
-_ALONE = re.compile(r"[(\[]?\s*([A-Za-z])[\s)\].:,;!]*")
+_ALONE = re.compile(r"[(\[]?\s*([A-Za-z])[\s)\].:,;!\u3002]*")
 _FIRST = re.compile(r"[(\[]?\s*([A-Za-z])\s*([)\].:,]|\s[-\u2013]\s|\n)(\s*)(.*)", re.DOTALL)
 _CAPITAL = re.compile(
     r"(?<![\w'\u2019])([A-Z])(?![\w'\u2019])"
@@ -34,6 +34,8 @@ _CAPITAL = re.compile(
 )
 _SUBJECT = re.compile(r"\s+(?!(?:or|and)\b)\w")  # what follows a capital that is a word, as in "C bakes bread"
 _NEGATED = re.compile(r"\bnot\b|n['\u2019]t\b|\bneither\b", re.IGNORECASE)
+_QUOTES = re.compile(r"(?<!\w)['\u2018]([A-Za-z])['\u2019](?!\w)|[*_`\"\u201c\u201d\u300c-\u3011]|<[/|]?\w+\|?>")
+_THOUGHT = re.compile(r".*[<\u25c1]/think(?:ing)?[>\u25b7]|[<\u25c1]think(?:ing)?[>\u25b7].*", re.DOTALL)
 
 
 def score(sample: Question, answer: Answer | str | Mapping[str, float] | None, rule: str | None = None) -> float:
@@ -42,8 +44,8 @@ def score(sample: Question, answer: Answer | str | Mapping[str, float] | None, r
     Parameters
     ----------
     sample : from `read_benchmark` or `read_samples`.
-    answer : what `model.ask` gave, or its text; for "likelihood" it may be the probability of each candidate. None
-        where there is no answer.
+    answer : what `model.ask` gave, or its text (less `<think>...</think>`); for "likelihood" it may be the probability
+        of each candidate. None where there is no answer.
     rule : by default the sample's own, "exact" if it has none:
 
         - "exact": the text is the answer, or one of `also`, after `normalise`, which is ours: the benchmarks' own
@@ -79,6 +81,7 @@ def score(sample: Question, answer: Answer | str | Mapping[str, float] | None, r
     text = getattr(answer, "text", answer)
     if not isinstance(text, str):
         raise VTCError(f"the answer is {text!r:.60}; rule {rule!r} needs its text")
+    text = without_thoughts(text)
     known = [str(correct) for correct in (right, *sample.get("also", ()))]
     if rule == "exact":
         return float(normalise(text) in map(normalise, known))
@@ -113,7 +116,7 @@ def accuracy(
     >>> accuracy([{"answer": "yes", "kind": "a"}, {"answer": "no", "kind": "b"}], ["Yes.", "yes"]).values.tolist()
     [['a', 1, 0, 1.0], ['b', 1, 0, 0.0], ['all', 2, 0, 0.5]]
     """
-    rows = [(str(sample.get("kind", "")), score(sample, answer, rule)) for sample, answer in paired(samples, answers)]
+    rows = [(plain(sample.get("kind", "")), score(sample, answer, rule)) for sample, answer in paired(samples, answers)]
     table = pd.DataFrame(rows, columns=["kind", "right"]).astype({"kind": object, "right": float})
     table = pd.concat([table, table.assign(kind="all")])
     groups = table.groupby("kind", sort=False)["right"]
@@ -129,6 +132,11 @@ def paired(samples: Iterable, answers: Iterable) -> Iterator[tuple]:
             few, many = ("samples", "answers") if sample is nothing else ("answers", "samples")
             raise VTCError(f"there are {number} {few} but more {many}; give one answer for each sample")
         yield sample, answer
+
+
+def without_thoughts(text: str) -> str:
+    """Return what a model says behind its thoughts, and so nothing of a thought that does not end."""
+    return re.sub(r"</?answer>", "", _THOUGHT.sub("", text)).strip()
 
 
 def normalise(text: str) -> str:
@@ -158,8 +166,9 @@ def letter_of(text: str, options: Sequence[str]) -> str | None:
     2. a letter and a sign before anything else: "B. the red ball", "B) because ...". None if what follows is the text
        of another option, or has the letter of another;
     3. the text of one option, as `normalise` compares;
-    4. one capital alone in a sentence: "I think it is (B)." None if there are several, or a "not". The words "A" and
-       "I" do not count, nor does what is a word in the options (EgoSchema's "C bakes bread"), before another.
+    4. one capital alone in a sentence: "I think it is (B)." None if there are several, or a "not", unless that stands
+       in another sentence before a letter in brackets. The words "A" and "I" do not count, nor does what is a word in
+       the options (EgoSchema's "C bakes bread"), before another.
 
     What is ambiguous is None, hence wrong: "A or B", "B. nothing" where nothing is C, "the first". The text of an
     option within a sentence does not count, because "it is not a dog" has one too. This is our definition; the
@@ -170,7 +179,7 @@ def letter_of(text: str, options: Sequence[str]) -> str | None:
     ['B', 'B', 'B', 'B', None, None]
     """
     letters, texts = LETTERS[: len(options)], [normalise(option) for option in options]
-    text = re.sub(r"[*_`\"\u201c\u201d]|</?\w+>", " ", text).strip()
+    text = _QUOTES.sub(r" \1 ", unicodedata.normalize("NFKC", without_thoughts(text))).strip()
     lead = _LEAD.match(text)
     said = text[lead.end() :] if lead else text
     if alone := _ALONE.fullmatch(said):
@@ -186,7 +195,10 @@ def letter_of(text: str, options: Sequence[str]) -> str | None:
             return None if named in texts or _capitals(first[4], letters, options) - {letter} else letter
     whole = (normalise(text), normalise(said))
     meant = {letter for letter, option in zip(letters, texts, strict=True) if option in whole}
-    found = meant or (set() if _NEGATED.search(text) else _capitals(said, letters, options))
+    sentences = re.split(r"(?<=[.!?])\s+|\n+", text)
+    last = max((n for n, sentence in enumerate(sentences) if re.search(r"[(\[][A-Z][)\]]", sentence)), default=0)
+    heard = [part for n, part in enumerate(sentences) if n >= last or _capitals(part, letters, options)]
+    found = meant or (set() if _NEGATED.search("\n".join(heard)) else _capitals(said, letters, options))
     return found.pop() if len(found) == 1 else None
 
 

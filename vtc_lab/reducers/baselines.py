@@ -31,7 +31,7 @@ def uniform(tokens: VideoTokens, budget: int) -> Reduction:
 
 @method
 def random(tokens: VideoTokens, budget: int, *, seed: int = 0) -> Reduction:
-    """Keep K tokens of the clip at random, the same for the same seed (any integer) on every device."""
+    """Keep K tokens of the clip at random, the same for the same seed (any integer of 64 bits) on every device."""
     return prune(tokens, torch.randperm(tokens.total, generator=_generator(seed))[:budget])
 
 

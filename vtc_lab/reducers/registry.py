@@ -250,6 +250,8 @@ def check_option(method: Method, key: str, value: object) -> None:
     if kinds and (mistaken_flag or not isinstance(value, accepted)):
         names = ["None" if k is types.NoneType else k.__name__ for k in kinds]
         raise VTCError(f"{key} is {value!r}; it must be {' or '.join(names)}")
+    if isinstance(value, Integral) and int(value).bit_length() > 63:
+        raise VTCError(f"{key} is {value!r:.40}; it must be below 2**63")
     if key in method.ranges and isinstance(value, Real):
         low, high = method.ranges[key]
         if not _within(value, low, high):

@@ -21,7 +21,7 @@ from vtc_lab.qa.clips import read_sample_clip
 from vtc_lab.qa.samples import Part, Question
 from vtc_lab.qa.scoring import likeliest, score
 from vtc_lab.reducers.registry import needs_saliency, reduce
-from vtc_lab.tokens import MinimumBudgetError, Reduction, VideoTokens, VTCError
+from vtc_lab.tokens import MinimumBudgetError, Reduction, VideoTokens, VTCError, plain
 
 if TYPE_CHECKING:  # importing the model imports transformers, which takes seconds
     from vtc_lab.models.video_model import Answer, VideoModel
@@ -133,8 +133,6 @@ class _ClipAtWork:
     """A job's clip: read, encoded, and asked everything with all tokens."""
 
     def __init__(self, model: VideoModel, job: Job) -> None:
-        if "clip" not in job.clip:
-            raise VTCError("the sample has no clip; give it the path of one, or a Clip")
         self.model, self.job = model, job
         self.clip = read_sample_clip(job.clip, job.asking.frames, job.asking.fps)
         self.salient: VideoTokens | Exception | None = None
@@ -254,5 +252,5 @@ def failure(error: Exception) -> Result:
 
 
 def _words(error: Exception) -> str:
-    words = " ".join(str(error).split())
+    words = plain(" ".join(str(error).split()))
     return words if isinstance(error, VTCError) else f"{type(error).__name__}: {words}"

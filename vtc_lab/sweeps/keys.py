@@ -29,7 +29,7 @@ _METHOD_FILES = str(_PACKAGE / "reducers" / "methods")  # each belongs to its ow
 
 def digest(*parts: object) -> str:
     """Return one short name for several texts or numbers."""
-    return hashlib.sha256("\0".join(map(str, parts)).encode()).hexdigest()[:40]
+    return hashlib.sha256("\0".join(map(str, parts)).encode(errors="surrogatepass")).hexdigest()[:40]
 
 
 def file_hash(path: str | os.PathLike) -> str:

@@ -20,7 +20,7 @@ from vtc_lab.reducers.registry import Method, check_option, get_method
 from vtc_lab.sweeps.jobs import Asking, Finished, Job, Result, Setting
 from vtc_lab.sweeps.keys import digest, file_hash, portable
 from vtc_lab.sweeps.store import to_frame
-from vtc_lab.tokens import Clip, VTCError
+from vtc_lab.tokens import Clip, VTCError, plain
 
 _PART = ("clip", "start", "end", "picture_rate", "tried")
 _QUESTION = ("question", "answer", "candidates", "rule", "options", "also")  # what is asked, and how it is scored
@@ -207,7 +207,7 @@ def make_plan(
         if clip == len(clips):
             clips.append(_video(part))
         name = digest(clips[clip].content or clips[clip].name, _range(part), question)
-        kind, own, group = (str(said.get(key, "")) for key in ("kind", "id", "group"))
+        kind, own, group = (plain(said.get(key, "")) for key in ("kind", "id", "group"))
         asked.append(_Asked(clip, question, kind, own, group, name))
     ways = [digest(asking, origins[s.method], s.method, s.changed, s.seed, s.ratio) for s in settings]
     keys = [[digest(sample.name, way) for way in ways] for sample in asked]
@@ -224,8 +224,8 @@ def _said(sample: Mapping[str, Any], number: int) -> dict[str, Any]:
         raise VTCError(f"{words}; give a dict with clip, question and answer")
     if isinstance(candidates := said.get("candidates", []), str) or not isinstance(candidates, Iterable):
         raise VTCError(f"the candidates of sample {number} are {candidates!r:.60}; give a list of texts, or None")
-    texts = {key: str(said[key]) for key in ("question", "answer") if key in said}
-    return said | texts | ({"candidates": list(map(str, candidates))} if "candidates" in said else {})
+    texts = {key: plain(said[key]) for key in ("question", "answer") if key in said}
+    return said | texts | ({"candidates": list(map(plain, candidates))} if "candidates" in said else {})
 
 
 def _range(part: Part) -> str:
@@ -237,16 +237,14 @@ def _video(part: Part) -> _Video:
     """Return a clip with its name, where it lies, and the hash of its bytes, if it can be read."""
     clip = part.get("clip")
     if isinstance(clip, Clip):
-        return _Video(clip.path or f"clip {clip.sha256[:8]}", part, clip.sha256)
-    if clip is None:
-        return _Video("", part, "")
+        return _Video(plain(clip.path) or f"clip {clip.sha256[:8]}", part, clip.sha256)
     try:
         found = next((path for path in part.get("tried", ()) if Path(path).exists()), clip)
         if Path(found).is_dir():
             pictures = sorted(filter(Path.is_file, Path(found).iterdir()))  # a pipe would be waited for
-            return _Video(str(clip), part, digest(*(f"{picture.name} {file_hash(picture)}" for picture in pictures)))
+            return _Video(plain(clip), part, digest(*(f"{picture.name} {file_hash(picture)}" for picture in pictures)))
         path = str(resolve(found))
         rest = {name: value for name, value in part.items() if name not in ("clip", "tried")}
-        return _Video(str(clip), cast(Part, rest | {"clip": path}), file_hash(path))
+        return _Video(plain(clip), cast(Part, rest | {"clip": path}), file_hash(path))
     except (VTCError, OSError, TypeError):  # read again, and refused in words, by the job
-        return _Video(str(clip), part, "")
+        return _Video(plain(clip or ""), part, "")

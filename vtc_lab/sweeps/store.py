@@ -15,6 +15,7 @@ from typing import Any
 
 import pandas as pd
 
+from vtc_lab.clips.reading import given_path
 from vtc_lab.sweeps.jobs import Result
 from vtc_lab.tokens import VTCError
 
@@ -67,7 +68,7 @@ def read_results(path: str | os.PathLike) -> pd.DataFrame:
     """
     # SQLite defines max(): the other columns are those of the row that has it.
     query = f"SELECT {', '.join(_QUOTED[:-1])}, max(rowid) FROM {TABLE} GROUP BY place"
-    table = to_frame(row[:-1] for row in _fetch(path, query))
+    table = to_frame(row[:-1] for row in _fetch(given_path(path), query))
     order = ["model", "clip", "question", "sample", "method", "options", "seed", "ratio", "asked"]
     return table.sort_values(order, kind="stable", ignore_index=True)
 
@@ -79,7 +80,7 @@ class Store:
     """
 
     def __init__(self, path: str | os.PathLike) -> None:
-        self.path, self.problem = path, ""
+        self.path, self.problem = given_path(path), ""
         self.waiting: dict[tuple[str, str], tuple] = {}  # by key and id, in memory alone
         self.saved: set[tuple[str, str]] = set()  # by key and id, in the file
         try:

@@ -52,10 +52,10 @@ def make_clip(seed: int, frames: int | None = None) -> tuple[Clip, list[Sample]]
     >>> clip.frames.shape[1:], sorted(samples[0])
     ((64, 64, 3), ['answer', 'candidates', 'clip', 'kind', 'question'])
     """
-    if type(seed) is not int or seed < 0:
-        raise VTCError(f"the seed of a clip is {seed!r}; it must be a whole number, at least 0")
+    if type(seed) is not int or not 0 <= seed < 1 << 63:
+        raise VTCError(f"the seed of a clip is {seed!r:.60}; it must be a whole number, at least 0 and below 2**63")
     if frames is not None and not 8 <= frames <= 16:
-        raise VTCError(f"a clip of {frames} frames was asked for; the generated world has 8 to 16")
+        raise VTCError(f"a clip of {frames!r:.60} frames was asked for; the generated world has 8 to 16")
     scene, rng = scene_of(seed, frames)
     name = f"seed-{seed:05d}"
     samples: list[Sample] = []

@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from vtc_lab.clips.reading import ROOT
+from vtc_lab.clips.reading import ROOT, given_path
 from vtc_lab.figures.marks import LOWER_IS_BETTER, unit
 from vtc_lab.figures.style import BASELINES, VENUES
 from vtc_lab.qa.samples import Sample
@@ -89,13 +89,14 @@ def study_methods(state: State) -> list[str | tuple[str, dict[str, Any]]]:
 
 def results_file(name: str) -> tuple[Path, str]:
     """Return where the results of ablations lie; a temporary file and a sentence where nothing can be written."""
-    place = (ROOT if (ROOT / "pyproject.toml").exists() else Path.cwd()) / Path(name).expanduser()
     try:
+        place = (ROOT if (ROOT / "pyproject.toml").exists() else Path.cwd()) / given_path(name)
         place.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=place.parent):  # SQLite writes beside its file, too
             return place, ""
-    except OSError as error:
-        words = f"{name} cannot be written ({error.strerror or error}), so results are kept only until this kernel ends"
+    except (OSError, VTCError) as error:
+        reason = getattr(error, "strerror", None) or error
+        words = f"{name!r:.80} cannot be written ({reason}), so results are kept only until this kernel ends"
         return Path(_scratch().name, "ablations.sqlite"), words
 
 
