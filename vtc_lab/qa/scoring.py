@@ -71,7 +71,7 @@ def score(sample: Question, answer: Answer | str | Mapping[str, float] | None, r
     1.0
     """
     rule = sample.get("rule", "exact") if rule is None else rule
-    if rule not in RULES:
+    if str(rule) not in RULES:
         raise VTCError(f"there is no rule {rule!r}; {suggest(rule, RULES)}")
     right = sample.get("answer")
     if right is None or answer is None:
