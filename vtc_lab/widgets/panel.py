@@ -31,13 +31,7 @@ _MMAP_THRESHOLD = -3  # of glibc's mallopt
 
 
 class Worker:
-    """One thread that runs the latest request, and every queued job, one at a time.
-
-    >>> worker, done = Worker(), []
-    >>> worker.queue(lambda: done.append(1))
-    >>> worker.idle.wait(10), done
-    (True, [1])
-    """
+    """One thread that runs the latest request, and every queued job, one at a time."""
 
     def __init__(self) -> None:
         self.idle = threading.Event()
