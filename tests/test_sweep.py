@@ -407,11 +407,12 @@ def asleep(tokens, budget):
 if __name__ == "__main__":
     clip, asked = vtc.make_clip(3, frames=8)
     given = [asked[0] | {"clip": clip[:n]} for n in (4, 5, 6)], ["asleep"], [1, 8]
+    model = vtc.load_model()
     with ProcessPoolExecutor(1) as executor:
-        table = vtc.sweep(vtc.load_model(), *given, results=file, executor=executor, timeout=5)
+        table = vtc.sweep(model, *given, results=file, executor=executor, timeout=5)
     print(*table.status, *table.error[table.error != ""], sep="|")
     open(awake, "w").close()
-    table = vtc.sweep(vtc.load_model(), *given, results=file)
+    table = vtc.sweep(model, *given, results=file)
     print(*table.status, set(table.error), sep="|")
 """
 

@@ -123,13 +123,13 @@ class Store:
 
     def unsaved(self, keys: Iterable[str]) -> set[str]:
         """Return which results are not in the file, for whatever was done to it meanwhile; `problem` says why."""
-        lost = set(keys)
+        lost, reason = set(keys), "it was removed, cut or replaced meanwhile"
         try:
             lost -= {key for (key,) in _fetch(self.path, f"SELECT key FROM {TABLE} WHERE key IN {_GIVEN}", list(lost))}
         except VTCError as error:
-            self._say(error)
+            reason = str(error.__cause__)
         if lost and not self.problem:
-            self._say("it was removed, cut or replaced meanwhile")
+            self._say(reason)
         return lost | {key for key, _ in self.waiting}
 
     def _say(self, reason: object) -> None:
