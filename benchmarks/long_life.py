@@ -116,6 +116,7 @@ def measure(moves: int, changes: int, exports: int, parts: int = 10, **state: ob
         life.go_on(moves // parts, max(changes // parts, 2 * life.facts["clips"]), max(exports // parts, 2))
         life.times.clear()
         facts |= {"warm_mb": life.resident(), "warm_widgets": life.widgets()}
+        print(f"warm: {facts['warm_mb']:.1f} MB", flush=True)
         for part in range(1, parts + 1):
             life.go_on(moves // parts, changes // parts, exports // parts)
             print(f"{part} of {parts}: {life.resident():.1f} MB", flush=True)
