@@ -491,6 +491,11 @@ def test_a_file_that_is_changed_while_a_sweep_runs_is_noticed(model, made, tmp_p
         assert (again.error == "").all() and len(read_results(path)) == len(again)
 
 
+def test_no_samples_are_no_rows_and_no_complaint(model, tmp_path):
+    assert len(vtc.sweep(model, [], ["lftr"], [2], results=tmp_path / "results.db")) == 0
+    assert len(read_results(tmp_path / "results.db")) == 0
+
+
 def test_a_question_under_two_ids_is_two_rows(model, made, calls, tmp_path):
     """Computed once; and also where the file has it from a sweep that knew one of the ids."""
     path, asked = tmp_path / "results.db", [made[0] | {"id": name} for name in ("q1", "q2", "q3")]

@@ -33,7 +33,7 @@ _SCHEMA = f"""CREATE TABLE {TABLE} (
 _OLDER = re.compile(r"CREATE TABLE results\w* \(\s*key TEXT.*?, place TEXT,")
 _READING = ("ro", "rw", "ro&immutable=1")  # what a killed process left half written only "rw" may put back
 _GIVEN = "(SELECT value FROM json_each(?))"
-_REFUSED = (sqlite3.Error, VTCError)
+_REFUSED = (sqlite3.Error, OSError, VTCError)
 UNSAVED = "computed but not saved in "
 
 
@@ -84,8 +84,8 @@ class Store:
         self.waiting: dict[tuple[str, str], tuple] = {}  # by key and id, in memory alone
         self.saved: set[tuple[str, str]] = set()  # by key and id, in the file
         try:
-            _connect(path, (*_READING, "rwc")).close()
-        except VTCError as error:
+            _connect(self.path, (*_READING, "rwc")).close()
+        except _REFUSED as error:
             words = f"{path} cannot hold the results of a sweep ({error}); give another file, or one that is not there"
             raise VTCError(words) from error
 
@@ -136,14 +136,10 @@ class Store:
         self.problem = f"{UNSAVED}{self.path} ({reason}); make room there or allow writing, and run again"
 
 
-def _connect(path: str | os.PathLike, modes: Sequence[str], patience: float = _PATIENCE) -> sqlite3.Connection:
+def _connect(path: Path, modes: Sequence[str], patience: float = _PATIENCE) -> sqlite3.Connection:
     """Return a connection to a file that holds results, in the first mode that it allows; "rwc" makes it."""
-    try:
-        place, reason = Path(path).expanduser().absolute(), "it is not there"
-        name, new = place.as_uri(), not place.exists()
-        empty = new or not place.stat().st_size
-    except (OSError, RuntimeError, ValueError) as error:
-        raise VTCError(str(error)) from error
+    place, reason, new = path.absolute(), "it is not there", not path.exists()
+    empty = new or not place.stat().st_size
     if not (new or place.is_file()):  # opening a pipe would wait for ever
         raise VTCError("it is a folder, a pipe or a device")
     for mode in modes if "rwc" in modes or not new else ():
@@ -151,7 +147,7 @@ def _connect(path: str | os.PathLike, modes: Sequence[str], patience: float = _P
             continue  # this mode would not see what has not been moved from there into the file
         try:
             with ExitStack() as ending:
-                connection = sqlite3.connect(f"{name}?mode={mode}", patience, isolation_level=None, uri=True)
+                connection = sqlite3.connect(f"{place.as_uri()}?mode={mode}", patience, isolation_level=None, uri=True)
                 ending.callback(connection.close)
                 tables = [sql for (sql,) in connection.execute("SELECT sql FROM sqlite_master WHERE type = 'table'")]
                 fits = empty or any(map(_OLDER.match, tables))
@@ -169,10 +165,10 @@ def _connect(path: str | os.PathLike, modes: Sequence[str], patience: float = _P
     raise VTCError(reason)
 
 
-def _fetch(path: str | os.PathLike, query: str, names: Sequence[str] = ()) -> list:
+def _fetch(path: Path, query: str, names: Sequence[str] = ()) -> list:
     """Return the rows of a query, in which `_GIVEN` are these names."""
     try:
         with closing(_connect(path, _READING)) as connection:
-            return connection.execute(query, [json.dumps(names)] if names else []).fetchall()
+            return connection.execute(query, [json.dumps(names)] if _GIVEN in query else []).fetchall()
     except _REFUSED as error:
         raise VTCError(f"{path} cannot be read ({error}); give what a sweep had as results") from error
