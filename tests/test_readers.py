@@ -217,7 +217,7 @@ def test_pictures_are_checked_as_videos_are(tmp_path: Path):
     with pytest.raises(vtc.VTCError, match="8 bits a channel"):
         read_sample_clip(sample)
     (tmp_path / "01.png").write_bytes(whole)
-    with pytest.raises(vtc.VTCError, match="two pictures of one number"):
+    with pytest.raises(vtc.VTCError, match="give pictures of different numbers"):
         read_sample_clip(sample)
 
 

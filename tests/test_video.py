@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import os
 import re
@@ -566,12 +567,10 @@ def test_a_playlist_opens_no_other_file(name: str, plain: Path, tmp_path: Path):
 
 
 @pytest.mark.slow
-def test_the_corpus_of_bad_clips_in_short():
+def test_the_corpus_of_bad_clips_in_short(monkeypatch: pytest.MonkeyPatch):
     """About 40 of its files; `make corpus` reads them all."""
-    spec = importlib.util.spec_from_file_location("corpus", ROOT / "benchmarks/corpus.py")
-    corpus = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(corpus)
-    table = corpus.run(share=0.07)
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    table = importlib.import_module("corpus").run(share=0.07)
     total = sum(table.values(), Counter())
     assert 30 <= total.total() <= 50
     assert not total["hang"] and not total["another exception"] and total["wrong frames in silence"] <= 1

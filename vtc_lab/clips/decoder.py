@@ -74,10 +74,8 @@ def open_video(path: str, threads: bool = False) -> tuple[av.container.InputCont
         only = {"fd": str(os.open(path, os.O_RDONLY)), "protocol_whitelist": "fd", "max_pixels": str(LARGEST)}
         container = av.open("fd:", options=only, metadata_errors="replace")
     except av.FFmpegError as error:
-        raise Refused(
-            f"{name} cannot be opened as a video ({error.strerror}): it is cut short or something else; "
-            "fetch it again, or give an mp4, mov, mkv, webm or avi file"
-        ) from error
+        words = f"{name} cannot be opened as a video ({error.strerror})"
+        raise Refused(f"{words}: it is cut short or something else; fetch it again, or give an mp4 or mkv") from error
     stream, kind = container.streams.best("video"), container.format.name
     if kind.endswith("_pipe") or kind in ("image2", "tty"):
         raise Refused(f"{name} is a picture or a text ({kind}), not a video; give a file with moving pictures")
@@ -121,9 +119,8 @@ def matrix(frame: av.VideoFrame | None) -> list[int]:
 def scan(path: str) -> Index:
     """Index a file from its packets; nothing is decoded, unless the container has no presentation timestamps."""
     container, stream = open_video(path)
-    kind, codec, packets, latest = container.format.name, stream.codec_context, [], 0.0
-    torn, avi, exact = False, kind == "avi", kind.startswith(("mov", "matroska"))
-    bad, quiet = list[Any](), os.fstat(2).st_size
+    kind, codec, packets, latest, torn = container.format.name, stream.codec_context, [], 0.0, False
+    avi, exact, bad, quiet = kind == "avi", kind.startswith(("mov", "matroska")), list[Any](), os.fstat(2).st_size
     for packet in container.demux():
         watch.alive()
         pts = packet.dts if avi else packet.pts  # AVI has none, and a guess stands there
@@ -273,8 +270,7 @@ def by_pyav(path: str, index: Index, wanted: list[int], seek: bool, threads: boo
             raise ValueError("this frame cannot be decoded")
         size = size or {"width": max(1, round(frame.width * aspect)), "height": frame.height}
         picture, (a, b, c, d) = frame.to_ndarray(format="rgb24", **size), matrix(frame)
-        if abs(b) > abs(a):
-            picture, a, d = picture.swapaxes(0, 1), c, b
+        picture, a, d = (picture.swapaxes(0, 1), c, b) if abs(b) > abs(a) else (picture, a, d)
         yield np.ascontiguousarray(picture[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1])
 
 
@@ -290,7 +286,7 @@ def serve(out: BinaryIO, path: str, decord: bool, what: dict[str, Any]) -> None:
             library = importlib.import_module("decord")
             library.logging.set_level(library.logging.INFO)  # at which it tells what it conceals
     began = time.monotonic()
-    Path(path).open("rb").close()  # this cannot loop, so it may take its time
+    os.pread(os.open(path, os.O_RDONLY), 1, 0)  # cannot loop, so it may take its time
     watch.patience = PATIENCE[not decord] + 4 * (time.monotonic() - began)
     watch.alive()
     index = scan(path)

@@ -170,10 +170,9 @@ def _read_pictures(
     if not rate or not pictures:
         what = "has no pictures named by a number" if rate else "is a folder and not a video"
         raise VTCError(f"{folder} {what}; give a video, or pictures such as 00001.jpg and their picture_rate")
-    if not isinstance(rate, Real) or not 0 < rate < 1e9:
-        raise VTCError(f"picture_rate={rate!r:.60} cannot be met; give the pictures a second, a number above 0")
-    if len({number for number, _ in pictures}) < len(pictures):
-        raise VTCError(f"{folder} has two pictures of one number; give one for each moment")
+    if not isinstance(rate, Real) or not 0 < rate < 1e9 or len({number for number, _ in pictures}) < len(pictures):
+        words = f"picture_rate={rate!r:.60} cannot be met for the {len(pictures)} pictures in {folder}"
+        raise VTCError(f"{words}; give pictures of different numbers, and how many a second, above 0")
     times = np.array([(number - 1) / rate for number, _ in pictures])
     index = Index([], times, [], 0, float(times[-1]) + 1 / rate, cut=False, exact=True)
     images: list[np.ndarray] = []
