@@ -181,7 +181,7 @@ def check_reading(
     ):
         if value is None:
             continue
-        if not isinstance(value, kind) or not least <= value < 1e15:  # NaN is not either
+        if not isinstance(value, kind) or not least <= value <= sys.float_info.max:  # nor NaN
             raise VTCError(f"{word}={value!r:.60} cannot be met; give {right}")
         given[word] = int(value) if word == "frames" else float(value)
     return given
