@@ -116,6 +116,7 @@ def test_a_run_gives_what_sweep_gives(open_panel, model):
     assert f"{len(expected)} results: {len(expected)} ok, 0 below a minimum budget, 0 failed" in panel._counts.value
 
 
+@pytest.mark.slow
 def test_curves_fill_in_while_it_runs_and_stop_keeps_what_is_done(open_panel):
     panel = open_panel(clips=30, ratios=[1, 2, 4, 8])
     pictures, lines = [], []

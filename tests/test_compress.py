@@ -117,6 +117,7 @@ print(model.generate(**inputs, max_new_tokens=4, do_sample=False).shape)
 """
 
 
+@pytest.mark.slow
 def test_five_lines_anywhere(tmp_path, monkeypatch, capsys) -> None:
     np.save(tmp_path / "clip.npy", frames(1))
     folder = tiny_checkpoints.checkpoint("llava_onevision")

@@ -309,6 +309,7 @@ def test_every_figure_is_written_with_its_numbers_and_real_fonts(saved):
             assert descendant["/Subtype"] in ("/CIDFontType2", "/TrueType")
 
 
+@pytest.mark.slow
 def test_another_process_draws_the_same_bytes_without_pyplot_and_nltk(saved, tmp_path):
     code = f"import sys, test_curves; test_curves.all_figures({str(tmp_path)!r}); "
     code += "print({'matplotlib.pyplot', 'nltk'} & sys.modules.keys())"

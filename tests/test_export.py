@@ -273,6 +273,7 @@ def test_a_read_only_folder_is_one_sentence(tmp_path):
     refuse("cannot write figure 'f' into .*ermission", tmp_path, blank())
 
 
+@pytest.mark.slow
 def test_a_full_disk_leaves_the_earlier_figure(tmp_path):
     resource = pytest.importorskip("resource")
     size = save_figure(blank(), "f", tmp_path)[".pdf"].stat().st_size

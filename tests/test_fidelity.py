@@ -348,6 +348,7 @@ for frames, channels in ((16, 3584), (256, 896)):
 """
 
 
+@pytest.mark.slow
 def test_memory_and_time_of_all_measures_stay_sane() -> None:
     """16 frames of 14x14 tokens with 3584 channels (21 MiB), and 256 frames with 896 (86 MiB), in half precision."""
     run = subprocess.run([sys.executable, "-c", MEASURE], capture_output=True, text=True, timeout=240)

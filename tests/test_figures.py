@@ -4,10 +4,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parent.parent
 BEGIN, END = "<!-- finding:begin -->", "<!-- finding:end -->"
 
 
+@pytest.mark.slow
 def test_figures_regenerate_byte_for_byte(tmp_path):
     """On two of the test set's clips, in two runs that share nothing; one of them works in one process."""
     for folder, flags in (("first", []), ("again", ["--processes", "1"])):

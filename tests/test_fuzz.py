@@ -14,6 +14,7 @@ import vtc_lab as vtc
 from vtc_lab.figures.export import Picture
 
 EXAMPLES = int(os.environ.get("VTC_FUZZ", 15))
+pytestmark = pytest.mark.slow
 FUZZ = settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
 TOKENS = vtc.VideoTokens(torch.randn(4, 3, 3, 8, generator=torch.Generator().manual_seed(0)), torch.ones(4, 3, 3))
 REDUCED = vtc.reduce(TOKENS, "uniform", ratio=2)

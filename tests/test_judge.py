@@ -367,6 +367,7 @@ def test_a_refusal_ends_it_and_what_was_asked_is_stored(tmp_path):
     assert sqlite3.connect(cache).execute("SELECT count(*) FROM replies").fetchone() == (5,)
 
 
+@pytest.mark.slow
 def test_an_interrupt_comes_through_and_leaves_the_cache_whole(tmp_path):
     """Ctrl-C in the middle: it does not wait for the judge, and what was answered by then is there the next time."""
     cache = tmp_path / "verdicts.db"

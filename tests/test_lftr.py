@@ -259,6 +259,7 @@ def real_tokens() -> dict[str, vtc.VideoTokens]:
     return {f"{name}, {encoder.name}": encoder.encode(clip) for name, clip in clips.items() for encoder in encoders}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ratio", [4, 16])
 def test_the_automatic_split_is_near_the_best_there_is(real_tokens, ratio) -> None:
     assert len(real_tokens) >= 10

@@ -217,6 +217,7 @@ def test_long_names_fit_into_a_narrow_column(clip, tokens):
     assert "[1] lftr (temporal_ratio=1" in words(plot_overlap(reductions))
 
 
+@pytest.mark.slow
 def test_figures_are_saved_with_their_tables_and_words_as_they_are(clip, tokens, everyone, tmp_path):
     """Dollars in names and notes make no formula."""
     source = vtc.VideoTokens(tokens.values, tokens.saliency, encoder="$0 - $10", saliency_source=r"Ba$$in \frac")

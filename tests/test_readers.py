@@ -632,6 +632,7 @@ for name, folder in zip(sys.argv[1::2], sys.argv[2::2]):
 """
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_file(tmp_path):
     """JSON lines, CSV and Parquet of some megabytes; the parquet file has one group of rows."""
     rows = [

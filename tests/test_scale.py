@@ -51,6 +51,7 @@ def measure(lengths: list[int], dtype: str = "float32", options: dict | None = N
     return json.loads(run.stdout)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("dtype", "options"),
     [
@@ -64,6 +65,7 @@ def test_extra_memory_stays_below_that_of_the_input(dtype, options) -> None:
     assert measure([448], dtype, options)["extra"] < 1.0
 
 
+@pytest.mark.slow
 def test_time_grows_with_the_number_of_tokens_and_memory_stays_below_that_of_the_input() -> None:
     """Four times the frames within eight times the processor time, best of three; a square would be sixteen."""
     measured = measure([448, 112])

@@ -563,6 +563,7 @@ def test_a_held_file_is_waited_for_and_then_done_without(model, made, tmp_path, 
     assert (table.error == "").all() and len(read_results(path)) == len(table)
 
 
+@pytest.mark.slow
 def test_killed_at_random_and_two_at_once_it_is_the_same_table(monkeypatch, capsys):
     """The long form is `python benchmarks/sweep_kills.py`."""
     monkeypatch.setattr(sys, "argv", ["sweep_kills", "--kills", "5", "--clips", "3", "--together"])

@@ -393,6 +393,7 @@ def test_a_crash_an_error_or_a_complaint_of_decord_leaves_it_to_pyav(body: str, 
     assert clip.reader.startswith("PyAV") and numbers(clip) == [0, 22, 44]
 
 
+@pytest.mark.slow
 def test_slow_work_that_goes_on_is_not_ended(plain: Path, decoy):
     decoy(FAKE.format(body="time.sleep(0.7)"))
     began = time.monotonic()
@@ -629,6 +630,7 @@ def test_more_frames_than_memory_is_an_error_and_not_a_crash(fresh: tuple[list[s
     assert re.fullmatch("24 .*ask for fewer frames", said)
 
 
+@pytest.mark.slow
 def test_an_interrupted_or_killed_kernel_leaves_no_child(plain: Path, tmp_path: Path, decoy):
     """A script that forks into one kernel after the other, each of which reads with a decord that hangs."""
     note = tmp_path / "child"

@@ -205,6 +205,7 @@ def test_shipped_set_is_large_flat_and_small_on_disk(shipped: list[dict]) -> Non
         assert set(counts) == set(answers) and len(set(counts.values())) == 1
 
 
+@pytest.mark.slow
 def test_shipped_lines_are_what_their_seed_makes(shipped: list[dict]) -> None:
     decord = pytest.importorskip("decord")
     by_clip = {}
