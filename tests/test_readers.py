@@ -217,7 +217,7 @@ def test_pictures_are_checked_as_videos_are(tmp_path: Path):
     with pytest.raises(vtc.VTCError, match="8 bits a channel"):
         read_sample_clip(sample)
     (tmp_path / "01.png").write_bytes(whole)
-    with pytest.raises(vtc.VTCError, match="give pictures of different numbers"):
+    with pytest.raises(vtc.VTCError, match="one number a picture"):
         read_sample_clip(sample)
 
 

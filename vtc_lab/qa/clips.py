@@ -171,8 +171,7 @@ def _read_pictures(
         what = "has no pictures named by a number" if rate else "is a folder and not a video"
         raise VTCError(f"{folder} {what}; give a video, or pictures such as 00001.jpg and their picture_rate")
     if not isinstance(rate, Real) or not 0 < rate < 1e9 or len({number for number, _ in pictures}) < len(pictures):
-        words = f"picture_rate={rate!r:.60} cannot be met for the {len(pictures)} pictures in {folder}"
-        raise VTCError(f"{words}; give pictures of different numbers, and how many a second, above 0")
+        raise VTCError(f"picture_rate={rate!r:.60} cannot be met in {folder}; give one above 0, one number a picture")
     times = np.array([(number - 1) / rate for number, _ in pictures])
     index = Index([], times, [], 0, float(times[-1]) + 1 / rate, cut=False, exact=True)
     images: list[np.ndarray] = []
@@ -181,8 +180,8 @@ def _read_pictures(
         for n in wanted:
             with Image.open(resolve(pictures[n][1])) as image:
                 if image.width * image.height > LARGEST or image.mode[0] in "IF":  # PIL clips 16 bits to 8
-                    has = f"{pictures[n][1]} has {image.width} x {image.height} pixels of mode {image.mode}"
-                    raise Refused(f"{has}; give 8 bits a channel and at most {LARGEST} pixels")
+                    has = f"{image.size} pixels of mode {image.mode}; give 8 bits a channel, at most {LARGEST} pixels"
+                    raise Refused(f"{pictures[n][1]} has {has}")
                 images.append(np.asarray(image.convert("RGB")))
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise VTCError(f"{pictures[n][1]} cannot be read ({error}); fetch it again, or make it smaller") from error
