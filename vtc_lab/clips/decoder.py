@@ -235,15 +235,17 @@ def by_pyav(path: str, index: Index, wanted: list[int], seek: bool, threads: boo
         for packet in container.demux(stream):
             watch.alive()
             pts = -math.inf if packet.pts is None else packet.pts
+            if index.keys and pts != start and start not in order:
+                continue  # not there yet, or behind it after a seek
             if packet.size:
                 order[pts] = waiting[pts] = len(order)
             frames, whole = [], not packet.is_corrupt
             before = quiet if threads else os.fstat(2).st_size  # threads may tell late; containers were heard by scan
             with contextlib.suppress(av.FFmpegError):
                 frames = packet.decode() if whole else []
-            quiet, missed = os.fstat(2).st_size, index.keys and start not in order
+            quiet = os.fstat(2).st_size
             # What is shown before the key frame at which decoding starts may lack its references.
-            bad = quiet > before or missed or packet.pts in index.torn or not whole
+            bad = quiet > before or packet.pts in index.torn or not whole
             if bad and (pts >= start or not packet.size):
                 broken = min(broken, len(order) - whole)
             for frame in frames:
@@ -259,10 +261,11 @@ def by_pyav(path: str, index: Index, wanted: list[int], seek: bool, threads: boo
 
     stamps, here, frame = stamped(min(index.keys, default=-math.inf)), -math.inf, None
     size: dict[str, Any] = {}
-    for target in (index.pts[n] for n in wanted):
-        if seek and (key := index.keys[bisect_right(index.keys, target) - 1]) > here:
-            container.seek(key, stream=stream)
-            stamps = stamped(key)
+    for target in (index.pts[at] for at in wanted):
+        n = bisect_right(index.keys, target) - 1
+        if seek and n > 0 and index.keys[n] > here:
+            container.seek(index.keys[n - container.format.name.startswith("mpeg")], stream=stream)  # may end behind it
+            stamps = stamped(index.keys[n])
         while here < target:
             here, frame = next(stamps)
         last = order.get(target, 0) if index.keys and not threads else len(order) - 1
