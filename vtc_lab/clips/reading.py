@@ -7,7 +7,6 @@ or crash a notebook.
 from __future__ import annotations
 
 import json
-import math
 import operator
 import os
 import stat
@@ -160,7 +159,7 @@ def one_each(clip: Clip, count: int) -> Clip:
     >>> one_each(Clip(np.zeros((5, 8, 8, 3), np.uint8), np.arange(5.0)), 3).times.tolist()
     [0.0, 2.0, 4.0]
     """
-    step = math.ceil(len(clip) / max(1, operator.index(count)))
+    step = -(-len(clip) // min(max(1, operator.index(count)), len(clip)))  # rounded up
     part = clip if step == 1 else replace(clip, frames=clip.frames[::step], times=clip.times[::step])
     if len(part) != count:
         raise VTCError(f"{len(clip)} frames are not {count} groups of one size; give the clip that the tokens are of")
