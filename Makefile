@@ -16,7 +16,7 @@ endef
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help lab check test test-lmms figures bench kills corpus life format clean
+.PHONY: help lab check test test-lmms figures bench kills corpus life fuzz format clean
 
 help: ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1	/p' Makefile
@@ -54,6 +54,9 @@ corpus: .venv/.test ## read 500 bad clips and count right frames, errors, wrong 
 
 life: .venv/.test ## live long in one kernel: 2,000 slider moves, 500 changes of clip, 200 exports; print memory and latency
 	$(BIN)/python benchmarks/long_life.py
+
+fuzz: .venv/.test ## draw 10,000 values for every door that data comes in by (hours)
+	VTC_FUZZ=10000 $(PYTEST) tests/test_fuzz.py
 
 format: .venv/.test ## put the code into the agreed style
 	$(BIN)/ruff format .
