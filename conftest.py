@@ -16,13 +16,10 @@ from vtc_lab.reducers.registry import METHODS  # noqa: E402
 collect_ignore = [] if find_spec("lmms_eval") else ["vtc_lab/integrations"]
 
 
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Slow tests come first, each for the next free worker; those of a file that are not slow stay together."""
-    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
-    for item in items:
-        if not item.get_closest_marker("slow") and not item.get_closest_marker("xdist_group"):
-            item.add_marker(pytest.mark.xdist_group(item.path.stem))
+    """Files with slow tests come first; a file is never split, and the next free worker takes the next one."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -32,9 +32,7 @@ STATEFUL = ["qwen3_5", "qwen3_5_moe"]  # no mask keeps a token quite out of Delt
 
 # For pytest: two families are tested by `make check` too; what is measured of another is of use to the tests beside it.
 EVERY_FAMILY = [
-    family
-    if family in ("llava_onevision", "qwen3_vl")
-    else pytest.param(family, marks=[pytest.mark.slow, pytest.mark.xdist_group(family)])
+    family if family in ("llava_onevision", "qwen3_vl") else pytest.param(family, marks=[pytest.mark.slow])
     for family in FAMILIES
 ]
 

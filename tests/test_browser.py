@@ -21,7 +21,6 @@ ROOT = Path(__file__).resolve().parent.parent
 CHROMIUM = browser.find()
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.xdist_group("browser"),  # one server and one browser for all
     pytest.mark.skipif(not CHROMIUM and "VTC_NEEDS_BROWSER" not in os.environ, reason=browser.MISSING),
 ]
 QUIET = ["--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-sync"]

@@ -38,7 +38,7 @@ print(json.dumps({{"right": sum(right), "asked": len(right), "class": kind, "tok
 """
 
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("bundled model")]
+pytestmark = [pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")

@@ -94,7 +94,7 @@ def legal(name: str, option: str) -> st.SearchStrategy | None:
         return st.sampled_from(typing.get_args(hint))
     if option in get_method(name).ranges:
         return st.floats(*get_method(name).ranges[option])
-    return {bool: st.booleans(), int: st.integers()}.get(hint)
+    return {bool: st.booleans(), int: st.integers(-(2**63) + 1, 2**63 - 1)}.get(hint)
 
 
 def instead_of_a_ratio(name: str) -> dict[str, st.SearchStrategy]:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 import vtc_lab as vtc
 from vtc_lab.figures.export import Picture
 
-EXAMPLES = int(os.environ.get("VTC_FUZZ", 15))
+EXAMPLES = int(os.environ.get("VTC_FUZZ", 10))
 pytestmark = pytest.mark.slow
 FUZZ = settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
 TOKENS = vtc.VideoTokens(torch.randn(4, 3, 3, 8, generator=torch.Generator().manual_seed(0)), torch.ones(4, 3, 3))

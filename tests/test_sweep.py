@@ -353,7 +353,6 @@ def test_threads_share_the_model(model, made, ends):
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("processes of a sweep")
 def test_fresh_processes_get_methods_and_clips_from_memory(model, made, samples, ends, tmp_path, fresh_processes):
     both = [*made[:4], *samples[:2], samples[0] | {"clip": str(tmp_path / "gone.mp4")}]
     alone = vtc.sweep(model, both, ["ends", "lftr"], [2, 4], seeds=(0, 1))
@@ -475,7 +474,6 @@ def test_what_was_changed_after_loading_is_not_sent_to_workers(model, made):
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("processes of a sweep")
 @pytest.mark.usefixtures("fresh_processes")
 def test_a_dask_cluster_that_loses_a_worker_gives_the_same_table(model, ends, tmp_path):
     from dask.distributed import Client, LocalCluster
