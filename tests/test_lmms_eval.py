@@ -252,7 +252,7 @@ def test_pictures_are_taken_as_frames(samples, clips):
 def test_frames_are_as_many_as_asked_for_or_as_by_default(clips, tmp_path):
     model = VTC(BUNDLED, frames=4, device="cpu")
     path, most = next((path, len(clip)) for path, clip in clips.items())
-    assert len(model._read(path)) == 4 and VTC(BUNDLED, device="cpu")._reduce(model._read(path)) is None
+    assert len(model._read(path)) == 4 and not VTC(BUNDLED, device="cpu").reduction
     assert len(VTC(BUNDLED, frames=10_000, device="cpu")._read(path)) == most
     (tmp_path / "broken.mp4").write_bytes(b"no video")
     with pytest.raises(vtc.VTCError, match="broken"):
