@@ -97,6 +97,7 @@ def errors(panel) -> str:
     return "".join(place.value for place in (panel._message, panel._line) if "vtc-error" in place.value)
 
 
+@pytest.mark.slow
 def test_a_run_gives_what_sweep_gives(open_panel, model):
     panel = open_panel()
     assert "nothing of this has been run yet" in panel._result.value and panel._image.layout.display == "none"
@@ -142,6 +143,7 @@ def test_curves_fill_in_while_it_runs_and_stop_keeps_what_is_done(open_panel):
     assert len(panel.table) > rows and set(computed(panel)) == {1}
 
 
+@pytest.mark.slow
 def test_what_was_run_before_comes_back_at_once(finished, open_panel):
     panel = finished()
     first, before = panel._image.value, len(computed(panel))
@@ -160,6 +162,7 @@ def test_what_was_run_before_comes_back_at_once(finished, open_panel):
     assert again._image.value == first and "16 of 16" in again._line.value
 
 
+@pytest.mark.slow
 def test_another_setting_can_be_looked_at_while_a_run_goes_on(finished):
     panel = finished()
     first = panel._image.value
@@ -173,6 +176,7 @@ def test_another_setting_can_be_looked_at_while_a_run_goes_on(finished):
     assert "16 of 16 settings of clips are done" in panel._line.value and panel._image.value == first
 
 
+@pytest.mark.slow
 def test_no_run_outlives_its_panel(open_panel):
     panel = open_panel(clips=400)
     panel.run()
@@ -293,6 +297,7 @@ def test_a_wrong_setting_is_put_right(finished):
     assert errors(panel) == "" and "16 of 16" in panel._line.value
 
 
+@pytest.mark.slow
 def test_a_broken_clip_among_good_ones_is_counted(open_panel, tmp_path):
     samples = [s | {"clip": shutil.copy(s["clip"], tmp_path)} for s in study_samples(complete_study({"clips": 3}))]
     (tmp_path / "00001.mp4").write_bytes(b"no video")
@@ -306,6 +311,7 @@ def test_a_broken_clip_among_good_ones_is_counted(open_panel, tmp_path):
     assert "00001.mp4" in panel._counts.value and panel._image.layout.display == "" and errors(panel) == ""
 
 
+@pytest.mark.slow
 def test_results_that_cannot_be_written_are_kept_for_now(open_panel, tmp_path):
     (tmp_path / "file").write_text("")
     panel = open_panel(results=str(tmp_path / "file" / "a.sqlite"), methods=["divprune"])
@@ -317,6 +323,7 @@ def test_results_that_cannot_be_written_are_kept_for_now(open_panel, tmp_path):
     assert "10 of 10 settings of clips are done" in panel._line.value and errors(panel) == ""
 
 
+@pytest.mark.slow
 def test_export_writes_figure_and_table(finished, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("vtc_lab.figures.export.FOLDER", "figures")  # as outside a repository

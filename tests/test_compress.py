@@ -218,6 +218,7 @@ def test_inputs_stay_as_they_were() -> None:
     assert reduced["position_ids"].shape == (4, *reduced["input_ids"].shape)
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(st.data())
 def test_what_stays_is_what_a_plain_loop_leaves(data) -> None:

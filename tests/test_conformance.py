@@ -172,6 +172,7 @@ def assert_sentence(caught: pytest.ExceptionInfo, *words: str) -> None:
     assert "\n" not in message and ". " not in message and not message.endswith("."), message
 
 
+@pytest.mark.slow
 @every_method
 @settings(max_examples=100, deadline=None, derandomize=True)
 @given(data=st.data())
@@ -194,6 +195,7 @@ def test_the_contract_holds_at_any_budget_from_the_minimum_on(name, data) -> Non
     assert again.notes == reduced.notes
 
 
+@pytest.mark.slow
 @every_method
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(data=st.data())
@@ -207,6 +209,7 @@ def test_the_contract_holds_where_an_option_replaces_the_budget(name, data) -> N
         assert all(torch.equal(getattr(again, part), getattr(reduced, part)) for part in PARTS)
 
 
+@pytest.mark.slow
 @every_method
 @pytest.mark.parametrize("grid", [(1, 3, 3), (7, 1, 1), (1, 1, 1), (9, 1, 4), (5, 4, 1), (13, 2, 1)])
 def test_one_frame_one_patch_one_row(name, grid) -> None:
@@ -227,6 +230,7 @@ def test_ratio_1_is_the_identity_bit_for_bit(name) -> None:
         assert reduced.weight.eq(1).all() and reduced.kept.all(), options
 
 
+@pytest.mark.slow
 @every_method
 @pytest.mark.parametrize("kind", ["constant", "still", "zero"])
 def test_a_clip_without_differences_is_kept_whole_by_what_stays(name, kind) -> None:
@@ -300,6 +304,7 @@ def assert_agree(got: vtc.Reduction, want: vtc.Reduction, tokens: vtc.VideoToken
     assert alike[0] == pytest.approx(alike[1], abs=0.01), want.options
 
 
+@pytest.mark.slow
 @every_method
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_agrees_with_single(name, dtype) -> None:
@@ -340,6 +345,7 @@ def digests() -> list[str]:
     return found
 
 
+@pytest.mark.slow
 def test_another_process_gives_the_same() -> None:
     script = "import test_conformance; print(*test_conformance.digests(), sep='\\n')"
     where = Path(__file__).parent

@@ -205,6 +205,7 @@ def test_gap_marks_lie_below_the_data():
     assert points[:, 1].max() < np.nanmin(lows)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("span", ["column", "text"])
 def test_fourteen_methods_fit_and_the_legend_covers_nothing(span):
     table = made_up_sweep([*FOURTEEN, *BASELINES], clips=3)

@@ -81,6 +81,7 @@ def test_a_reduction_can_be_checked_by_eye() -> None:
 # --- efficientnet-lite0 ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_efficientnet_gives_a_14x14_grid_of_112_channels(efficientnet) -> None:
     tokens = efficientnet.encode(noise(17, 90, 120))  # more than one batch
     assert tokens.values.shape == (17, 14, 14, 112) and tokens.values.is_contiguous()
@@ -88,6 +89,7 @@ def test_efficientnet_gives_a_14x14_grid_of_112_channels(efficientnet) -> None:
     assert "ImageNet" in tokens.encoder and "CLIP" not in tokens.encoder
 
 
+@pytest.mark.slow
 def test_efficientnet_sees_each_frame_by_itself(efficientnet) -> None:
     clip = noise(18, 60, 60)
     whole, part = efficientnet.encode(clip).values, efficientnet.encode(clip[15:18]).values
@@ -106,6 +108,7 @@ STILL = ("dog", "robot_cooking", "pedestrians")
 MOVING = ("bikes", "dunes", "sintel")
 
 
+@pytest.mark.slow
 def test_real_features_tell_still_clips_from_moving_ones(efficientnet, clips) -> None:
     measured = {name: to_previous_and_within(efficientnet.encode(clip)) for name, clip in clips.items()}
     before = {name: each[0] for name, each in measured.items()}

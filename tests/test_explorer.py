@@ -58,6 +58,7 @@ def test_it_opens_with_two_pictures_at_the_same_budget(explorer):
     assert all("kept 147 of 1176 tokens, 8.0x" in line for line in ledgers(explorer))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("values", "words"),
     [
@@ -102,6 +103,7 @@ def test_controls_that_are_replaced_are_closed():
     assert alive() == before
 
 
+@pytest.mark.slow
 def test_two_methods_always_share_one_budget(explorer):
     for budget in ("ratio", "stages", "fidelity"):
         for method, other in (("lftr", "pool"), ("random", "lftr"), ("lftr", "lftr")):
@@ -127,6 +129,7 @@ def test_state_goes_out_and_in_as_json(explorer):
     assert line.state == state
 
 
+@pytest.mark.slow
 def test_who_names_a_model_sees_its_tokens():
     assert complete_state({"model": "a/folder"})["encoder"] == "video-qa model"
     assert code_line(complete_state({"model": "a/folder"})) == "vtc.explore(model='a/folder')"
@@ -165,6 +168,7 @@ def test_a_line_of_code_gives_what_the_mouse_gives(explorer):
     assert view.reductions[0].ledger in ledgers(explorer)[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("values", "words"),
     [
@@ -215,6 +219,7 @@ def test_a_typo_in_code_is_an_error_with_the_nearest_name():
     assert "did you mean 'greedy'?" in vtc.explore(**SMALL, options={"segments": "greedyy"}).message
 
 
+@pytest.mark.slow
 def test_export_writes_what_is_shown(explorer, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("vtc_lab.figures.export.FOLDER", "figures")  # as outside a repository
@@ -350,6 +355,7 @@ def test_a_sample_is_drawn_once_and_an_answer_about_another_state_is_not_shown(m
     assert explorer._answers.value == "" and explorer.message == "" and "kept 171" in ledgers(explorer)[0]
 
 
+@pytest.mark.slow
 def test_export_shows_the_state_in_which_it_was_asked_for(explorer, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("vtc_lab.figures.export.FOLDER", "figures")

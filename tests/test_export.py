@@ -97,6 +97,7 @@ def test_text_is_text_and_the_page_keeps_its_width_whatever_the_user_set(figure,
     assert b"<text" in paths[".svg"].read_bytes()
 
 
+@pytest.mark.slow
 def test_same_bytes_after_the_figure_was_shown_or_saved(figure, tmp_path):
     first = {path: path.read_bytes() for path in save_figure(figure, "f", tmp_path).values()}
     FigureCanvasAgg(figure).draw()
@@ -285,6 +286,7 @@ def test_a_full_disk_leaves_the_earlier_figure(tmp_path):
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
+@pytest.mark.slow
 def test_threads_draw_and_save_the_same_bytes_as_one(tmp_path):
     titles = ["one", "two"]
     for title in titles:
@@ -310,6 +312,7 @@ def test_threads_draw_and_save_the_same_bytes_as_one(tmp_path):
         assert contents(tmp_path / f"{turn}") == contents(tmp_path / "alone")
 
 
+@pytest.mark.slow
 def test_commit_and_folder_of_a_checkout(tmp_path):
     """The commit is the package's own, whatever else is committed or lies about, and git may be missing."""
     checkout = tmp_path / "checkout"

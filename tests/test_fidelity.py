@@ -163,6 +163,7 @@ def test_every_measure_of_tokens_is_that_of_its_plain_reference(setting, ratio, 
     assert found["saliency_kept"] == pytest.approx(kept / sum(saliency), abs=1e-5)
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(reductions())
 def test_values_stay_in_the_range_of_the_table(case) -> None:
@@ -412,6 +413,7 @@ def test_weights_that_do_not_sum_to_one_do_not_change_the_brightness() -> None:
         assert (rebuild(clip, replace(reduced, weight=factor * reduced.weight)).frames == 200).all()
 
 
+@pytest.mark.slow
 def test_a_still_clip_survives_the_loss_of_frames_and_a_moving_one_does_not() -> None:
     picture = vtc.read_clip("data/clips/bikes.mp4", frames=8).frames
     still, moving = vtc.Clip(picture[[0] * 8], np.arange(8.0)), vtc.Clip(picture, np.arange(8.0))

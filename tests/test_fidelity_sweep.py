@@ -10,6 +10,7 @@ def tokens(frames=8, seed=0):
     return vtc.VideoTokens(torch.randn(frames, 3, 3, 16, generator=torch.Generator().manual_seed(seed)))
 
 
+@pytest.mark.slow
 def test_each_row_is_that_reduction_and_its_fidelity():
     clips = {"a": tokens(), "b": tokens(seed=1)}
     table = vtc.fidelity_sweep(

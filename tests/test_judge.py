@@ -158,6 +158,7 @@ def test_a_body_that_is_no_chat_is_unreadable_too(body):
     assert pd.isna(verdict.correct) and verdict.problem == "the reply cannot be read" and server.seen
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("trouble", [429, 503, lambda request: request.connection.close()])
 def test_passing_trouble_is_tried_again(trouble):
     with serving(trouble, YES) as server:
@@ -165,6 +166,7 @@ def test_passing_trouble_is_tried_again(trouble):
     assert len(server.seen) == 2
 
 
+@pytest.mark.slow
 def test_it_waits_as_long_as_it_is_told_to():
     later = lambda seconds: lambda request: request.reply("", 429, Retry_After=seconds)  # noqa: E731
     with serving(later("1"), YES) as server:
@@ -176,6 +178,7 @@ def test_it_waits_as_long_as_it_is_told_to():
     assert len(server.seen) == 1 and verdict.problem == "no answer (429)"
 
 
+@pytest.mark.slow
 def test_a_reply_that_breaks_off_is_fetched_again():
     def cut(request):
         request.send_response(200)

@@ -71,6 +71,7 @@ def test_the_combinations_are_all_there_are() -> None:
     assert len(COMBINATIONS) == 192
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("grid", "ratios"),
     [
@@ -118,6 +119,7 @@ def test_any_shape_and_split_is_what_its_description_says(data) -> None:
 PLUS = torch.tensor([[1.0, 1, 1, 1], [1, 1, 1, -1], [1, 1, -1, -1], [-1, -1, -1, -1]])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("ratio", "temporal_ratio"), [(2, 2), (5, 2.5), (2, 1), (20, 5), (1, 1)])
 @pytest.mark.parametrize("vector", [PLUS[1], torch.zeros(4)], ids=["constant", "zero"])
 def test_ties_go_to_the_earlier_frame_and_the_lower_patch(vector, ratio, temporal_ratio) -> None:
@@ -126,6 +128,7 @@ def test_ties_go_to_the_earlier_frame_and_the_lower_patch(vector, ratio, tempora
         same_as_reference(tokens, {"ratio": ratio, "temporal_ratio": temporal_ratio}, options)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("ratio", "temporal_ratio"), [(2, 2), (3, 2), (1.5, 1.5)])
 def test_ties_within_a_clip_that_stands_still_in_part(ratio, temporal_ratio) -> None:
     a, b = PLUS[[0, 1, 1, 2]].view(2, 2, 4), PLUS[[3, 1, 0, 2]].view(2, 2, 4)

@@ -64,6 +64,7 @@ def test_overlap_is_the_jaccard_index_of_every_two(everyone):
         assert table.loc[one.method, other.method] == pytest.approx(jaccard(one, other))
 
 
+@pytest.mark.slow
 @given(st.integers(1, 24), st.lists(st.integers(0, 9), min_size=2, max_size=6))
 def test_overlap_is_symmetric_between_0_and_1(budget, seeds):
     source = vtc.VideoTokens(torch.randn(2, 3, 4, 2))
@@ -119,6 +120,7 @@ def test_what_is_alike_stands_side_by_side(tokens):
     assert data.set_index(["label", "other"]).jaccard[names[0], names[1]] == pytest.approx(45 / 55)
 
 
+@pytest.mark.slow
 def test_small_multiples_have_a_panel_for_every_method_and_every_gap(clip, everyone):
     reductions, gaps = everyone
     assert list(gaps) == ["dycoke"]
@@ -188,6 +190,7 @@ def test_independent_choices_follow_the_line(clip):
     assert np.abs(heights - expected).sum() / 2 < 0.1 * T * 256
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("grid", [(1, 1, 1), (1, 4, 4), (3, 1, 1)])
 def test_the_smallest_grids_are_drawn_too(grid):
     source = vtc.VideoTokens(torch.randn(*grid, 4))
@@ -198,6 +201,7 @@ def test_the_smallest_grids_are_drawn_too(grid):
     assert (kept_overlap(reductions) == 1).all(axis=None)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("error")  # matplotlib gives up on a layout with a warning
 def test_long_names_fit_into_a_narrow_column(clip, tokens):
     long = {"temporal_ratio": 1, "significance": "neighbours", "segments": "optimal", "granularity": "patch"}

@@ -108,6 +108,7 @@ def test_kinds_stand_in_columns_across_the_text_and_show_gaps():
     assert legend(figure)[-1] == "missing: 60 of 144 results"
 
 
+@pytest.mark.slow
 def test_a_forest_has_a_row_for_each_label_and_fills_what_differs_beyond_chance():
     table = made_up_sweep(["lftr", "dycoke", "uniform"], [1, 4, 16], clips=20, gaps={("dycoke", 16): "minimum"})
     table.loc[table.index[(table.label == "lftr") & (table.ratio == 4)][:7], ["right", "status"]] = [None, "error"]
@@ -168,6 +169,7 @@ def test_counting_flips_and_baselines_draws_no_resamples_that_could_lack_a_label
         assert (plot_heatmap(pd.concat([splits, baselines], ignore_index=True)).vtc["data"].n == 48).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("call", "words"),
     [

@@ -100,6 +100,7 @@ def least(tokens: vtc.VideoTokens, name: str, options: dict) -> int:
 # --- the second writing ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in PUBLISHED if name != "vidcom2"])  # which follows by itself
 @pytest.mark.parametrize("grid", GRIDS, ids=str)
 def test_every_method_is_what_its_description_says(name, grid) -> None:
@@ -166,6 +167,7 @@ def signs(grid: tuple[int, int, int], seed: int, kind: str) -> vtc.VideoTokens:
     return vtc.VideoTokens(values.clone(), torch.randint(0, 3, grid, generator=gen).float())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["any", "repeated", "constant"])
 @pytest.mark.parametrize("name", ["divprune", "dtd", "dycoke", "evs", "framefusion", "prumerge", "tome", "visionzip"])
 def test_ties_go_to_the_earlier_frame_and_the_lower_patch(name, kind) -> None:
@@ -225,6 +227,7 @@ def test_tome_merges_the_strongest_edges_of_frames_that_repeat(grid) -> None:
         assert sum(reference.like(rows[i], rows[home[i]]) for i in moved) == pytest.approx(sum(strongest), abs=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{}, {"tau_t": 0.2}, {"tau_t": -1.0}], ids=str)
 @pytest.mark.parametrize("times", [2, 3, 9])
 def test_sttm_makes_the_strongest_joins_of_frames_that_repeat(times, options) -> None:
@@ -257,6 +260,7 @@ def forest(joins: list[tuple[float, int, int]], count: int) -> list[float]:
     return made
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["fastvid", "flashvid", "holitom", "visionzip", "prumerge", "divprune"])
 def test_pairs_of_equal_frames(name) -> None:
     """Eight pairs make the eight scenes and leave the links within pairs; up to half of the tokens none need be cut."""
@@ -504,6 +508,7 @@ def test_density_peaks_of_equal_rows_are_the_first_ones(number) -> None:
     assert density_peaks(rows_of(1).repeat(number, 1), 3, 7).tolist() == [0, 1, 2]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pool", [1, 2, 7, 256])
 @pytest.mark.parametrize("repeat", [1, 3])
 def test_the_most_diverse_rows_are_those_of_the_plain_greedy_choice(pool, repeat) -> None:

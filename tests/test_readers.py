@@ -158,6 +158,7 @@ def test_all_tasks_of_mvbench_are_read_and_a_missing_one_is_not_passed_over(copi
     ]
 
 
+@pytest.mark.slow
 def test_a_range_is_cut_out_and_may_end_after_the_video(copied):
     folder = copied("mvbench", "video/star/Charades_v1_480/AB1CD.mp4")
     sample = next(read_benchmark("mvbench", folder, "action_sequence"))

@@ -24,6 +24,7 @@ def test_the_readme_is_read_in_one_sitting_and_no_example_is_overlooked():
     assert len(BLOCKS) == sum(text.count("```python") for text in PAGES.values()) >= 7
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("block", BLOCKS)
 def test_examples_run_and_print_what_they_claim(block, tmp_path, capsys):
     registered = dict(METHODS)
@@ -43,6 +44,7 @@ def test_shapes_in_comments_are_right():
         assert tuple(getattr(reduced, name).shape) == tuple(int(n) for n in claim.split(",") if n.strip())
 
 
+@pytest.mark.slow
 def test_coverage_in_the_text_is_that_of_the_picture():
     clip = vtc.read_clip("data/clips/sintel.mp4", frames=8)
     tokens = vtc.load_encoder("efficientnet-lite0").encode(clip)

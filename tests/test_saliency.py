@@ -265,6 +265,7 @@ def packed_order(windowed):
     return order
 
 
+@pytest.mark.slow
 @torch.no_grad()
 @pytest.mark.parametrize("name", PACKED)
 def test_packed_is_attention_received_in_its_merge_groups(name):
@@ -446,6 +447,7 @@ class Largest(TorchDispatchMode):
         return result
 
 
+@pytest.mark.slow
 @torch.no_grad()
 @pytest.mark.parametrize(("count", "side", "limit"), [(64, 27, 2 * 729 * 729), (1, 64, 2**24)])
 def test_weights_are_never_held_all_at_once(count, side, limit):
@@ -583,6 +585,7 @@ def clip_of(family, seed):
     return tiny_checkpoints.frames(seed).repeat(2, 1)[:, :height, :width]
 
 
+@pytest.mark.slow
 @torch.no_grad()
 @pytest.mark.parametrize(
     "family", ["internvl", "smolvlm", "idefics3", "perception_lm", "gemma4", "video_llama_3", "qwen3_5"]

@@ -111,6 +111,7 @@ def test_the_order_of_rows_does_not_matter(seed, value, level):
     assert (first.low <= first.high).all()
 
 
+@pytest.mark.slow
 def test_mcnemar_is_the_exact_binomial():
     before = [1] * 10 + [0] * 5
     after = [0] * 8 + [1] * 2 + [1] + [0] * 4
@@ -121,6 +122,7 @@ def test_mcnemar_is_the_exact_binomial():
     assert row.low < row.difference < row.high < 0
 
 
+@pytest.mark.slow
 def test_permutation_flips_whole_clips_exactly_where_it_can():
     rng = np.random.default_rng(1)
     clips = np.repeat(range(8), 3)
@@ -131,6 +133,7 @@ def test_permutation_flips_whole_clips_exactly_where_it_can():
     assert row.p_permutation == pytest.approx(np.mean([total >= abs(sum(sums)) for total in flipped]))
 
 
+@pytest.mark.slow
 def test_permutation_agrees_with_random_flips_of_another_generator():
     table = made_up_sweep(["lftr", "uniform"], [1, 4], clips=40)
     found = compare(table, "lftr")
@@ -140,6 +143,7 @@ def test_permutation_agrees_with_random_flips_of_another_generator():
     assert found.p_permutation.item() == pytest.approx((np.abs(flips) >= abs(sums.sum())).mean(), abs=0.015)
 
 
+@pytest.mark.slow
 def test_under_the_null_permutation_keeps_its_level_and_mcnemar_does_not():
     """300 labels that are as good as the reference, whose answers of one clip go wrong or right together."""
     rng = np.random.default_rng(0)
@@ -160,6 +164,7 @@ def test_under_the_null_permutation_keeps_its_level_and_mcnemar_does_not():
     assert (found.p_holm <= 0.05).sum() <= 1
 
 
+@pytest.mark.slow
 def test_holm_by_hand():
     found = compare(made_up_sweep(["lftr", "tome", "uniform"], [1, 2, 4], clips=16), permutations=500)
     p = found.p_permutation.to_numpy()
@@ -169,6 +174,7 @@ def test_holm_by_hand():
     assert len(p) == 6 and p.min() < 0.05 < p.max()
 
 
+@pytest.mark.slow
 def test_pairs_that_lack_a_side_are_missing_and_not_compared():
     table = made_up_sweep(["lftr", "dycoke", "uniform"], [1, 4, 8], clips=6, gaps={("dycoke", 8): "minimum"})
     gone = (table.label == "uniform") & (table.ratio == 4) & (table["clip"] == "clips/000.mp4")
@@ -182,6 +188,7 @@ def test_pairs_that_lack_a_side_are_missing_and_not_compared():
     assert against.loc[("lftr", 8), ["n", "missing"]].tolist() == [0, 24]
 
 
+@pytest.mark.slow
 def test_exchanging_the_sides_changes_the_sign():
     table = made_up_sweep(["lftr", "uniform"], [1, 2, 4])
     forth, back = compare(table, "lftr"), compare(table, "uniform")
@@ -192,6 +199,7 @@ def test_exchanging_the_sides_changes_the_sign():
     assert set(everything.label) == {"lftr", "uniform"} and set(everything.ratio) == {2, 4}
 
 
+@pytest.mark.slow
 def test_seeds_are_averaged_and_do_not_become_samples():
     table = made_up_sweep(["lftr", "random"], [1, 4], clips=10)
     again = table[table.label == "random"].assign(seed=1, right=True)
@@ -206,6 +214,7 @@ def test_seeds_are_averaged_and_do_not_become_samples():
     assert two.difference.item() == pytest.approx((one.difference.item() + 1 - reference) / 2)
 
 
+@pytest.mark.slow
 def test_values_that_are_not_true_or_false_have_no_mcnemar():
     found = compare(made_up_sweep(), "uniform", "kl")
     assert found.p_mcnemar.isna().all() and found.p_permutation.notna().all()
@@ -223,6 +232,7 @@ def free_budgets() -> pd.DataFrame:
     return pd.concat([table, free], ignore_index=True)
 
 
+@pytest.mark.slow
 def test_a_label_with_a_budget_of_its_own_for_each_clip_is_one_point():
     found = bootstrap_interval(free_budgets()).set_index("label").loc["lftr (min_fidelity=0.9)"]
     assert found.ratio == pytest.approx(896 / 140) and found.kept == 140
@@ -247,6 +257,7 @@ def test_kept_and_total_are_of_the_rows_that_the_mean_is_of():
     assert found.loc[("uniform", 1)].isna().tolist() == [False, True, True]
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("value", ["right", "kl"])
 def test_a_table_read_back_from_csv_gives_the_same_and_samples_without_a_clip_are_missing(value, tmp_path):

@@ -84,6 +84,7 @@ def in_child(function):
         return pickle.loads(file.read())
 
 
+@pytest.mark.slow
 def test_a_second_run_computes_nothing_and_returns_the_same(model, made, calls, tmp_path):
     path = tmp_path / "results.db"
     first = vtc.sweep(model, made, ["counted", "lftr"], [2, 4], seeds=(0, 1), results=path)
@@ -112,6 +113,7 @@ def test_only_what_is_new_is_computed(model, made, calls, tmp_path):
     assert len(table) == 2 and table.iloc[0].equals(table.iloc[1])
 
 
+@pytest.mark.slow
 def test_what_has_changed_is_computed_again(model, made, calls, tmp_path, monkeypatch):
     """Method, default, a constant that it uses, clip, candidates, weights: each makes another result."""
     path, clip = tmp_path / "results.db", tmp_path / "clip.mp4"
@@ -177,6 +179,7 @@ CHANGES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
 def test_every_change_of_a_model_is_noticed(change):
     model = vtc.load_model()
@@ -318,6 +321,7 @@ def test_failures_that_may_be_gone_are_tried_again(model, made, tmp_path):
     assert summary(read_results(path))[0].loc["all"].tolist() == [2, 0, 2, 0]
 
 
+@pytest.mark.slow
 def test_a_full_disk_loses_nothing(model, made, tmp_path):
     """The system refuses to let the file grow, in a process that may write some kilobytes only."""
     path = tmp_path / "results.db"
@@ -340,6 +344,7 @@ def test_a_full_disk_loses_nothing(model, made, tmp_path):
     assert set(times_computed(path)) == {1}
 
 
+@pytest.mark.slow
 def test_a_read_only_file_is_read_and_the_rest_is_in_memory(model, made):
     folder = Path(tempfile.mkdtemp())  # tmp_path is closed to other users
     path = folder / "results.db"
@@ -467,6 +472,7 @@ def put_back(path):
     Store(path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", [os.unlink, emptied, halved, replaced, overwritten, put_back])
 @pytest.mark.parametrize("when", [1, 4], ids=["while it runs", "after the last one"])
 def test_a_file_that_is_changed_while_a_sweep_runs_is_noticed(model, made, tmp_path, change, when):
@@ -548,6 +554,7 @@ def test_a_file_of_an_older_version_is_used_on_and_nothing_taken_from_it(model, 
         assert connection.execute("SELECT * FROM results").fetchall() == [("a", "b", "c")]
 
 
+@pytest.mark.slow
 def test_a_held_file_is_waited_for_and_then_done_without(model, made, tmp_path, monkeypatch):
     monkeypatch.setattr("vtc_lab.sweeps.store._PATIENCE", 0.2)
     path = tmp_path / "results.db"

@@ -110,6 +110,7 @@ def test_rows_are_what_single_questions_give(model, samples):
     assert (whole.kept == whole.total).all() and (whole.kl == 0).all() and not whole.flipped.any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("positions", ["preserve", "compact"])
 def test_reductions_prefilled_together_are_the_single_ones(model, made, positions):
     clip = made[0]["clip"]
@@ -184,6 +185,7 @@ def test_portable_values_are_equal_and_stay_as_they_are(value):
 # What fails is a row.
 
 
+@pytest.mark.slow
 def test_what_fails_is_a_row_and_the_rest_goes_on(model, samples, tmp_path):
     @vtc.method(name="broken")
     def broken(tokens, budget, *, at: int = 0):
@@ -233,6 +235,7 @@ def test_what_fails_is_a_row_and_the_rest_goes_on(model, samples, tmp_path):
     assert f"{len(table)} results: " in sentence and "most often" in sentence
 
 
+@pytest.mark.slow
 def test_without_an_uncompressed_answer_the_others_are_there(model, samples, monkeypatch):
     """As where memory is too small for all tokens, but not for a half of them."""
     ask = video_model.VideoModel.ask_each
@@ -317,6 +320,7 @@ def test_wrong_arguments_are_sentences(model, samples):
 # Progress and Stop.
 
 
+@pytest.mark.slow
 def test_progress_counts_up_and_stop_keeps_what_is_done(model, samples):
     stop, seen = threading.Event(), []
 
@@ -344,6 +348,7 @@ def test_progress_counts_up_and_stop_keeps_what_is_done(model, samples):
 # Who does the work.
 
 
+@pytest.mark.slow
 def test_threads_share_the_model(model, made, ends):
     alone = vtc.sweep(model, made, ["ends", "lftr"], [2, 4])
     before = torch.get_num_threads()
@@ -376,6 +381,7 @@ def test_a_method_made_again_is_the_new_one_in_old_workers(model, made, ends):
     assert not np.allclose(first.kl, second.kl)
 
 
+@pytest.mark.slow
 def test_a_broken_pool_loses_nothing(model, made):
     alone, killed = vtc.sweep(model, made, ["lftr", "uniform"], [2, 4]), []
     with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("fork")) as executor:
@@ -454,6 +460,7 @@ def test_workers_must_be_alike_and_open(model, made):
         vtc.sweep(model, made[:1], ["lftr"], [4], executor=executor)
 
 
+@pytest.mark.slow
 def test_what_was_changed_after_loading_is_not_sent_to_workers(model, made):
     changed = vtc.load_model()
     changed.processor.video_processor.image_mean = [0.2, 0.3, 0.4]

@@ -22,6 +22,7 @@ def sample(**more: object) -> dict[str, object]:
     return {"clip": CLIP, "question": QUESTION, "answer": "two", **more}
 
 
+@pytest.mark.slow
 def test_parts_of_one_video_are_clips_of_their_own(model, tmp_path) -> None:
     length = float(vtc.read_clip(CLIP).times[-1])
     asked = [sample(), sample(start=0, end=length / 3), sample(start=2 * length / 3), sample(end=length / 3, start=0.0)]
@@ -36,6 +37,7 @@ def test_parts_of_one_video_are_clips_of_their_own(model, tmp_path) -> None:
     assert again.prefill_s[0] == table.prefill_s[2]  # read back, and not the whole clip's
 
 
+@pytest.mark.slow
 def test_how_it_is_read_and_asked(model, tmp_path) -> None:
     path, rows = tmp_path / "results.sqlite", {}
     length = float(vtc.read_clip(CLIP).times[-1])
@@ -65,6 +67,7 @@ def test_how_it_is_read_and_asked(model, tmp_path) -> None:
     assert short.status[0] == "error" and "not 1000" in short.error[0] and short.frames.isna()[0]
 
 
+@pytest.mark.slow
 def test_what_a_benchmark_calls_a_sample_is_in_the_table(model, tmp_path) -> None:
     named = [sample(id="7-1", group="short"), sample(id=8, group=None, start=0), sample(start=0, end=1)]
     table = vtc.sweep(model, named, ["uniform"], [1, 2], results=tmp_path / "results.sqlite")
@@ -77,6 +80,7 @@ def test_what_a_benchmark_calls_a_sample_is_in_the_table(model, tmp_path) -> Non
     assert later.id[0] == "other" and later.prefill_s[0] == table.prefill_s[1]
 
 
+@pytest.mark.slow
 def test_a_sample_is_scored_by_its_rule(model, tmp_path) -> None:
     said = model.ask(QUESTION, vtc.read_clip(CLIP)).text
     rules = [

@@ -68,6 +68,7 @@ def test_results_that_are_missing_for_any_reason_are_counted_in_their_cells(swee
     assert "-- no result" in text and r"\textsuperscript{n/N} missing, n of N results" in text
 
 
+@pytest.mark.slow
 def test_other_tables_are_written_row_by_row_with_intervals_folded_in(sweep, tmp_path):
     tests = compare(sweep)
     text = save_table(tests, "tests", tmp_path)[".tex"].read_text()
@@ -79,6 +80,7 @@ def test_other_tables_are_written_row_by_row_with_intervals_folded_in(sweep, tmp
     assert r"--\textsuperscript{48/48}" in text
 
 
+@pytest.mark.slow
 def test_every_empty_cell_is_a_mark_that_a_note_explains(sweep, tmp_path):
     sweep.loc[sweep["clip"] == "clips/003.mp4", ["right", "status"]] = [None, "error"]
     nowhere = made_up_sweep(["tome"], [4], gaps={("tome", 4): "error"})

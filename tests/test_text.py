@@ -195,6 +195,7 @@ def test_names_that_no_file_can_have_are_said(name, tmp_path):
 TABLE = pd.DataFrame({"label": ["a"], "value": [1]})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NO_PATHS.values(), ids=NO_PATHS)
 def test_the_fields_of_the_panels_say_so(name):
     explorer = vtc.explore(encoder="pixels", frames=4)
@@ -219,6 +220,7 @@ def test_a_home_folder_is_meant_by_a_tilde(tmp_path, monkeypatch):
     assert files[".pdf"] == tmp_path / "figures here/x.pdf" and files[".pdf"].is_file()
 
 
+@pytest.mark.slow
 def test_a_file_name_that_is_no_unicode_is_read_and_its_results_kept(model, tmp_path):
     """Names on Linux are bytes: those of Latin-1 come to Python with half characters."""
     path = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.mp4")

@@ -115,6 +115,7 @@ def test_default_is_16_frames_or_all(plain: Path, tmp_path: Path):
     assert numbers(read_clip(write(tmp_path / "short.mp4", 5))) == [0, 1, 2, 3, 4]
 
 
+@pytest.mark.slow
 def test_frames_over_a_range_take_both_ends(plain: Path):
     assert numbers(read_clip(str(plain), frames=3, start=0.4, end=1.2)) == [10, 20, 30]
     assert numbers(read_clip(plain, frames=21, start=0.4, end=1.2)) == list(range(10, 31))
@@ -143,6 +144,7 @@ def test_variable_frame_rate_keeps_the_real_times(tmp_path: Path):
     assert "ask for at most fps=2.66" in refused(path, fps=4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "mux", "x264", "reader"),
     [
@@ -169,6 +171,7 @@ def test_every_container_gives_exactly_the_frames_asked_for(name, mux, x264, rea
     np.testing.assert_array_equal(some.times, whole.times[expected])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("turn", "matrix"), [(1, (0, -1, 1, 0)), (2, (-1, 0, 0, -1)), (3, (0, 1, -1, 0))])
 def test_rotation_in_the_file_is_applied_by_both_readers(turn: int, matrix, plain: Path, tmp_path: Path, decoy):
     data = bytearray(plain.read_bytes())
@@ -189,6 +192,7 @@ def test_rotation_in_the_file_is_applied_by_both_readers(turn: int, matrix, plai
 # The request
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("what", "said"),
     [
@@ -275,12 +279,14 @@ def broken(plain: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "said"), BROKEN.items(), ids=BROKEN)
 def test_a_broken_file_is_named_within_5_seconds(name: str, said: str, broken: Path):
     message = refused(broken / name)
     assert name in message and re.search(said, message)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["tail_gone.mp4", "front_cut.mp4", "damaged.mp4"])
 def test_it_is_the_same_error_without_decord(name: str, broken: Path, decoy):
     message = refused(broken / name)
@@ -288,6 +294,7 @@ def test_it_is_the_same_error_without_decord(name: str, broken: Path, decoy):
     assert refused(broken / name) == message
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["front_cut.mp4", "cut.mkv", "cut.avi"])
 def test_what_is_left_of_a_cut_file_can_be_read_as_proposed(name: str, broken: Path):
     end = float(re.search(r"give end=([\d.]+)", refused(broken / name))[1])
@@ -343,6 +350,7 @@ def test_metadata_that_is_no_unicode_is_no_damage(tmp_path: Path):
 # The readers
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not DECORD, reason="there is no decord for this machine")
 @pytest.mark.parametrize("path", find_clips(), ids=lambda path: path.stem)
 def test_both_readers_agree_on_the_shipped_clips(path: Path, decoy):
@@ -371,6 +379,7 @@ FAKE = """
 HANG = "import ctypes; ctypes.PyDLL(None).sleep(60)"  # keeps the interpreter lock, as decord's loops do
 
 
+@pytest.mark.slow
 def test_a_hang_that_holds_the_interpreter_lock_is_ended_and_pyav_takes_over(plain: Path, decoy):
     decoy(FAKE.format(body=HANG))
     began = time.monotonic()
@@ -418,11 +427,13 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_a_read_above_500_mb_goes_to_pyav_which_keeps_less(large: Path):
     assert read_clip(large, frames=2).reader.startswith(FIRST)
     assert read_clip(large, frames=21).reader.startswith("PyAV")
 
 
+@pytest.mark.slow
 def test_threads_read_at_the_same_time():
     paths = find_clips()
     alone = [read_clip(path, frames=4).sha256 for path in paths]
@@ -444,6 +455,7 @@ def counted(clip: Clip) -> list[int]:
     return ((top[..., 2:-2].mean(axis=(1, 3)) > 127) << np.arange(8)).sum(axis=1).tolist()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "count"), [("ir.mp4", 120), ("h264_avi_nob.avi", 50), ("plain.mp4", 50)])
 def test_frames_are_those_of_their_times(name: str, count: int):
     clip = read_clip(FILES / name, frames=5)
@@ -476,6 +488,7 @@ def test_pixels_that_are_not_square_are_made_square(tmp_path: Path):
     assert clip.frames.shape == (3, HEIGHT, WIDTH * 4 // 3, 3) and numbers(clip) == [0, 22, 44]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "at", "put", "near"), [
     ("bigbuckbunny", 120831, None, "2.64"), ("pedestrians", 134226, bytes(64), "5.9"),
 ], ids=["bit", "run"])  # fmt: skip
@@ -560,6 +573,7 @@ PLAYLISTS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*PLAYLISTS, *(name + ".mp4" for name in PLAYLISTS)])
 def test_a_playlist_opens_no_other_file(name: str, plain: Path, tmp_path: Path):
     (tmp_path / "plain.mp4").write_bytes(plain.read_bytes())
@@ -687,6 +701,7 @@ def test_shipped_clips_are_small_silent_and_of_one_format():
             assert low <= container.duration / av.time_base <= high, path
 
 
+@pytest.mark.slow
 def test_shipped_clips_move_as_their_readme_says():
     def change(name: str) -> float:
         frames = read_clip(f"data/clips/{name}.mp4", fps=2).frames.mean(axis=-1)

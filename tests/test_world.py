@@ -72,6 +72,7 @@ def test_order_and_relation_are_asked_both_ways(scenes: list) -> None:
     assert counts["before"] == counts["after"] > 0
 
 
+@pytest.mark.slow
 def test_every_answer_is_borne_out_by_the_pixels(scenes: list) -> None:
     checked = Counter()
     for scene, asked in scenes:

@@ -141,6 +141,7 @@ def test_a_model_that_is_loaded_is_not_loaded_again(loaded, monkeypatch) -> None
     assert explorer.message == "" and "vtc-answers" in explorer._answers.value
 
 
+@pytest.mark.slow
 def test_model_and_folder_can_be_typed(loaded, tmp_path) -> None:
     model = loaded("llava_next_video")
     folder = tmp_path / "mine"
