@@ -102,13 +102,13 @@ def distance(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def peak_scores(rows: list[np.ndarray], neighbours: int) -> list[float]:
-    """log(density * delta) of each row."""
+    """log(density * delta) of each row; a row is the nearest to itself."""
     number = len(rows)
     far = [[distance(a, b) for b in rows] for a in rows]
     density = []
     for i in range(number):
-        near = sorted(far[i][j] for j in range(number) if j != i)[:neighbours]
-        density.append(round(-sum(each**2 for each in near) / max(1, len(near)), 9))
+        near = sorted(far[i])[:neighbours]
+        density.append(round(-sum(each**2 for each in near) / len(near), 9))
     scores = []
     for i in range(number):
         denser = [far[i][j] for j in range(number) if (-density[j], j) < (-density[i], i)]

@@ -471,7 +471,7 @@ def rows_of(number: int, channels: int = 8, seed: int = 0) -> torch.Tensor:
 def test_density_peaks_by_hand() -> None:
     """The middles of two triples: equally dense, so the first counts as denser and the other is 9 from a denser one."""
     rows = torch.tensor([0.0, 1, 2, 10, 11, 12])[:, None]
-    assert density_peaks(rows, 2, 2).tolist() == [1, 4]
+    assert density_peaks(rows, 2, 3).tolist() == [1, 4]
     assert closest(rows, torch.tensor([1, 4])).tolist() == [1, 1, 1, 4, 4, 4]
 
 

@@ -1,11 +1,12 @@
 """Clustering that the published methods share: density peaks, the most diverse subset, cuts between shots."""
 
+import math
 from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
-from vtc_lab.reducers.ops import blocks, cosine, even, top, unit
+from vtc_lab.reducers.ops import blocks, cosine, cosines, even, length, top, unit
 
 _ELEMENTS = 1 << 24  # of a block of distances or cosines: 64 MB
 _SAME = 1e-5  # squared distances below this share of the squared norms are rounding
@@ -18,7 +19,7 @@ def shots(values: Tensor, below: float, at_least: int = 8) -> Tensor:
     at_least - 1 lowest cosines in any case (ties to the earlier).
     """
     mean = torch.cat([values[part].float().mean((1, 2)) for part in blocks(values)])
-    alike = cosine(mean[1:], mean[:-1])
+    alike = even(cosine(mean[1:], mean[:-1]))
     cut = alike < below
     cut[top(-alike, at_least - 1)] = True
     return torch.cat([cut.new_zeros(1), cut]).long().cumsum(0)
@@ -27,27 +28,36 @@ def shots(values: Tensor, below: float, at_least: int = 8) -> Tensor:
 def density_peaks(rows: Tensor, count: int, neighbours: int) -> Tensor:
     """Return (count,) long, ascending: the rows (n, D) that are cluster centres by density and distance (DPC-KNN).
 
-    Those of highest density * delta: density = exp(-mean squared distance to the k nearest neighbours), delta =
-    distance to the nearest denser row (for the densest: to the farthest). Distances are divided by the root of the
-    channels, as in TCFormer. Ties go to the lower index, in density too.
+    Those of highest density * delta: density = exp(-mean squared distance to the k nearest rows, itself included),
+    delta = distance to the nearest denser row (for the densest: to the farthest). Distances are divided by the root of
+    the channels, as in TCFormer. Ties go to the lower index, in density too; TCFormer and its users add noise of up to
+    1e-6 to the density instead.
+
+    >>> density_peaks(torch.tensor([0.0, 0.25, 0.5, 1, 1.75, 2])[:, None], 2, 4).tolist()
+    [2, 4]
     """
-    number, k = len(rows), min(neighbours, len(rows) - 1)
+    number = len(rows)
     if count == number:
         return torch.arange(number, device=rows.device)
-    near = [far.topk(k, largest=False).values for _, far in _distances(rows, apart=True)]
-    density = -torch.cat(near).square().mean(1)
+    rows, scale = _to_scale(rows)
+    parts = [*_distances(rows, rows)] if number**2 <= _ELEMENTS else None  # else they are computed twice
+    near = [far.topk(min(neighbours, number), largest=False).values for _, far in parts or _distances(rows, rows)]
+    sparse = even(torch.cat(near).mean(1))  # minus the logarithm of the density, in units of the scale
     place = torch.empty(number, dtype=torch.long, device=rows.device)
-    place[density.argsort(descending=True, stable=True)] = torch.arange(number, device=rows.device)
+    place[sparse.argsort(stable=True)] = torch.arange(number, device=rows.device)
     delta = []
-    for part, far in _distances(rows):
+    for part, far in parts or _distances(rows, rows):
         denser = far.masked_fill(place[None] >= place[part, None], torch.inf).amin(1)
         delta.append(torch.where(denser.isinf(), far.amax(1), denser))
-    return top(density + torch.cat(delta).log(), count).sort().values
+    # log(density * delta); where distances are large, divided by the square of their scale.
+    score = torch.cat(delta).log() / 2 / scale.square().clamp(min=1) - sparse * scale.square().clamp(max=1)
+    return top(even(score), count).sort().values
 
 
 def closest(rows: Tensor, centre: Tensor) -> Tensor:
     """Return (n,) long: the centre (an index of a row) nearest to each row, a centre naming itself."""
-    home = torch.cat([far.argmin(1) for _, far in _distances(rows, centre)])
+    rows, _ = _to_scale(rows)
+    home = torch.cat([far.argmin(1) for _, far in _distances(rows, rows[centre])])
     home[centre] = torch.arange(len(centre), device=rows.device)
     return centre[home]
 
@@ -60,21 +70,28 @@ def peak_of_each(rows: Tensor, count: int, neighbours: int) -> Tensor:
 def most_alike(rows: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
     """Return the highest cosine of each row to any of the others, and the index of that one, (n,) each."""
     others = unit(others)
-    best = [(unit(part) @ others.T).max(1) for part in rows.split(max(1, _ELEMENTS // len(others)))]
+    best = [cosines(unit(part), others).max(1) for part in rows.split(max(1, _ELEMENTS // len(others)))]
     return torch.cat([b.values for b in best]), torch.cat([b.indices for b in best])
 
 
-def _distances(rows: Tensor, columns: Tensor | None = None, apart: bool = False) -> Iterator[tuple[Tensor, Tensor]]:
-    """Blocks of rows with their distances to all or some rows over sqrt(D); `apart`: a row is inf from itself."""
+def _to_scale(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """The centred rows over their root mean square length, and that length over the root of the channels."""
+    tiny = torch.finfo(rows.dtype).tiny
     rows = rows - rows.mean(0)  # distances do not see a common offset, but their float32 products would
-    square = rows.square().sum(1)
-    others, size = (rows, square) if columns is None else (rows[columns], square[columns])
+    most = rows.abs().amax().clamp(min=tiny)  # the squares of 1e20 would overflow
+    rows = rows / most
+    size = length(rows).square().mean().sqrt().clamp(min=tiny)
+    return rows / size, most * (size / math.sqrt(rows.shape[1]))
+
+
+def _distances(rows: Tensor, others: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Blocks of the indices of rows and their squared distances to all others, rounded by `even`."""
+    square, size = rows.square().sum(1), others.square().sum(1)
     for part in torch.arange(len(rows), device=rows.device).split(max(1, _ELEMENTS // len(others))):
-        far = torch.addmm(square[part, None] + size, rows[part], others.T, alpha=-2)
-        far = torch.where(far < _SAME * (square[part, None] + size), 0, far / rows.shape[1]).sqrt()
-        if apart:
-            far[part - part[0], part] = torch.inf
-        yield part, far
+        both = square[part, None] + size
+        far = torch.addmm(both, rows[part], others.T, alpha=-2)
+        far.masked_fill_(far < both.mul_(_SAME), 0)
+        yield part, far.mul_(1 << 20).round_().div_(1 << 20)
 
 
 def most_diverse(rows: Tensor, count: int, pool: int = 256) -> Tensor:
@@ -88,7 +105,7 @@ def most_diverse(rows: Tensor, count: int, pool: int = 256) -> Tensor:
     number = len(rows)
 
     def distance(a: Tensor, b: Tensor) -> Tensor:
-        return even(1 - a @ b.T)
+        return cosines(a, b).neg_().add_(1)
 
     lonely = []
     for start in range(0, number, step := max(1, _ELEMENTS // number)):

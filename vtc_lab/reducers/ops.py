@@ -9,12 +9,15 @@ from torch import Tensor
 
 from vtc_lab.tokens import Reduction, VideoTokens, VTCError
 
-_BLOCK = 1 << 20  # elements of one working block: 4 MB in float32, which stays in cache
+_BLOCK = 1 << 18  # elements of one working block: 1 MB in float32, which stays in a core's cache
+_DEVICE_BLOCK = 1 << 26  # away from the CPU, where starting a piece of work costs more than memory
+_SAFE = 1e15  # lengths from 1/_SAFE to _SAFE have squares that float32 holds
 
 
 def blocks(values: Tensor) -> Iterator[slice]:
-    """Yield slices over the first axis, each of about 4 MB in float32."""
-    step = max(1, _BLOCK // max(1, values[:1].numel()))
+    """Yield slices over the first axis, each of about 1 MB in float32 on a CPU and 256 MB elsewhere."""
+    elements = _BLOCK if values.device.type == "cpu" else _DEVICE_BLOCK
+    step = max(1, elements // max(1, values[:1].numel()))
     for start in range(0, len(values), step):
         yield slice(start, min(start + step, len(values)))
 
@@ -38,24 +41,48 @@ def few_threads(elements: int) -> Iterator[None]:
 
 def cosine(a: Tensor, b: Tensor) -> Tensor:
     """Return the cosine over the last axis: 1 for two zero vectors (black frames stand still), 0 for just one."""
-    dot, left, right = (a * b).sum(-1), (a * a).sum(-1), (b * b).sum(-1)
-    tiny = torch.finfo(dot.dtype).tiny
-    # Two roots, because the product of the squares would overflow at norms of 1e10.
-    alike = dot * left.clamp(min=tiny).rsqrt() * right.clamp(min=tiny).rsqrt()
+    return _cosine(a, b, length(a), length(b))
+
+
+def _cosine(a: Tensor, b: Tensor, left: Tensor, right: Tensor) -> Tensor:
+    """The cosine of vectors of these lengths; those whose squares float32 cannot hold are scaled first."""
+    if not (_safe(left) and _safe(right)):
+        a, b = _scaled(a), _scaled(b)
+        left, right = length(a), length(b)
+    tiny = torch.finfo(left.dtype).tiny
+    alike = (a * b).sum(-1) / left.clamp(min=tiny) / right.clamp(min=tiny)
     return torch.where((left == 0) & (right == 0), 1.0, alike).clamp(-1, 1)
 
 
+def length(vectors: Tensor) -> Tensor:
+    """Return the Euclidean length over the last axis."""
+    return torch.linalg.vector_norm(vectors, dim=-1)
+
+
+def _safe(lengths: Tensor) -> bool:
+    return bool(((lengths > 1 / _SAFE) & (lengths < _SAFE)).all())
+
+
+def _scaled(vectors: Tensor) -> Tensor:
+    """The vectors with 1 as their largest number, zero vectors as they are."""
+    return vectors / vectors.abs().amax(-1, keepdim=True).clamp(min=torch.finfo(vectors.dtype).tiny)
+
+
 def even(numbers: Tensor) -> Tensor:
-    """Round to 2^-20, so that numbers that differ only by the order of a summation become equal."""
-    return (numbers * (1 << 20)).round() / (1 << 20)
+    """Round to 2^-20, so that numbers that differ only by the order of a summation become equal.
+
+    Whatever is ranked, or looked for as the largest or the smallest, is rounded first: ties then fall the same way on
+    every device.
+    """
+    return (numbers * (1 << 20)).round_().div_(1 << 20)
 
 
 def changes(now: Tensor, before: Tensor) -> Tensor:
     """Return (n, N) float32: 1 - cosine of n pairs of frames (n, N, D), position by position."""
     found = torch.empty(now.shape[:2], device=now.device)
     for part in blocks(now):
-        found[part] = even(1 - cosine(now[part].float(), before[part].float()))
-    return found
+        found[part] = 1 - cosine(now[part].float(), before[part].float())
+    return even(found)
 
 
 def difference(values: Tensor) -> Tensor:
@@ -74,8 +101,19 @@ def attention(tokens: VideoTokens) -> Tensor:
 
 def unit(vectors: Tensor) -> Tensor:
     """Return unit vectors whose inner products follow `cosine`; zero vectors all point along an added channel."""
-    zero = (~vectors.any(-1, keepdim=True)).to(vectors.dtype)
-    return torch.cat([torch.nn.functional.normalize(vectors, dim=-1, eps=torch.finfo(vectors.dtype).tiny), zero], -1)
+    size = length(vectors)
+    if not _safe(size):
+        vectors = _scaled(vectors)
+        size = length(vectors)
+    found = vectors.new_empty(*vectors.shape[:-1], vectors.shape[-1] + 1)
+    torch.div(vectors, size.clamp(min=torch.finfo(vectors.dtype).tiny)[..., None], out=found[..., :-1])
+    found[..., -1] = size == 0
+    return found
+
+
+def cosines(rows: Tensor, others: Tensor) -> Tensor:
+    """Return the cosine of each row to each of the others, both as `unit` gives them, rounded by `even`."""
+    return (rows @ others.mT).mul_(1 << 20).round_().div_(1 << 20)
 
 
 def shares(budget: int, parts: int) -> Tensor:
@@ -247,7 +285,7 @@ def nearest(frames: Tensor, kept: Tensor) -> Tensor:
     best = []
     for part in blocks(frames):
         rows = unit(frames[part].float())
-        alike = (rows @ rows.mT).masked_fill(~kept[part][:, None, :], -torch.inf)
+        alike = cosines(rows, rows).masked_fill_(~kept[part][:, None, :], -torch.inf)
         best.append(torch.where(kept[part], own, alike.argmax(-1)))
     start = torch.arange(len(frames), device=kept.device)[:, None] * count
     return torch.where(kept.any(1, keepdim=True), torch.cat(best) + start, -1)
@@ -278,7 +316,7 @@ def coverage(values: Tensor, reduction: Reduction, sample: int | None = None) ->
         if bool((home < 0).any()):
             near = near[:, : int((near >= 0).sum(1).max())]
             outputs = unit(reduction.tokens[near.clamp(min=0)].float())
-            to_all = (unit(source) @ outputs.mT).masked_fill((near < 0)[:, None], -torch.inf)
+            to_all = (unit(source) @ outputs.mT).masked_fill_((near < 0)[:, None], -torch.inf)
             alike = torch.where(home >= 0, alike, to_all.amax(-1).clamp(-1, 1))
         parts.append(alike)
     return torch.cat(parts)
