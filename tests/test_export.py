@@ -385,7 +385,7 @@ def test_each_method_has_one_look_of_its_own():
     assert {look["color"] for look in baselines.values()} == {"#555555", "#999999"}
     assert len({look["marker"] for look in baselines.values()} - {look["marker"] for look in published.values()}) == 4
     assert len({(look["color"], look["marker"]) for look in published.values()}) == len(_ROSTER)
-    assert set(baselines) | set(published) == set(vtc_lab.methods().index)
+    assert set(baselines) | set(published) >= set(vtc_lab.methods().index)
     others = {name: method_style(name) for name in ("mine", "first-tokens", "my-method", "ablation")}
     looks = [str(look) for look in [*baselines.values(), *published.values(), *others.values()]]
     assert len(set(looks)) == len(looks)

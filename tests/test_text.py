@@ -58,12 +58,18 @@ FIGURES = {
     "kinds": lambda table, _: vtc.plot_kinds(table, 4),
     "flips": lambda table, _: vtc.plot_flips(table),
     "forest": lambda table, _: vtc.plot_forest(vtc.compare(table, reference="uniform")),
+    "published": lambda table, _: vtc.plot_published(_odd_record(), table),
     "heatmap": lambda table, _: vtc.plot_heatmap(_split(table), "va$$lue"),
     "show": lambda _, clip: vtc.show(clip[0], *clip[1]),
     "kept": lambda _, clip: vtc.compare_kept(*clip, {"$a^{$": vtc.VTCError("$a^{$ no")}),
     "overlap": lambda _, clip: vtc.plot_overlap(clip[1]),
     "agreement": lambda _, clip: vtc.plot_agreement(*clip),
 }
+
+
+def _odd_record():
+    rows = vtc.published(method="FastV", backbone="LLaVA-OneVision-7B", benchmark="average")
+    return rows.assign(method="$a^{$ Ba$$in", source="$0 - $10", table=r"$\input{x}$")
 
 
 def _split(table):
@@ -82,7 +88,7 @@ def test_no_text_of_a_user_is_mathtext(name, table, reductions, tmp_path):
     assert sorted(files) == [".csv", ".json", ".pdf", ".png", ".svg"]
     drawn = [text for text in figure.findobj(Text) if "$" in text.get_text() or "\\" in text.get_text()]
     assert drawn and not any(text.get_parse_math() for text in drawn)
-    if name in ("curves", "kinds", "flips", "forest"):
+    if name in ("curves", "kinds", "flips", "forest", "published"):
         shown = files[".svg"].read_text().replace("&amp;", "&")
         for each in NAMES:
             assert each in shown, each

@@ -13,16 +13,19 @@ from vtc_lab.figures.heatmap import plot_heatmap
 from vtc_lab.figures.multiples import compare_kept
 from vtc_lab.figures.overlap import kept_overlap, plot_agreement, plot_overlap
 from vtc_lab.figures.panels import plot_flips, plot_forest, plot_kinds
+from vtc_lab.figures.papers import plot_published
 from vtc_lab.figures.tables import save_table
 from vtc_lab.measures import answer_fidelity, fidelity, list_measures
 from vtc_lab.pixels import pixel_fidelity, rebuild
 from vtc_lab.qa.clips import check_clips, read_sample_clip
+from vtc_lab.qa.literature import check_baseline, published
 from vtc_lab.qa.readers import benchmarks, read_benchmark
 from vtc_lab.qa.samples import read_samples
 from vtc_lab.qa.scoring import accuracy, score
 from vtc_lab.reducers.ops import merge, prune
 from vtc_lab.reducers.registry import method, methods, reduce
 from vtc_lab.sweeps.features import fidelity_sweep
+from vtc_lab.sweeps.papers import rank_agreement
 from vtc_lab.sweeps.plan import variants
 from vtc_lab.sweeps.run import summary, sweep
 from vtc_lab.sweeps.stats import bootstrap_interval, compare
@@ -39,6 +42,7 @@ __all__ += ["answer_fidelity", "fidelity", "list_measures", "pixel_fidelity", "r
 __all__ += ["accuracy", "benchmarks", "check_clips", "read_benchmark", "read_sample_clip", "read_samples", "score"]
 __all__ += ["bootstrap_interval", "compare", "fidelity_sweep", "read_results", "summary", "sweep", "variants"]
 __all__ += ["plot_agreement", "plot_curves", "plot_flips", "plot_forest", "plot_heatmap", "plot_kinds", "plot_overlap"]
+__all__ += ["check_baseline", "plot_published", "published", "rank_agreement"]
 __all__ += ["ablate", "compare_kept", "explore", "kept_overlap", "save_figure", "save_table", "show"]
 
 # transformers takes seconds to import, and who only looks at tokens does not need it.

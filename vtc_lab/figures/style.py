@@ -45,7 +45,8 @@ _FILLS = ("full", "none", "bottom")
 _SHADES = (0, 0.45, -0.45, 0.25, -0.25)  # towards white, or towards black
 # The place in this list is the look: append, never reorder.
 _ROSTER = ["lftr", "tome", "visionzip", "prumerge", "dycoke", "dtd", "evs", "vidcom2", "divprune", "fastvid"]
-_ROSTER += ["holitom", "sttm", "framefusion", "flashvid"]
+_ROSTER += ["holitom", "sttm", "framefusion", "flashvid", "pyramiddrop", "sparsevlm", "gleanvid", "prunevid", "fastv"]
+_ROSTER += ["earlytom", "infomerge", "v-cast", "aot", "mmg-vid", "unicomp", "unified", "metom", "look-m", "st-simdiff"]
 
 _STYLE = matplotlib.rc_params_from_file(Path(__file__).with_name("paper.mplstyle"), use_default_template=False)
 _STYLE["axes.prop_cycle"] = cycler(color=[*_COLORS, "#000000"])

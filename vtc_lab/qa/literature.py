@@ -1,4 +1,4 @@
-"""The published record: what papers report of token reduction, one row a figure, with where it stands."""
+"""The published record: what papers report of token reduction, one row a figure, with the table that it stands in."""
 
 from __future__ import annotations
 
@@ -8,45 +8,28 @@ from functools import cache
 import pandas as pd
 
 from vtc_lab.clips.reading import ROOT
+from vtc_lab.reducers.registry import METHODS
 from vtc_lab.tokens import VTCError, suggest
 
 RECORD = ROOT / "data" / "published.csv"
-# The registered methods that a row is about; of methods with a stage inside the language model too, the whole.
-_REGISTERED = {
-    "DyCoke": "dycoke",
-    "FastVID": "fastvid",
-    "FlashVID": "flashvid",
-    "FrameFusion": "framefusion",
-    "HoliTom": "holitom",
-    "PruMerge": "prumerge",
-    "STTM": "sttm",
-    "ToMe": "tome",
-    "VidCom2": "vidcom2",
-    "VisionZip": "visionzip",
-    "average pooling": "pool",
-    "random": "random",
-    "uniform frame subsampling": "uniform",
+_NAMES = {  # columns of the file that have shorter names here
+    "paper_method": "method",
+    "reported_in": "source",
+    "source_ref": "table",
+    "nominal_ratio_kept": "retained",
+    "budget_kind": "budget",
+    "baseline_value": "baseline",
+    "verified_in": "verified",
 }
-_TRAP = 1.0  # points between a reader's own baseline and a published one, beyond which they are not the same measurement
+_BASELINES = {"average pooling": "pool", "uniform frame subsampling": "uniform"}  # others have the names of papers
+_FAR = 1.0  # points between two accuracies with every token that make them two measurements
 
 
 @cache
 def _record() -> pd.DataFrame:
-    table = pd.read_csv(RECORD, dtype={"arxiv": str})
-    names = {
-        "paper_method": "method",
-        "reported_in": "source",
-        "source_ref": "table",
-        "nominal_ratio_kept": "retained",
-        "budget_kind": "budget",
-        "baseline_value": "baseline",
-        "verified_in": "verified",
-    }
-    table = table.rename(columns=names)
-    table.insert(1, "registered", table.method.map(_REGISTERED).fillna(""))
+    table = pd.read_csv(RECORD, dtype={"arxiv": str}).rename(columns=_NAMES)
     accuracy = table.metric.isin(["accuracy", "relative_accuracy"])
-    table["relative"] = (100 * table.value / table.baseline).where(accuracy)
-    return table
+    return table.assign(relative=(100 * table.value / table.baseline).where(accuracy))
 
 
 def published(
@@ -65,73 +48,85 @@ def published(
     backbone : such as "LLaVA-OneVision-7B".
     benchmark : such as "videomme"; "average" is a paper's own average, which differs from paper to paper.
     source : the paper that reports it, such as "EarlyTom (2605.30010)".
-    metric : "accuracy", "relative_accuracy" (a paper's own, in per cent), "throughput", "ttft_ms" or "prefill_ms".
+    metric : "accuracy", "relative_accuracy" (as the paper rounds it, in per cent), "throughput", "ttft_ms" or
+        "prefill_ms".
 
     Returns
     -------
-    DataFrame with method, registered (its name here, or ""), arxiv, source, table, backbone, frames, retained (nominal share
-    of the tokens, 0 to 1), budget ("enters_llm", "mean_per_layer" or "unclear"), benchmark, metric, value, baseline,
-    hardware, verified (how the figure was checked) and relative (value in per cent of the baseline, for accuracies).
+    DataFrame with a row for each figure, never empty:
+
+    - method, arxiv, registered: its name here, or ""; a paper's figure is of the whole method, with the stage inside
+      the language model if it has one;
+    - source, table, backbone, frames, benchmark, hardware: what was measured, and where it is printed;
+    - retained: nominal share of the tokens, 0 to 1; budget: what it is a share of, "enters_llm", "mean_per_layer" (over
+      the layers of the language model) or "unclear";
+    - metric, value, baseline (without reduction, in the same table), relative: value in per cent of the baseline, for
+      accuracies;
+    - verified: "full_text", "readme" (of the authors) or "third_party".
 
     Raises
     ------
     VTCError
-        For a name that is not on record; it offers the nearest ones.
+        For a name that is not on record beside those given before it; it offers the nearest ones.
 
     Examples
     --------
     >>> rows = published(method="FastV", backbone="LLaVA-OneVision-7B", benchmark="average", metric="relative_accuracy")
-    >>> sorted(set(rows[rows.retained == 0.15].value))
+    >>> sorted(rows[rows.retained == 0.15].value)
     [85.0, 94.1, 94.5]
     """
-    rows = _record()
-    wanted = {"method": method, "backbone": backbone, "benchmark": benchmark, "source": source, "metric": metric}
+    names = _record().method.replace(_BASELINES).str.lower()
+    rows = _record().assign(registered=names.where(names.isin(list(METHODS)), ""))
+    wanted = {"backbone": backbone, "benchmark": benchmark, "source": source, "metric": metric, "method": method}
+    given: list[str] = []
     for column, name in wanted.items():
         if name is None:
             continue
-        by = "registered" if column == "method" and name in set(rows.registered) else column
-        known = _record()[by].dropna().unique()
-        if name not in known:
-            raise VTCError(f"no {column} {name!r} is on record; {suggest(name, known)}")
-        rows = rows[rows[by] == name]
+        columns = ["method", "registered"] if column == "method" else [column]
+        same = (rows[columns] == name).any(axis=1)
+        if not (same.any() and name):
+            beside = f" for {', '.join(given)}" if given else ""
+            known = filter(None, rows[columns].stack().dropna().unique())
+            raise VTCError(f"no {column} {name!r} is on record{beside}; {suggest(name, known)}")
+        rows = rows[same]
+        given.append(name)
     return rows.reset_index(drop=True)
 
 
-def check_baseline(own: float, *, backbone: str, benchmark: str) -> pd.Series:
-    """Return the published accuracies without reduction, and warn if one's own is more than a point from all of them.
+def check_baseline(own: float, *, backbone: str, benchmark: str, source: str | None = None) -> pd.DataFrame:
+    """Return the published accuracies without reduction, and warn if one's own is more than a point from any.
 
-    A difference is a sign of another prompt, number of frames, subtitles or version of the benchmark, and then the
-    accuracies under reduction cannot be compared either: on Video-MME, 63.9 and 58.2 are on record for one model.
+    A difference is a sign of another prompt, number of frames, use of subtitles or version of the benchmark. Accuracies
+    under reduction cannot be compared then.
 
     Parameters
     ----------
     own : accuracy with every token, in per cent.
-    backbone, benchmark : as for `published`.
+    backbone, benchmark, source : as for `published`.
 
     Returns
     -------
-    Series of accuracies in per cent by source.
-
-    Raises
-    ------
-    VTCError
-        If nothing is on record for this backbone and benchmark.
+    DataFrame with source, table, frames, baseline (in per cent) and apart (own minus baseline, in points).
 
     Examples
     --------
-    >>> check_baseline(58.5, backbone="LLaVA-OneVision-7B", benchmark="videomme").round(1).max()
-    np.float64(58.6)
+    >>> check_baseline(58.0, backbone="LLaVA-OneVision-7B", benchmark="videomme").baseline.agg(["min", "max"]).tolist()
+    [57.7, 58.6]
     """
-    rows = published(backbone=backbone, benchmark=benchmark, metric="accuracy").dropna(subset=["baseline"])
-    if rows.empty:
-        raise VTCError(f"no accuracy of {backbone!r} on {benchmark!r} is on record")
-    known = rows.groupby("source").baseline.first()
-    if (abs(known - own) > _TRAP).all():
-        near = known.iloc[(known - own).abs().argmin()]
+    if not 1 < own <= 100:
+        raise VTCError(f"own is {own!r}; give the accuracy with every token in per cent, such as 58.4")
+    rows = published(backbone=backbone, benchmark=benchmark, source=source, metric="accuracy")
+    if rows.baseline.isna().all():
+        raise VTCError(f"no accuracy of {backbone} on {benchmark} without reduction is on record")
+    found = rows.groupby(["source", "table", "frames"], sort=False, dropna=False).baseline.first().reset_index()
+    found["apart"] = (own - found.baseline).round(2)
+    far = found.baseline[found.apart.abs() > _FAR]
+    if len(far):
         warnings.warn(
-            f"your accuracy with every token is {own:.1f} %, the nearest published one {near:.1f} %; "
-            "compare prompt, frames, subtitles and version of the benchmark before you compare reductions",
+            f"your accuracy with every token, {own:.1f} %, is more than {_FAR:g} point from {len(far)} of {len(found)} "
+            f"published ones ({far.min():.1f} to {far.max():.1f} %); compare the prompt, frames, subtitles and version "
+            "of the benchmark before you compare reductions",
             RuntimeWarning,
             stacklevel=2,
         )
-    return known
+    return found

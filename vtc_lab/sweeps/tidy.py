@@ -59,9 +59,10 @@ def demand(table: pd.DataFrame, columns: Iterable[str] = ()) -> None:
         raise VTCError(f"the table is a {type(table).__name__}; give a DataFrame, such as vtc.sweep returns")
     if table.empty:
         raise VTCError("the table has no rows; give one with results, such as vtc.sweep returns")
-    for column in columns:
-        if column not in table:
-            raise VTCError(f"the table has no column {column!r}; {suggest(column, map(str, table.columns))}")
+    lacking = [column for column in columns if column not in table]
+    if lacking:
+        names = ", ".join(map(repr, lacking))
+        raise VTCError(f"the table has no column {names}; {suggest(lacking[0], map(str, table.columns))}")
 
 
 def demand_single(table: pd.DataFrame) -> None:
@@ -143,12 +144,17 @@ def intervals(
     if not (isinstance(level, float | int) and 0 < level < 1):
         raise VTCError(f"level is {level!r}; it must lie between 0 and 1, such as 0.95")
     cells, totals, counts = counted(table, by, cluster)
-    clusters, rng = len(totals), np.random.default_rng(whole("seed", seed, 0))
-    times = rng.multinomial(clusters, np.full(clusters, 1 / clusters), size=whole("draws", draws, 1)).astype(float)
+    times = resamples(len(totals), draws, seed)
     means = pd.DataFrame(times @ totals) / (times @ counts)  # all cells share the resamples
     bounds = means.quantile([(1 - level) / 2, (1 + level) / 2]).T.where(cells.clips > 1)
     cells[["low", "high"]] = bounds.to_numpy()
     return cells
+
+
+def resamples(clusters: int, draws: int, seed: int) -> np.ndarray:
+    """Return how often each cluster is in each bootstrap resample, (draws, clusters)."""
+    rng = np.random.default_rng(whole("seed", seed, 0))
+    return rng.multinomial(clusters, np.full(clusters, 1 / clusters), size=whole("draws", draws, 1)).astype(float)
 
 
 def uneven(cells: pd.DataFrame) -> pd.Series:
