@@ -20,6 +20,7 @@ RATIOS = (1, 2, 4, 8, 16)
 SPLITS = (1, 2, 4, 8)
 IN_SPACE = {"temporal_ratio": 1.0, "significance": "neighbours"}  # picked from nine tried on the first 100 clips
 BEGIN, END = "<!-- finding:begin -->", "<!-- finding:end -->"
+TABLES = ("2605.30010 Table 1", "2602.08024 Table 1", "2505.14454 Table 2")  # of EarlyTom, FlashVID and VidCom2
 CLOSE = 0.004  # the loss of accuracy that the paper claims at 2.3x throughput
 
 
@@ -48,6 +49,11 @@ def features() -> pd.DataFrame:
     return vtc.fidelity_sweep(tokens, list(vtc.methods().query("needs == 'features'").index), RATIOS)
 
 
+def reported() -> pd.DataFrame:
+    """What papers report for the backbone that most of them have in common."""
+    return vtc.published(backbone="LLaVA-OneVision-7B", benchmark="average")
+
+
 def pictures(answers: pd.DataFrame, fidelity: pd.DataFrame) -> dict[str, tuple]:
     """Each figure by its name, with its caption."""
     clip = vtc.read_clip("data/clips/sintel.mp4", frames=8)
@@ -57,6 +63,7 @@ def pictures(answers: pd.DataFrame, fidelity: pd.DataFrame) -> dict[str, tuple]:
     split = answers.options.str.contains("spatial_ratio")
     curves, wide = answers[~split], {"venue": "neurips", "span": "text"}
     one = curves[curves.method.isin(["lftr", "uniform", "random", "random-per-frame", "pool"])]
+    ours = curves[curves.label.isin(["fastvid", "flashvid", "vidcom2", "visionzip", "random"])]
     heat = answers[split | (answers.method.isin(["uniform", "random"]) & answers.ratio.isin(RATIOS))]
     return {
         "what_gets_dropped": (
@@ -82,6 +89,11 @@ def pictures(answers: pd.DataFrame, fidelity: pd.DataFrame) -> dict[str, tuple]:
         "kept_by_every_method": (
             vtc.compare_kept(clip, every, columns=2),
             "The patches that each method keeps of one clip at 4x.",
+        ),
+        "published": (
+            vtc.plot_published(reported()[lambda rows: rows.table.isin(TABLES)], ours),
+            "What three papers report for LLaVA-OneVision-7B, each on its own average, and the same methods "
+            "on this test set (thick lines). The fill of a mark says what the share of tokens is a share of.",
         ),
         "overlap_of_methods": (vtc.plot_overlap(every), "How far the sets of kept patches overlap."),
     }
@@ -111,6 +123,11 @@ def finding(answers: pd.DataFrame) -> list[str]:
     close = loss[(loss.n == loss.of) & (loss.difference >= -CLOSE)]
     names = ", ".join(f"`{row.label}` at {row.ratio:g}x ({_points(row)})" for row in close.itertuples())
     lines.append(f"- Within {100 * CLOSE:g} points of no reduction: {names or 'no method at any ratio above 1x'}.")
+    for row in vtc.rank_agreement(table, reported(), ratio=4).itertuples():
+        lines.append(
+            f"- Kendall's tau with {row.source} for {row.backbone} at 4x: {row.tau:+.2f} ({row.low:+.2f} to "
+            f"{row.high:+.2f} over clips), p = {row.p:.2g}, for {row.n} methods; its order: {row.methods}."
+        )
     lines.append(f"- {vtc.summary(answers)[1]}.")
     return lines
 

@@ -24,7 +24,7 @@ def test_figures_regenerate_byte_for_byte(tmp_path):
     for name in names:
         assert (tmp_path / "first" / name).read_bytes() == (tmp_path / "again" / name).read_bytes(), name
     page = (tmp_path / "first" / "README.md").read_text()
-    assert "2 generated clips" in page and page.count("![") == page.count(".png)") == 9
+    assert "2 generated clips" in page and page.count("![") == page.count(".png)") == 10
 
 
 def test_the_page_on_the_model_says_what_the_gallery_says():

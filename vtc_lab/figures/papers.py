@@ -56,9 +56,10 @@ def plot_published(
         cells["retained"] = cells.kept / cells.total
         told = marks.told("plot_published", tidy(own, "right"))
     groups = [group for _, group in rows.groupby(COMPARISON, sort=False, dropna=False)]
-    columns = min(len(groups), 2 if span == "column" else 3)
-    lines = -(-len(groups) // columns)
+    lines = -(-len(groups) // (2 if span == "column" else 3))
+    columns = -(-len(groups) // lines)
     entries: dict[str, Any] = {}
+    mine: dict[str, Any] = {}
     with paper_style():
         width = figure_size(venue, span)[0]
         figure = Picture(figsize=(width, round(0.3 + lines * min(2.2, 0.3 + 0.7 * width / columns), 3)))
@@ -68,7 +69,7 @@ def plot_published(
             axes.set_title(_title(group.iloc[0]), fontsize=SMALL, parse_math=False)
             entries |= _draw_published(axes, group)
             if own is not None:
-                entries |= _draw_own(axes, cells)
+                mine = _draw_own(axes, cells)
         for axes in panels[len(groups) :]:
             axes.remove()
         shares = 100 * pd.concat([rows, cells]).retained
@@ -84,8 +85,8 @@ def plot_published(
             if budget in set(rows.budget):
                 entries[words] = Line2D([], [], color="black", marker="o", linestyle="", fillstyle=fill)
         if own is not None:
-            entries |= marks.missing_entries(cells, Line2D([], [], linestyle=""))
-        marks.legend_below(figure, entries, "tokens kept (%)")
+            mine |= marks.missing_entries(cells, Line2D([], [], linestyle=""))
+        marks.legend_below(figure, entries | mine, "tokens kept (%)")
     return attach(figure, pd.concat([rows, cells], ignore_index=True), **told)
 
 
