@@ -80,6 +80,15 @@ def apportion(quota: list, budget: int, most: list[int], least: int = 0) -> list
     return count
 
 
+def hand_out(quota: list[int], budget: int, start: list[float]) -> list[int]:
+    """One by one to the part for which (number + start) / quota is least, none more than its quota."""
+    count = [0] * len(quota)
+    for _ in range(budget):
+        open_ = [i for i in range(len(quota)) if count[i] < quota[i]]
+        count[min(open_, key=lambda i: Fraction(count[i] + start[i]) / quota[i])] += 1
+    return count
+
+
 def salient(scores: np.ndarray, count: int) -> list[int]:
     return sorted(range(len(scores)), key=lambda n: -scores[n])[:count]
 
@@ -120,6 +129,15 @@ def peak_scores(rows: list[np.ndarray], neighbours: int) -> list[float]:
 def density_peaks(rows: list[np.ndarray], count: int, neighbours: int) -> list[int]:
     scores = peak_scores(rows, neighbours)
     return sorted(sorted(range(len(rows)), key=lambda i: -scores[i])[:count])
+
+
+def peak_clusters(rows: list[np.ndarray], count: int, neighbours: int) -> dict[int, list[int]]:
+    """The density peaks, and which other rows are nearest to each."""
+    clusters = {i: [] for i in density_peaks(rows, count, neighbours)}
+    for i in range(len(rows)):
+        if i not in clusters:
+            clusters[min(clusters, key=lambda c, i=i: distance(rows[i], rows[c]))].append(i)
+    return clusters
 
 
 def most_diverse(rows: np.ndarray, count: int) -> list[int]:
@@ -196,25 +214,37 @@ def prumerge(x, attention, shape, budget, adaptive=False) -> Outputs:
     frames, patches = x.shape[:2]
     outputs = []
     for t in range(frames):
+        order = salient(attention[t], patches)
+
+        def strided(count: int, order=order) -> list[int]:
+            return [n for n in range(0, patches, max(1, patches // count // 3)) if n not in order[:count]]
+
         if adaptive:
             low, high = np.quantile(attention[t], [0.25, 0.75])
             count = max(1, int((attention[t] > high + 1.5 * (high - low)).sum()))
-            share = min(patches, 4 * count + 1)
+            kept = order[:count] + strided(count)
+            share = min(patches, len(kept) + 1)
         else:
             share = shares(budget, frames)[t]
-            count = max(1, round((share - 1) / 4))
+            tried = range(1, math.ceil(patches / 4) + 1)
+            count = min(tried, key=lambda c, share=share: abs(c + len(strided(c)) + 1 - share))
+            wanted = share if share in (0, 1, patches) else share - 1
+            grid = strided(count)
+            room = max(0, wanted - count)
+            if len(grid) > room:  # an even choice of them
+                grid = [grid[i * len(grid) // room] for i in range(room)]
+            kept = [*order[:count], *grid, *(n for n in order[count:] if n not in grid)][:wanted]
         if not share:
             continue
-        kept = salient(attention[t], min(count, max(1, share - 1)))
-        others = [n for n in range(patches) if n not in kept]
-        strided = share - 1 - len(kept)
-        kept = sorted(kept + [others[i * len(others) // strided] for i in range(strided)])
         loose = [n for n in range(patches) if n not in kept]
-        groups = {n: [n] for n in kept}
+        groups = {n: [] for n in kept}
         left = []
-        listed = {c: sorted(loose, key=lambda n, c=c, t=t: -like(x[t, c], x[t, n]))[:32] for c in kept}
+        listed = {}
+        for c in kept:
+            others = [n for n in range(patches) if n != c]
+            listed[c] = sorted(others, key=lambda n, c=c, t=t: -like(x[t, c], x[t, n]))[:32]
         for n in loose:
-            listing = [c for c in kept if n in listed[c]]
+            listing = [c for c in sorted(kept) if n in listed[c]]
             if listing:
                 groups[max(listing, key=lambda c, n=n, t=t: like(x[t, n], x[t, c]))].append(n)
             else:
@@ -224,11 +254,10 @@ def prumerge(x, attention, shape, budget, adaptive=False) -> Outputs:
             for members in groups.values():
                 if extra in members:
                     members.remove(extra)
-            groups[extra] = sorted({extra, *left})
+            added = {(t, n): attention[t, n] for n in {extra, *left}}
+            outputs.append(((t, extra), added))
         for anchor, members in groups.items():
-            total = sum(attention[t, n] for n in members)
-            shared = {(t, n): attention[t, n] / total if total else 1 / len(members) for n in members}
-            outputs.append(((t, anchor), shared))
+            outputs.append(((t, anchor), {(t, anchor): 1.0, **{(t, n): attention[t, n] for n in members}}))
     return outputs
 
 
@@ -238,7 +267,7 @@ def dycoke(x, attention, shape, budget, k=None) -> Outputs:
     if k is None:
         share = shares(budget - (frames - len(thinned)) * patches, len(thinned)) if thinned else []
     else:
-        share = [round((1 - k) * patches)] * len(thinned)
+        share = [int((1 - k) * patches)] * len(thinned)
     outputs = [itself((t, n)) for t in range(frames) if t % 4 == 0 for n in range(patches)]
     for t, count in zip(thinned, share, strict=True):
         other = {1: t - 1, 2: t - 2, 3: t - 1}[t % 4]
@@ -247,14 +276,17 @@ def dycoke(x, attention, shape, budget, k=None) -> Outputs:
     return outputs
 
 
-def dtd(x, attention, shape, budget, tau=None) -> Outputs:
+def dtd(x, attention, shape, budget, tau=None, scope="clip") -> Outputs:
     alike = backwards(x)
-    first = [(0, n) for n in range(x.shape[1])]
-    if tau is None:
-        kept = sorted(alike, key=lambda token: alike[token])[: budget - len(first)]
-    else:
-        kept = [token for token in alike if not alike[token] > tau]
-    return [itself(token) for token in first + kept]
+    kept = [(0, n) for n in range(x.shape[1])]
+    if tau is not None:
+        kept += [token for token in alike if not alike[token] > tau]
+    elif scope == "clip":
+        kept += sorted(alike, key=lambda token: alike[token])[: budget - len(kept)]
+    elif len(x) > 1:
+        for t, count in enumerate(shares(budget - len(kept), len(x) - 1), 1):
+            kept += sorted([(t, n) for n in range(x.shape[1])], key=lambda token: alike[token])[:count]
+    return [itself(token) for token in kept]
 
 
 def evs(x, attention, shape, budget) -> Outputs:
@@ -274,7 +306,7 @@ def vidcom2_scores(x: np.ndarray, budget: int) -> tuple[list[float], list[list[f
     """Each frame's share of its patches, before scaling, and v + f of each patch."""
     frames, patches, channels = x.shape
     variance = x.reshape(-1, channels).var(0)
-    steady = sorted(sorted(range(channels), key=lambda c: variance[c])[: math.ceil(channels / 2)])
+    steady = sorted(sorted(range(channels), key=lambda c: variance[c])[: max(1, channels // 2)])
     z = np.zeros((frames, patches, len(steady)))
     for t in range(frames):
         for n in range(patches):
@@ -303,11 +335,12 @@ def divprune(x, attention, shape, budget) -> Outputs:
 def fastvid(x, attention, shape, budget, tau=0.9, context=0.4) -> Outputs:
     frames, patches = x.shape[:2]
     share = shares(budget, frames)
-    merged = [round(context * count) for count in share]
+    merged = [int(context * count) for count in share]
     single = [count - some for count, some in zip(share, merged, strict=True)]
     outputs = []
     for scene in scenes(x, tau):
-        hosts, others = scene[::4], [t for i, t in enumerate(scene) if i % 4]
+        hosts = scene[::-1][::4][::-1]  # the last frame and every 4th before it
+        others = [t for t in scene if t not in hosts]
         room = [patches - single[t] for t in hosts]
         held = min(sum(merged[t] for t in scene), sum(room))
         centres = apportion([1] * len(hosts), held, room)
@@ -358,7 +391,7 @@ def holitom(x, attention, shape, budget, tau=None) -> Outputs:
     for (first, last), where in static.items():
         moving += [[n for n in range(patches) if n not in where]] * (last - first + 1)
     sizes = [*map(len, static.values()), *map(len, moving)]
-    count = apportion(sizes, budget, sizes)
+    count = hand_out(sizes, budget, [0.5] * len(static) + [0] * len(moving))
     outputs = []
     for t, number in enumerate(count[len(static) :]):
         best = sorted(moving[t], key=lambda n, t=t: -attention[t, n])[:number]
@@ -367,12 +400,14 @@ def holitom(x, attention, shape, budget, tau=None) -> Outputs:
         if not number:
             continue
         rows = [x[first : last + 1, n].mean(0) for n in where]
-        centres = density_peaks(rows, number, 7)
-        members = {i: [] for i in centres}
-        for i in range(len(rows)):
-            home = i if i in members else min(centres, key=lambda c, i=i, rows=rows: distance(rows[i], rows[c]))
-            members[home] += [(t, where[i]) for t in range(first, last + 1)]
-        outputs += [mean_of((first, where[i]), tokens) for i, tokens in members.items()]
+        clusters = peak_clusters(rows, number, min(7, number))
+        length = last - first + 1
+        for c, others in clusters.items():
+            own = 0.6 if others else 1.0
+            weight = {(t, where[c]): own / length for t in range(first, last + 1)}
+            for i in others:
+                weight |= {(t, where[i]): 0.4 / len(others) / length for t in range(first, last + 1)}
+            outputs.append(((first, where[c]), weight))
     return outputs
 
 
@@ -386,100 +421,120 @@ def windows(frames: int, gain) -> list[tuple[int, int]]:
     return best[frames - 1][1]
 
 
-def sttm(x, attention, shape, budget, tau_s=None, tau_t=0.65) -> Outputs:
+def sttm(x, attention, shape, budget, tau_s=None, tau_t=0.65, root=1) -> Outputs:
     if budget is not None:
-        tau_s = sttm_thresholds(x, shape, budget, tau_t)[0]
-    return sttm_at(x, shape, budget, tau_s, tau_t)
+        tau_s = sttm_thresholds(x, shape, budget, tau_t, root)[0]
+    return sttm_at(x, shape, budget, tau_s, tau_t, root)
 
 
-def sttm_thresholds(x: np.ndarray, shape: tuple[int, int], budget: int, tau_t: float) -> list[float]:
+def sttm_thresholds(x: np.ndarray, shape: tuple[int, int], budget: int, tau_t: float, root: int = 1) -> list[float]:
     """Those tau_s, the smallest first, that leave at least K where the next smaller one leaves fewer.
 
     There can be several, because more nodes may join to fewer. Infinity leaves single patches, however few they
     join to.
     """
-    trees = [quadtree(frame, shape) for frame in x]
-    tried = sorted({least for tree in trees for least in splits(tree)})
+    tried = sorted({least for frame in x for tree in quadtrees(frame, shape, root) for least in splits(tree)})
     enough = []
     for tau in tried:
-        nodes = [(t, node) for t, tree in enumerate(trees) for node in unsplit(tree, tau)]
-        enough.append(len(components(nodes, [pair for pair in meeting(x, nodes) if pair[0] >= tau_t])) >= budget)
+        nodes = sttm_nodes(x, shape, tau, root)
+        enough.append(len({*traced(nodes, [pair for pair in meeting(x, nodes) if pair[0] >= tau_t])}) >= budget)
     enough.append(True)
     return [tau for i, tau in enumerate([*tried, math.inf]) if enough[i] and not (i and enough[i - 1])]
 
 
-def sttm_nodes(x: np.ndarray, shape: tuple[int, int], tau: float) -> list[tuple[int, list[int]]]:
-    return [(t, node) for t, frame in enumerate(x) for node in unsplit(quadtree(frame, shape), tau)]
+def sttm_nodes(x: np.ndarray, shape: tuple[int, int], tau: float, root: int = 1) -> list[tuple[int, dict]]:
+    """The frame and the patches with their weights of each node, the earliest first patch first."""
+    found = [
+        (t, node) for t, frame in enumerate(x) for tree in quadtrees(frame, shape, root) for node in unsplit(tree, tau)
+    ]
+    return sorted(found, key=lambda node: (node[0], min(node[1])))
 
 
-def sttm_at(x: np.ndarray, shape: tuple[int, int], budget: int | None, tau_s: float, tau_t: float) -> Outputs:
-    nodes = sttm_nodes(x, shape, tau_s)
+def sttm_at(x, shape, budget: int | None, tau_s: float, tau_t: float, root: int = 1) -> Outputs:
+    nodes = sttm_nodes(x, shape, tau_s, root)
     outputs = []
-    for group in components(nodes, sttm_joins(x, shape, nodes, budget, tau_t), budget):
-        members = sorted((nodes[i][0], n) for i in group for n in nodes[i][1])
-        first = min((nodes[i][0], nodes[i][1][0]) for i in group)
-        outputs.append(mean_of(first, members))
+    for group in sttm_groups(x, shape, nodes, budget, tau_t):
+        members = {(nodes[i][0], n): share / len(group) for i in group for n, share in nodes[i][1].items()}
+        outputs.append((min(members), members))
     return outputs
 
 
-def sttm_joins(x, shape, nodes, budget, tau_t) -> list[tuple[float, int, int]]:
-    """What may be joined, in order: in time from the threshold on, then, for a budget, the rest of time and space."""
+def sttm_groups(x, shape, nodes, budget, tau_t) -> list[list[int]]:
     pairs = meeting(x, nodes)
     joins = sorted((pair for pair in pairs if pair[0] >= tau_t), key=lambda pair: -pair[0])
-    if budget is not None:
-        rest = [pair for pair in pairs if pair[0] < tau_t] + touching(x, nodes, shape)
-        joins += sorted(rest, key=lambda pair: -pair[0])
-    return joins
+    if budget is None:
+        return components(len(nodes), joins)
+    rest = [pair for pair in pairs if pair[0] < tau_t] + touching(x, nodes, shape)
+    label = traced(nodes, joins)
+    made = [(1, i, label[i]) for i in range(len(nodes))] if len({*label}) >= budget else []
+    return components(len(nodes), made + joins + sorted(rest, key=lambda pair: -pair[0]), budget)
 
 
-def quadtree(frame: np.ndarray, shape: tuple[int, int]) -> tuple:
-    """The root: the least cosine of a child's mean to its own, its patches in raster order, its children."""
-    side = 1
-    while side < max(shape):
-        side *= 2
-    return square(frame, shape, 0, 0, side)
+def traced(nodes: list, joins: list) -> list[int]:
+    """Each node's earliest node: all joins pass the earlier of two on, until following twice leads no further."""
+    label = [*range(len(nodes))]
+    while True:
+        before = [*label]
+        for _, i, j in joins:
+            for node in (i, j):
+                label[node] = min(label[node], before[i], before[j])
+        label = [label[at] for at in label]
+        if label == [label[at] for at in label]:
+            return label
 
 
-def square(frame: np.ndarray, shape: tuple[int, int], top: int, left: int, side: int) -> tuple:
-    rows, columns = range(top, min(top + side, shape[0])), range(left, min(left + side, shape[1]))
-    patches = [row * shape[1] + column for row in rows for column in columns]
-    if side == 1:
-        return math.inf, patches, []
-    half = side // 2
-    corners = [(y, x) for y in (top, top + half) for x in (left, left + half) if y < shape[0] and x < shape[1]]
-    children = [square(frame, shape, y, x, half) for y, x in corners]
-    if len(children) == 1:  # the border cuts off the others, and there is nothing to split
-        return children[0]
-    own = frame[patches].mean(0)
-    return min(like(frame[child[1]].mean(0), own) for child in children), patches, children
+def quadtrees(frame: np.ndarray, shape: tuple[int, int], root: int) -> list[tuple]:
+    """The nodes of the root level: the mean, the patches with their weights, the least cosine of a child, children."""
+    height, width = shape
+    level = {
+        (y, x): (frame[y * width + x], {y * width + x: 1.0}, math.inf, []) for y in range(height) for x in range(width)
+    }
+    levels, sides = [level], shape
+    while 2 not in sides and max(sides) > 1:
+        homes = {}
+        for (y, x), node in level.items():  # a lone first row or column where a side is odd
+            homes.setdefault(((y + sides[0] % 2) // 2, (x + sides[1] % 2) // 2), []).append(node)
+        level = {}
+        for place, children in homes.items():
+            mean = np.mean([child[0] for child in children], 0)
+            patches = {n: share / len(children) for child in children for n, share in child[1].items()}
+            least = children[0][2] if len(children) == 1 else min(like(child[0], mean) for child in children)
+            level[place] = (mean, patches, least, children)
+        sides = tuple(-(-side // 2) for side in sides)
+        levels.append(level)
+    return [*levels[max(0, len(levels) - 1 - root)].values()]
 
 
 def splits(node: tuple) -> list[float]:
     """The least cosines of all nodes that can be split."""
-    least, _, children = node
-    return [least, *(each for child in children for each in splits(child))] if children else []
+    *_, least, children = node
+    return [least, *(each for child in children for each in splits(child))] if least < math.inf else []
 
 
-def unsplit(node: tuple, tau: float) -> list[list[int]]:
+def unsplit(node: tuple, tau: float) -> list[dict]:
     """The patches of each node that is not split, from the root down."""
-    least, patches, children = node
+    _, patches, least, children = node
     return [patches] if least >= tau or not children else [each for child in children for each in unsplit(child, tau)]
+
+
+def node_means(x: np.ndarray, nodes: list) -> list[np.ndarray]:
+    return [sum(share * x[t, n] for n, share in node.items()) for t, node in nodes]
 
 
 def meeting(x: np.ndarray, nodes: list) -> list[tuple[float, int, int]]:
     """Nodes of consecutive frames that overlap, with the cosine of their means."""
-    means = [x[t, node].mean(0) for t, node in nodes]
+    means = node_means(x, nodes)
     found = []
     for i, (t, a) in enumerate(nodes):
         for j, (s, b) in enumerate(nodes):
-            if s == t + 1 and not set(a).isdisjoint(b):
+            if s == t + 1 and not {*a}.isdisjoint(b):
                 found.append((like(means[i], means[j]), i, j))
     return found
 
 
 def touching(x: np.ndarray, nodes: list, shape: tuple[int, int]) -> list[tuple[float, int, int]]:
     """Nodes of one frame with patches side by side, with the cosine of their means."""
-    means = [x[t, node].mean(0) for t, node in nodes]
+    means = node_means(x, nodes)
     found = []
     for i, (t, a) in enumerate(nodes):
         beside = {n + 1 for n in a if (n + 1) % shape[1]} | {n + shape[1] for n in a}
@@ -490,10 +545,10 @@ def touching(x: np.ndarray, nodes: list, shape: tuple[int, int]) -> list[tuple[f
     return found
 
 
-def components(nodes: list, joins: list, stop: int | None = None) -> list[list[int]]:
+def components(count: int, joins: list, stop: int | None = None) -> list[list[int]]:
     """Groups of nodes after the joins in their order, or as many of them as it takes to be left with `stop` groups."""
-    group = {i: [i] for i in range(len(nodes))}
-    left = len(nodes)
+    group = {i: [i] for i in range(count)}
+    left = count
     for _, i, j in joins:
         if left == stop:
             break
@@ -527,21 +582,19 @@ def framefusion(x, attention, shape, budget, threshold=None) -> Outputs:
 def flashvid(x, attention, shape, budget, tau=0.9, link=0.8, alone=0.7) -> Outputs:
     frames, patches = x.shape[:2]
     share = shares(budget, frames)
-    single = [round(alone * count) for count in share]
-    outputs = []
+    picks = math.ceil(alone * (budget // frames))
+    single = share if alone and picks == budget // frames else [picks] * frames
+    outputs, trees, quota = [], {}, {}
     for scene in scenes(x, tau):
         kept = set()
         for t in scene:
             worth = []
             for n in range(patches):
-                relevance = np.mean([(1 + like(x[t, n], x[s].mean(0))) / 2 for s in scene])
+                relevance = np.mean([x[t, n] @ x[s].mean(0) for s in scene])
                 worth.append(attention[t, n] * relevance)
             kept |= {(t, n) for n in worthy(x[t], worth, single[t])}
         outputs += [itself(token) for token in kept]
         rest = [(t, n) for t in scene for n in range(patches) if (t, n) not in kept]
-        count = sum(share[t] - single[t] for t in scene)
-        if not count:
-            continue
         links = []
         for t, n in rest:
             before = [token for token in rest if token[0] == t - 1]
@@ -550,27 +603,36 @@ def flashvid(x, attention, shape, budget, tau=0.9, link=0.8, alone=0.7) -> Outpu
                 best = max(before, key=lambda token, alike=alike: alike[token])
                 if alike[best] >= link:
                     links.append((alike[best], (t, n), best))
+        count = sum(share[t] - single[t] for t in scene)
         links = sorted(links, key=lambda edge: -edge[0])[: len(rest) - count]  # the weakest are cut
         parent = {token: best for _, token, best in links}
-        trees = {}
+        found = {}
         for token in rest:
             base = token
             while base in parent:
                 base = parent[base]
-            trees.setdefault(base, []).append(token)
-        roots = sorted(trees)
-        means = [np.mean([x[token] for token in trees[base]], 0) for base in roots]
-        centres = density_peaks(means, count, 7)
-        members = {i: [] for i in centres}
-        for i, base in enumerate(roots):
-            home = i if i in members else min(centres, key=lambda c, i=i, means=means: distance(means[i], means[c]))
-            members[home] += trees[base]
-        outputs += [mean_of(roots[i], tokens) for i, tokens in members.items()]
+            found.setdefault(base, []).append(token)
+        for t in scene:
+            trees[t] = [members for base, members in sorted(found.items()) if base[0] == t]
+            quota[t] = Fraction(len(trees[t]) * len(scene), max(1, len(found)))
+    given = [0] * frames
+    for _ in range(budget - sum(single)):
+        open_ = [t for t in range(frames) if given[t] < len(trees[t])]
+        given[min(open_, key=lambda t: given[t] / quota[t])] += 1
+    for t, number in enumerate(given):
+        if not number:
+            continue
+        means = [np.mean([x[token] for token in members], 0) for members in trees[t]]
+        for c, others in peak_clusters(means, number, min(7, number)).items():
+            weight = {}
+            for i in (c, *others):
+                weight |= {token: 1 / len(trees[t][i]) / (1 + len(others)) for token in trees[t][i]}
+            outputs.append((min(trees[t][c]), weight))
     return outputs
 
 
 def worthy(rows: np.ndarray, worth: list[float], count: int) -> list[int]:
-    """Greedy max-min: cosine distance to the nearest one picked, at first to the nearest of the frame, times worth."""
+    """Greedy max-min: cosine distance times worth, to the picked ones, at first to all others of the frame."""
     every = range(len(rows))
     far = [[1 - like(rows[i], rows[j]) for j in every] for i in every]
     picked = []
@@ -579,7 +641,7 @@ def worthy(rows: np.ndarray, worth: list[float], count: int) -> list[int]:
         for i in every:
             if i not in picked:
                 others = picked or [j for j in every if j != i]
-                scores[i] = min((far[i][j] for j in others), default=2) * worth[i]
+                scores[i] = min((far[i][j] * worth[i] for j in others), default=math.inf)
         picked.append(max(scores, key=lambda i: scores[i]))
     return picked
 

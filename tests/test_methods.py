@@ -149,6 +149,8 @@ def moved(first: float) -> typing.Callable[[torch.Tensor], torch.Tensor]:
         (spoilt(weight=moved(float("nan"))), "weights"),
         (spoilt(weight=lambda weight: weight + 1), "0 where dropped"),
         (spoilt(weight=lambda weight: weight.double()), "weight must be"),
+        (spoilt(weight=moved(float("inf"))), "1 non-finite numbers in its weights"),
+        (spoilt(tokens=lambda tokens: tokens / 0), "non-finite numbers in its tokens"),
         (spoilt(tokens=lambda tokens: tokens.half()), "float16.*float32"),
         (spoilt(tokens=lambda tokens: tokens[:, 1:]), "channels"),
         (spoilt(tokens=lambda tokens: tokens[None]), "tokens must be"),
@@ -159,6 +161,46 @@ def test_a_method_that_breaks_the_contract_is_named(run, complaint) -> None:
     with pytest.raises(vtc.VTCError, match=complaint) as caught:
         vtc.reduce(make((4, 2, 4)), "mine", ratio=4)
     assert "'mine'" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda tokens: tokens.values.div_(tokens.values.norm()),
+        lambda tokens: tokens.values.data.mul_(2),
+        lambda tokens: tokens.values.numpy().fill(1),
+        lambda tokens: tokens.values[3, 1, 3].zero_(),
+        lambda tokens: tokens.saliency.clamp_(max=0.5),
+    ],
+)
+def test_a_method_that_writes_into_its_input_is_refused(write) -> None:
+    @vtc.method(name="mine")
+    def writes(tokens: vtc.VideoTokens, budget: int) -> vtc.Reduction:
+        write(tokens)
+        return vtc.prune(tokens, torch.arange(budget))
+
+    for made in (torch.no_grad, torch.inference_mode):
+        with made():
+            tokens = make((4, 2, 4))
+        with pytest.raises(vtc.VTCError, match="^method 'mine' wrote into the tokens"), made():
+            vtc.reduce(tokens, "mine", ratio=4)
+
+
+@pytest.mark.parametrize("size", [1e18, 1e30, 1e-25])
+@pytest.mark.parametrize(
+    "name", ["lftr", "divprune", "dtd", "fastvid", "flashvid", "holitom", "sttm", "tome", "visionzip"]
+)
+def test_very_large_and_very_small_values_are_as_good_as_others(name, size) -> None:
+    """Neither do their squares overflow into NaN nor do they vanish, so that all would be alike."""
+    tokens = make((6, 4, 4), 32)
+    scaled = vtc.VideoTokens(tokens.values * size, tokens.saliency)
+    reduced, plain = vtc.reduce(scaled, name, ratio=3), vtc.reduce(tokens, name, ratio=3)
+    if name not in ("fastvid", "flashvid", "holitom"):  # the density of peaks is not a matter of scale
+        assert reduced.anchor.tolist() == plain.anchor.tolist()
+    back = replace(reduced, tokens=reduced.tokens / size)
+    covered = vtc.fidelity(scaled, reduced, ["coverage", "coverage_p5"])
+    assert covered == pytest.approx(vtc.fidelity(tokens, back, ["coverage", "coverage_p5"]), abs=1e-4)
+    assert covered["coverage"] < 0.99
 
 
 @pytest.mark.parametrize(("what", "word", "right"), [("needs", "saliency", "attention"), ("kind", "merge", "merges")])

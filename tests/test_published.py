@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import vtc_lab as vtc
+from benchmarks.agreement import agreement
 from vtc_lab.reducers.clusters import closest, density_peaks, most_diverse, shots
 from vtc_lab.reducers.ops import apportion, shares
 from vtc_lab.reducers.registry import get_method
@@ -19,16 +20,18 @@ from vtc_lab.reducers.registry import get_method
 PUBLISHED = sorted(reference.METHODS)
 OPTIONS = {  # beside the defaults
     "tome": [{"scope": "frame"}],
+    "dtd": [{"scope": "frame"}],
     "fastvid": [{"tau": 0.5}, {"tau": 0.2, "context": 0.25}, {"context": 1.0}, {"context": 0.75, "tau": -1.0}],
     "holitom": [{"tau": 0.3}, {"tau": 0.0}, {"tau": -1.0}, {"tau": 0.9}],
-    "sttm": [{"tau_t": 0.2}, {"tau_t": -0.3}, {"tau_t": 0.9}, {"tau_t": -1.0}],
+    "sttm": [{"tau_t": 0.2}, {"tau_t": -0.3, "root": 0}, {"tau_t": 0.9, "root": 0}, {"tau_t": -1.0}],
     "flashvid": [{"tau": 0.2, "link": 0.2}, {"link": -1.0, "alone": 0.25}, {"alone": 0.0, "tau": -1.0}, {"alone": 1.0}],
 }
 INSTEAD = {  # of a budget
     "dycoke": [{"k": k} for k in (0.0, 0.3, 0.5, 0.7, 1.0)],
     "dtd": [{"tau": tau} for tau in (-1.0, -0.3, 0.0, 0.35, 0.8, 1.0)],
     "framefusion": [{"threshold": threshold} for threshold in (-1.0, 0.0, 0.35, 0.6, 1.0)],
-    "sttm": [{"tau_s": tau} for tau in (-1.0, 0.1, 0.4, 0.7, 0.9)] + [{"tau_s": 0.4, "tau_t": 0.2}],
+    "sttm": [{"tau_s": tau} for tau in (-1.0, 0.1, 0.4, 0.7, 0.9)]
+    + [{"tau_s": tau, "tau_t": 0.2, "root": 0} for tau in (0.1, 0.4, 0.7)],
     "prumerge": [{"adaptive": True}],
 }
 GRIDS = [(1, 3, 3), (5, 3, 5), (3, 2, 5), (6, 2, 2), (7, 1, 1), (4, 3, 2), (13, 2, 1), (2, 5, 3), (11, 3, 1), (2, 6, 7)]
@@ -81,10 +84,10 @@ def assert_same(tokens: vtc.VideoTokens, name: str, budget: int | None, options:
     np.testing.assert_allclose(got.tokens, want["tokens"], atol=2e-4, err_msg=situation)
 
 
-def at_thresholds(tokens: vtc.VideoTokens, budget: int, tau_t: float = 0.65) -> list[dict[str, np.ndarray]]:
+def at_thresholds(tokens: vtc.VideoTokens, budget: int, tau_t: float = 0.65, root: int = 1) -> list[dict]:
     x, shape = frames_of(tokens), tokens.grid[1:]
-    found = reference.sttm_thresholds(x, shape, budget, tau_t)
-    return [reference.describe(x, reference.sttm_at(x, shape, budget, tau_s, tau_t)) for tau_s in found]
+    found = reference.sttm_thresholds(x, shape, budget, tau_t, root)
+    return [reference.describe(x, reference.sttm_at(x, shape, budget, tau_s, tau_t, root)) for tau_s in found]
 
 
 def frames_of(tokens: vtc.VideoTokens) -> np.ndarray:
@@ -228,24 +231,30 @@ def test_tome_merges_the_strongest_edges_of_frames_that_repeat(grid) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("options", [{}, {"tau_t": 0.2}, {"tau_t": -1.0}], ids=str)
+@pytest.mark.parametrize("options", [{"root": 0}, {"tau_t": 0.2, "root": 0}, {"tau_t": -1.0}], ids=str)
 @pytest.mark.parametrize("times", [2, 3, 9])
 def test_sttm_makes_the_strongest_joins_of_frames_that_repeat(times, options) -> None:
     """Equal joins may be made in any order, but the sum of their cosines is the same (spanning forests)."""
-    for grid in ((9, 2, 2), (6, 3, 2), (5, 2, 3)):
+    for grid in ((3, 4, 4), (6, 3, 2), (5, 2, 3)):
         tokens, shape = repeated(grid, 2, times), grid[1:]
-        x, tau_t = frames_of(tokens), options.get("tau_t", 0.65)
+        x, tau_t, root = frames_of(tokens), options.get("tau_t", 0.65), options.get("root", 1)
         for budget in range(1, tokens.total, 5):
-            [tau_s, *others] = reference.sttm_thresholds(x, shape, budget, tau_t)
+            [tau_s, *others] = reference.sttm_thresholds(x, shape, budget, tau_t, root)
             if others:
                 continue
-            nodes = reference.sttm_nodes(x, shape, tau_s)
-            joins = reference.sttm_joins(x, shape, nodes, budget, tau_t)  # in time those from tau_t on come first
-            joins = [(c + 10 * (nodes[i][0] < nodes[j][0] and c >= tau_t), i, j) for c, i, j in joins]
-            want = forest(joins, len(nodes))[: len(nodes) - budget]
+            nodes = reference.sttm_nodes(x, shape, tau_s, root)
+            pairs = [*reference.meeting(x, nodes), *reference.touching(x, nodes, shape)]
+            near = [pair for pair in pairs if nodes[pair[1]][0] < nodes[pair[2]][0] and pair[0] >= tau_t]
+            label = reference.traced(nodes, near)
+            if len({*label}) < budget:
+                label = [*range(len(nodes))]
+            # Joins in time from tau_t on come first.
+            joins = [(pair[0] + 10 * (pair in near), label[pair[1]], label[pair[2]]) for pair in pairs]
+            want = forest(joins, len(nodes))[: len({*label}) - budget]
             assign = run(tokens, "sttm", budget, options).assign.view(len(x), -1)
-            group = [int(assign[t, node[0]]) for t, node in nodes]
+            group = [int(assign[t, min(node)]) for t, node in nodes]
             assert all(int(assign[t, n]) == group[i] for i, (t, node) in enumerate(nodes) for n in node)
+            assert all(group[i] == group[label[i]] for i in range(len(nodes)))
             got = forest([join for join in joins if group[join[1]] == group[join[2]]], len(nodes))
             assert len(got) == len(want) and sum(got) == pytest.approx(sum(want), abs=1e-5)
 
@@ -304,10 +313,30 @@ def test_prumerge_by_hand() -> None:
     tokens = given_shape([on_circle(0, 5, 90, 100, 180)], [[4, 1, 3, 2, 1]])
     reduced = run(tokens, "prumerge", 3, {})
     assert reduced.anchor.tolist() == [0, 1, 4] and reduced.assign.tolist() == [0, 1, 1, 1, 2]
-    torch.testing.assert_close(reduced.weight, torch.tensor([1, 1 / 6, 3 / 6, 2 / 6, 1]))
-    # Of the saliencies 1 to 5 and 100 the quartiles are 2.25 and 4.75: one outlier, so 1 + 3 + 1 tokens.
+    assert reduced.weight.tolist() == [1, 1, 3, 2, 1]
+    # Of the saliencies 1 to 5 and 100 the quartiles are 2.25 and 4.75: one outlier; every second patch; an extra one.
     tokens = given_shape([on_circle(0, 5, 90, 100, 180, 200)], [[1, 2, 3, 4, 5, 100]])
-    assert len(vtc.reduce(tokens, "prumerge", adaptive=True)) == 5
+    reduced = vtc.reduce(tokens, "prumerge", adaptive=True)
+    assert reduced.anchor.tolist() == [0, 2, 3, 4, 5] and reduced.weight.tolist() == [1, 2, 1, 4, 1, 1]
+
+
+def test_the_stride_of_prumerge_runs_over_the_whole_grid_and_skips_the_salient() -> None:
+    """Two of 24 salient make int(12 / 3) = 4 the step."""
+    saliency = torch.zeros(24).index_fill_(0, torch.tensor([7, 8]), 1.0)
+    tokens = vtc.VideoTokens(noise((1, 4, 6)).values, saliency.view(1, 4, 6))
+    kept = {*vtc.reduce(tokens, "prumerge", adaptive=True).anchor.tolist()}
+    assert len(kept) == 8 and kept > {0, 4, 7, 8, 12, 16, 20}
+    assert kept == {*run(tokens, "prumerge", 8, {}).anchor.tolist()}
+
+
+def test_kept_tokens_take_places_among_the_nearest_of_prumerge() -> None:
+    """Of forty equal patches no one lists the last ones, though fewer than 32 of them are not kept."""
+    tokens = given_shape([on_circle(*[0] * 40, *[180] * 20)], [[1] * 60])
+    reduced = run(tokens, "prumerge", 31, {})
+    loose = (~reduced.kept).flatten().nonzero().flatten()
+    last = loose[(loose >= 34) & (loose < 40)]
+    assert len(loose) < 32 and len(last) == 3
+    assert reduced.anchor[reduced.assign[last]].tolist() == [7] * 3  # the extra token's, the first that is not kept
 
 
 def test_dycoke_compares_f1_with_f0_and_f2_with_f0_and_f3_with_f2() -> None:
@@ -365,18 +394,82 @@ def test_holitom_is_less_strict_from_10x_on() -> None:
     """A cosine of 0.71 is static at 0.65 and not at 0.8, and then the salient patches of the last frame stay."""
     tokens = given_shape([on_circle(0, 0)] * 9 + [on_circle(45, 45)], [[1, 1]] * 9 + [[2, 2]])
     assert run(tokens, "holitom", 2, {}).assign.tolist() == [0, 1] * 10
-    assert run(tokens, "holitom", 3, {}).assign.tolist() == [0, 1] * 9 + [2, -1]
+    assert run(tokens, "holitom", 3, {}).assign.tolist() == [0, 0] * 9 + [1, 2]  # dynamic shares are rounded up
+
+
+def test_static_clusters_of_holitom_are_mostly_their_centre() -> None:
+    """0.6 of the centre and 0.4 of the mean of the others; of the k = 3 nearest the first is the row itself."""
+    row = torch.tensor([1, 1.5, 3, 3.75, 4, 5])
+    tokens = vtc.VideoTokens(row.expand(2, 1, 6)[..., None], torch.ones(2, 1, 6))
+    reduced = run(tokens, "holitom", 3, {"tau": 0.8})
+    assert reduced.anchor.tolist() == [1, 2, 3]
+    torch.testing.assert_close(reduced.tokens.flatten(), torch.tensor([1.3, 3, 4.05]))
+
+
+def test_fastvid_takes_its_anchors_from_the_last_frame_of_a_scene() -> None:
+    """Frames 3 and 4 are one scene, whose context of 2 + 2 tokens is all in frame 4."""
+    values = torch.eye(9)[[0, 1, 2, 3, 3, 4, 5, 6, 7]][:, None, None].repeat(1, 3, 3, 1)
+    values = values + 0.01 * noise((9, 3, 3), 9).values
+    tokens = vtc.VideoTokens(values, noise((9, 3, 3)).saliency)
+    per_frame = run(tokens, "fastvid", 45, {}).kept.flatten(1).sum(1)
+    assert per_frame.tolist() == [5, 5, 5, 3, 7, 5, 5, 5, 5]
+    # In a scene of six frames these are its last and its second.
+    tokens = vtc.VideoTokens(torch.cat([values[:7], values[3:4].repeat(6, 1, 1, 1)]), noise((13, 3, 3)).saliency)
+    per_frame = run(tokens, "fastvid", 13 * 5, {}).kept.flatten(1).sum(1)
+    assert per_frame[7:].tolist() == [3, 9, 3, 3, 3, 9]
+
+
+def test_the_context_of_fastvid_is_cut_to_a_whole_number() -> None:
+    """Of 4 tokens int(0.4 * 4) = 1 is context and 3 go by saliency."""
+    tokens = given_shape([on_circle(*range(0, 90, 10))], [[0, 0, 0, 0, 0, 1, 2, 3, 4]])
+    assert {5, 6, 7, 8} - {*run(tokens, "fastvid", 4, {}).anchor.tolist()} == {5}
 
 
 def test_sttm_by_hand() -> None:
-    """A flat frame is one node; in the next, two patches like it join it and two others do not."""
-    frames = torch.tensor(on_circle(0, 0, 0, 0, 0, 20, 90, 180)).view(2, 2, 2, 2)
-    reduced = vtc.reduce(vtc.VideoTokens(frames), "sttm", tau_s=0.9)
-    assert reduced.anchor.tolist() == [0, 6, 7] and reduced.assign.tolist() == [0, 0, 0, 0, 0, 0, 1, 2]
-    torch.testing.assert_close(reduced.weight[:6], torch.full((6,), 1 / 6))
-    # Two whole frames, whose means have a cosine of 0.57, are enough for two, and are joined for one.
-    assert run(vtc.VideoTokens(frames), "sttm", 2, {}).assign.tolist() == [0, 0, 0, 0, 1, 1, 1, 1]
+    """A flat frame is one node; in the next, two squares like it join it and two others do not."""
+    corners = torch.tensor([on_circle(0, 0, 0, 0), on_circle(0, 20, 90, 180)]).view(2, 2, 2, 2)
+    frames = corners.repeat_interleave(2, 1).repeat_interleave(2, 2)
+    reduced = vtc.reduce(vtc.VideoTokens(frames), "sttm", tau_s=0.9, root=0)
+    assert reduced.anchor.tolist() == [0, 2, 8, 10, 24, 26]
+    near, far = [[0, 0, 1, 1], [2, 2, 3, 3]], [[0, 0, 1, 1], [4, 4, 5, 5]]
+    assert reduced.assign.view(2, 4, 4).tolist() == [[row for row in half for _ in (0, 1)] for half in (near, far)]
+    torch.testing.assert_close(reduced.weight[:2], torch.full((2,), 1 / 8))  # a quarter of one of two nodes
+    # With the default root, level 1, a grid of 4x4 has no squares, and its patches join in time alone.
+    assert len(vtc.reduce(vtc.VideoTokens(frames), "sttm", tau_s=0.9)) == 16 + 8
     assert run(vtc.VideoTokens(frames), "sttm", 1, {}).anchor.tolist() == [0]
+
+
+@pytest.mark.parametrize(("side", "root", "nodes"), [(8, 1, 16), (14, 1, 16), (8, 0, 4), (14, 0, 4), (7, 1, 16)])
+def test_the_trees_of_sttm_begin_at_their_root_level(side, root, nodes) -> None:
+    tokens = vtc.VideoTokens(torch.ones(1, side, side, 4))
+    assert len(vtc.reduce(tokens, "sttm", tau_s=0.95, root=root)) == nodes
+
+
+def test_a_lone_row_of_sttm_is_the_first() -> None:
+    """Five columns become three at root 0: the first alone, then two and two."""
+    tokens = vtc.VideoTokens(torch.ones(1, 4, 5, 3))
+    assert vtc.reduce(tokens, "sttm", tau_s=0.9, root=0).anchor.tolist() == [0, 1, 3, 10, 11, 13]
+
+
+def test_means_of_sttm_are_over_nodes() -> None:
+    """Of a square and a patch that join in time each is half of the mean, and so are the children of a lone row."""
+    flat, varied = torch.zeros(8, 8, 2) + torch.tensor([1.0, 0]), torch.zeros(8, 8, 2) + torch.tensor([1.0, 0])
+    varied[0, 1] = torch.tensor([-1.0, 0.0])  # splits the first square of the second frame
+    reduced = vtc.reduce(vtc.VideoTokens(torch.stack([flat, varied])), "sttm", tau_s=0.9)
+    weight, assign = reduced.weight.view(2, 8, 8), reduced.assign.view(2, 8, 8)
+    assert assign[1, 0, 0] == assign[0, 0, 0] == assign[1, 1, 1] and assign[1, 0, 1] != 0
+    torch.testing.assert_close(weight[0, :2, :2], torch.full((2, 2), 1 / 16))  # one node of four
+    torch.testing.assert_close(weight[1, 0, 0], torch.tensor(1 / 4))
+
+
+def test_sttm_joins_nodes_that_meet_in_a_later_one() -> None:
+    """The four patches of a split square all match the square after it, and so become one."""
+    split, flat = torch.zeros(8, 8, 2), torch.zeros(8, 8, 2)
+    flat[...] = torch.tensor([1.0, 0])
+    split[...] = flat
+    split[0, 0], split[0, 1] = torch.tensor([1.0, 0.7]), torch.tensor([1.0, -0.7])
+    reduced = vtc.reduce(vtc.VideoTokens(torch.stack([split, flat])), "sttm", tau_s=0.95)
+    assert reduced.assign.view(2, 8, 8)[0, :2, :2].eq(0).all() and len(reduced) == 16
 
 
 def test_flashvid_by_hand() -> None:
@@ -387,10 +480,62 @@ def test_flashvid_by_hand() -> None:
         reduced = run(tokens, "flashvid", 9, {"alone": 0.0, "link": link})
         assert reduced.anchor.tolist() == [0, 2, 4, 6, 8, 10, 12, 14, 15]
         assert reduced.assign.view(9, 2).tolist() == [[t, t] for t in range(7)] + [[7, 8], [7, 8]]
-    # Of four trees of one patch, at 350, 80, 355 and 85 degrees, the inner ones are the peaks.
+    # Without links each frame has its own cluster.
     reduced = run(tokens, "flashvid", 9, {"alone": 0.0, "link": 0.997})
-    assert reduced.anchor.tolist() == [0, 2, 4, 6, 8, 10, 12, 15, 16]
-    assert reduced.assign.view(9, 2).tolist() == [[t, t] for t in range(7)] + [[8, 7], [8, 7]]
+    assert reduced.anchor.tolist() == [0, 2, 4, 6, 8, 10, 12, 14, 16]
+    assert reduced.assign.view(9, 2).tolist() == [[t, t] for t in range(9)]
+
+
+def test_the_relevance_of_flashvid_is_a_plain_inner_product() -> None:
+    """The longer vectors are more relevant; with a cosine it would be others."""
+    tokens = given_shape([[[1, 0], [0, 1], [4, 2], [3, 5]]], [[1, 1, 1, 1]])
+    assert run(tokens, "flashvid", 2, {"alone": 1.0}).anchor.tolist() == [2, 3]
+
+
+def test_the_picked_share_of_flashvid_is_rounded_up() -> None:
+    """ceil(0.7 * 3) = 3 patches are picked, and so none is merged."""
+    tokens = given_shape([[[1, 0, 0], [0, 1, 0], [0, 0, 1], [1, 1, 1.1]]], [[0.4, 0.3, 0.2, 0.1]])
+    reduced = run(tokens, "flashvid", 3, {})
+    assert reduced.assign.tolist() == [0, 1, 2, -1] and torch.equal(reduced.tokens, torch.eye(3))
+
+
+def test_every_tree_of_flashvid_counts_once() -> None:
+    """A tree of two patches and one of one: the cluster is the mean of their means."""
+    scenes = [[[*place, 0], [*place, 0]] for place in on_circle(*range(0, 350, 50))]
+    last = [[[10, 0, 0], [0, 10, 0]], [[10.5, 0, 0], [0, 5, 9]]]  # only the first patch links back
+    tokens = given_shape([*scenes, *last], [[1, 1]] * 9)
+    reduced = run(tokens, "flashvid", 9, {"alone": 0.0, "tau": -1.0})
+    assert reduced.assign.view(9, 2)[7:].tolist() == [[7, 7], [7, 8]]
+    assert reduced.weight[14:].tolist() == [0.25, 0.5, 0.25, 1]
+
+
+def test_dycoke_keeps_whole_numbers_as_its_code_does() -> None:
+    tokens = vtc.VideoTokens(noise((4, 14, 14)).values)
+    assert vtc.reduce(tokens, "dycoke", k=0.7).kept.flatten(1).sum(1).tolist() == [196, 58, 58, 58]
+
+
+def test_vidcom2_looks_at_the_lower_half_of_odd_channels() -> None:
+    """Of three channels one is looked at, the steady one, in which only the last patch is unlike the others."""
+    tokens = given_shape([[[1, 9, -9], [1, -5, 9], [1, 0, 9], [-1, 0, -9]]])
+    assert run(tokens, "vidcom2", 1, {}).anchor.tolist() == [3]
+
+
+def test_dtd_can_keep_the_same_share_of_every_frame() -> None:
+    tokens = drifting((9, 3, 4))
+    for budget in range(12, tokens.total + 1, 5):
+        per_frame = run(tokens, "dtd", budget, {"scope": "frame"}).kept.flatten(1).sum(1)
+        assert per_frame.tolist() == [12, *reference.shares(budget - 12, 8)]
+
+
+def test_density_includes_the_row_itself() -> None:
+    assert density_peaks(torch.tensor([0, 0.25, 0.5, 1, 1.75, 2])[:, None], 2, 4).tolist() == [2, 4]
+
+
+@pytest.mark.slow
+def test_methods_keep_what_their_authors_code_keeps() -> None:
+    """`benchmarks/agreement.py` prints the table."""
+    table = agreement().groupby(["method", "keep"])["jaccard"].mean()
+    assert len(table) == 24 and table.min() >= 0.98
 
 
 # --- what they promise -------------------------------------------------------------------------------------------

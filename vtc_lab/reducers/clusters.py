@@ -91,6 +91,8 @@ def _distances(rows: Tensor, others: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         both = square[part, None] + size
         far = torch.addmm(both, rows[part], others.T, alpha=-2)
         far.masked_fill_(far < both.mul_(_SAME), 0)
+        if rows is others and len(part) == len(rows):  # two rows are as far from each other, whoever is asked
+            far = torch.minimum(far, far.T)
         yield part, far.mul_(1 << 20).round_().div_(1 << 20)
 
 

@@ -151,6 +151,22 @@ def apportion(quota: Tensor, budget: int, most: Tensor | int, least: int = 0) ->
     return count.long()
 
 
+def hand_out(quota: Tensor, budget: int, most: Tensor, start: Tensor | float = 0.0) -> Tensor:
+    """Return (n,) whole numbers that sum to the budget, given one by one to where (number + start) / quota is least.
+
+    Start 0 is what rounding every share up gives, 0.5 what rounding to the nearest gives, at the scale that meets the
+    budget (the divisor methods of Adams and Webster). `most` is (n,) long; ties go to the earlier.
+
+    >>> hand_out(torch.tensor([1.0, 1.0, 2.0]), 3, torch.tensor([4, 4, 4])).tolist()
+    [1, 1, 1]
+    """
+    part = torch.repeat_interleave(most)
+    number = torch.arange(len(part), device=most.device) - (most.cumsum(0) - most)[part]
+    start = torch.as_tensor(start, device=most.device, dtype=torch.double).expand(len(most))
+    order = ((number + start[part]) / quota.double()[part]).argsort(stable=True)
+    return torch.bincount(part[order[:budget]], minlength=len(most))
+
+
 def top(scores: Tensor, count: int) -> Tensor:
     """Return the indices of the `count` highest scores along the last axis; ties go to the lower index."""
     return scores.argsort(dim=-1, descending=True, stable=True)[..., :count]

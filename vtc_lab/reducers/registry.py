@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from numbers import Integral, Real
 from typing import Any, Protocol
 
+import numpy as np
 import pandas as pd
 import torch
 
@@ -154,7 +155,8 @@ def reduce(tokens: VideoTokens, method: str, ratio: float | None = None, **optio
 
     Returns
     -------
-    Reduction, checked against the contract. A budget below the method's minimum raises a MinimumBudgetError.
+    Reduction, checked against the contract. A budget below the method's minimum raises a MinimumBudgetError; a method
+    that writes into the tokens or returns non-finite numbers raises a VTCError.
 
     Examples
     --------
@@ -177,12 +179,18 @@ def reduce(tokens: VideoTokens, method: str, ratio: float | None = None, **optio
             "none; encode with saliency=True, by a model that has a vision tower"
         )
     start = time.perf_counter()
-    _check_finite(tokens)
+    before = _state(tokens)
+    _check_finite(tokens, before)
     with few_threads(tokens.values.numel()), torch.no_grad():
         result = chosen.run(tokens, budget, **options)
+    if _state(tokens) != before:
+        raise VTCError(f"method {method!r} wrote into the tokens that it was given; let it work on a copy of them")
     if not isinstance(result, Reduction):
         raise VTCError(f"method {method!r} returned a {type(result).__name__}; it must return a Reduction")
     result = replace(result, method=method, options={"ratio": ratio, **options}).check()
+    for field, numbers in (("tokens", result.tokens), ("weights", result.weight)):
+        if broken := sum(int((~numbers[part].isfinite()).sum()) for part in blocks(numbers)):
+            raise VTCError(f"method {method!r} returned {broken} non-finite numbers in its {field}; none may be")
     made = (result.grid, result.tokens.shape[1], result.tokens.dtype)
     source = (tokens.grid, tokens.values.shape[-1], tokens.values.dtype)
     if made != source:
@@ -262,10 +270,19 @@ def _within(value: Any, low: float, high: float) -> bool:
     return bool(low <= value <= high)  # as it is: float(10**400) would raise
 
 
-def _check_finite(tokens: VideoTokens) -> None:
-    # A sum is finite only if every value is: one cheap pass, and a search only when it fails. By blocks, because torch
-    # widens a whole half-precision tensor before it sums it.
-    if all(bool(tokens.values[part].sum(dtype=torch.float32).isfinite()) for part in blocks(tokens.values)):
+def _state(tokens: VideoTokens) -> tuple[list[int], bytes]:
+    """What changes when somebody writes into the tokens: the version counters of the tensors and some sums.
+
+    Torch counts no writes through `.data` or NumPy, and none to tensors made in inference mode; most of these change
+    the sum of a block. By blocks, because torch widens a whole half-precision tensor before it sums it.
+    """
+    tensors = [tokens.values] if tokens.saliency is None else [tokens.values, tokens.saliency]
+    sums = [each[part].sum(dtype=torch.float32) for each in tensors for part in blocks(each)]
+    return [each._version for each in tensors if not each.is_inference()], torch.stack(sums).cpu().numpy().tobytes()
+
+
+def _check_finite(tokens: VideoTokens, state: tuple[list[int], bytes]) -> None:
+    if np.isfinite(np.frombuffer(state[1], np.float32)).all():  # a sum is finite only if every value is
         return
     broken = ~tokens.values.isfinite()
     if bool(broken.any()):

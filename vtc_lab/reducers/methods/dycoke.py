@@ -22,7 +22,7 @@ def dycoke(tokens: VideoTokens, budget: int | None = None, *, k: Annotated[float
 
     In a group f0 f1 f2 f3, f1 is compared with f0, f3 with f2, and f2 with f0, patch by patch; each keeps its patches
     of lowest cosine. A budget is shared equally among these frames (shares differ by at most one); with `k` instead,
-    as in the paper (0.7), each of them loses this share of its patches. A last group of fewer frames is treated alike.
+    as in the paper (0.7), each keeps int((1 - k) * N) of its N patches. A last group of fewer frames is treated alike.
     The official code drops an odd last frame, leaves the last f2 unpruned and puts tokens out of order, and its second
     stage prunes the KV cache while decoding; none of that is done here.
 
@@ -34,7 +34,7 @@ def dycoke(tokens: VideoTokens, budget: int | None = None, *, k: Annotated[float
     thinned = torch.arange(count) % _GROUP > 0
     share, number = torch.full((count,), patches), int(thinned.sum())
     if k is not None:
-        share[thinned] = round((1 - k) * patches)
+        share[thinned] = int((1 - k) * patches)
     elif number:
         assert budget is not None  # `reduce` sees to it
         share[thinned] = shares(budget - (count - number) * patches, number)

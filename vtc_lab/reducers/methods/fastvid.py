@@ -19,22 +19,23 @@ def fastvid(
     """Keep salient patches of every frame and, for each scene, a few density peaks into which the rest merges.
 
     The clip is cut where the cosine of adjacent frame means is among the 7 lowest or below `tau`. Every frame has an
-    equal share of the budget; `context` of it goes to the scene, the rest to the frame's patches of highest saliency.
-    The scene's anchors are density peaks (k = 4) among the other patches of every 4th of its frames, equally many in
-    each. All that is left of the scene goes to the anchor of highest cosine: w * anchor + (1 - w) * mean of what came,
-    w = max(1 / (count + 1), 0.6); a scene without anchors drops it. What those frames cannot hold of the context goes
-    back to saliency in the others, which happens above about K = M / 2.5; the original does not reach such budgets.
-    Cost: T * N * (anchors of a scene) * D.
+    equal share of the budget; int(context * share) of it goes to the scene, the rest to the frame's patches of highest
+    saliency. The scene's anchors are density peaks (k = 4) among the other patches of its last frame and of every 4th
+    before that, equally many in each. All that is left of the scene goes to the anchor of highest cosine: w * anchor +
+    (1 - w) * mean of what came, w = max(1 / (count + 1), 0.6); a scene without anchors drops it. In the original a
+    patch enters one anchor of each of these frames; here it enters one, because a reduction names one place for it.
+    What those frames cannot hold of the context goes back to saliency in the others, which happens above about K = M /
+    2.5; the original does not reach such budgets. Cost: T * N * (anchors of a scene) * D.
     """
     rows, patches = tokens.values.flatten(0, 2), tokens.total // len(tokens)
     own = torch.arange(tokens.total, device=rows.device).view(-1, patches)
     home, rank, scene = torch.full_like(own, -1), ranks(attention(tokens)), shots(tokens.values, tau)
     share = shares(budget, len(tokens)).to(rows.device)
-    merged = (context * share).round().long()
+    merged = (context * share.double()).long()
     salient = share - merged
     for number in range(int(scene[-1]) + 1):
         inside = (scene == number).nonzero().flatten()
-        spread = torch.arange(len(inside), device=rows.device) % _EVERY == 0
+        spread = torch.arange(len(inside), device=rows.device).flip(0) % _EVERY == 0
         hosts, others = inside[spread], inside[~spread]
         room, wanted = patches - salient[hosts], int(merged[inside].sum())
         held = min(wanted, int(room.sum()))

@@ -1,16 +1,18 @@
 """FlashVID, before the language model: diverse salient patches, and trees of similar patches through time."""
 
+import math
 from typing import Annotated
 
 import torch
 from torch import Tensor
 
 from vtc_lab.reducers.clusters import peak_of_each, shots
-from vtc_lab.reducers.ops import attention, blocks, gather, group_means, shares, top, unit
+from vtc_lab.reducers.ops import attention, blocks, cosines, even, gather, group_means, hand_out, shares, unit
 from vtc_lab.reducers.registry import method
 from vtc_lab.tokens import Reduction, VideoTokens
 
 _NEIGHBOURS = 7
+_ELEMENTS = 1 << 22  # of the cosines within some frames: 16 MB
 
 
 @method(paper="arXiv 2602.08024", year=2026, needs="attention", kind="merges")
@@ -25,68 +27,100 @@ def flashvid(
     """Keep each frame's salient and diverse patches, merge the rest along trees through time, then by density peaks.
 
     The clip is cut where the cosine of adjacent frame means is among the 7 lowest or below `tau`. Of every frame's
-    equal share of the budget, `alone` goes to patches picked by greedy max-min: cosine distance to the nearest one
-    picked (at first: to the nearest of the frame) * saliency * event relevance, the mean over the scene's frames of (1
-    + cos to the frame's mean) / 2. Each patch left links to the best one left in the frame before, in the same scene,
-    if their cosine reaches `link`; trees become their means, anchored at their earliest patch. If a scene has more
-    trees than its budget they are clustered by density peaks (k = 7, our choice), if it has fewer the weakest links are
-    cut; a scene without such a budget drops what is left.
+    equal share of the budget, `alone` (rounded up) goes to patches picked by greedy max-min: cosine distance to the
+    nearest one picked (at first: to the nearest of the frame) * saliency * event relevance, the inner product with the
+    means of the scene's frames, averaged. Each patch left links to the best one left in the frame before, in the same
+    scene, if their cosine reaches `link`; trees become their means, anchored at their earliest patch. If a scene has
+    fewer trees than its budget, its weakest links are cut. The trees of each frame are clustered by density peaks into
+    a number of means in which every tree counts once, in proportion to how many there are, rounded up as far as the
+    budget goes; k = min(clusters, 7), the tree itself included.
 
     The paper lets 1.25 K tokens enter and prunes on inside the language model; here K enter, for a comparison at equal
-    budgets. How relevance is scaled to be positive is our reading. Cost: T * N^2 * D, and (trees of a scene)^2 * D.
+    budgets. Its code divides the sum of a tree by 1 + the direct children of its root, clusters the picked patches of
+    scenes of one frame once more, and can pick a patch twice; none of that is done here. Cost: T * N^2 * D.
     """
-    frames = tokens.values.flatten(1, 2)
+    frames, count = tokens.values.flatten(1, 2), len(tokens)
     scene = shots(tokens.values, tau)
-    share = shares(budget, len(frames)).to(frames.device)
-    single = (alone * share).round().long()
-    kept, strength, parent = _pick_and_link(frames, attention(tokens).float(), scene, single)
+    share = shares(budget, count).to(frames.device)
+    picks = math.ceil(alone * (budget // count))
+    single = share if alone and picks == budget // count else torch.full_like(share, picks)
+    worth = attention(tokens).float() * _relevance(frames, scene)
+    kept, strength, parent = _pick_and_link(frames, worth, scene, single)
     place = torch.arange(tokens.total, device=frames.device)
-    home = torch.where(kept.flatten(), place, -1)
-    rows = tokens.values.flatten(0, 2)
-    for number in range(int(scene[-1]) + 1):
-        inside = scene == number
-        rest = (inside[:, None] & ~kept).flatten().nonzero().flatten()
-        count = int((share - single)[inside].sum())
-        if not count:
-            continue
-        strong = strength.flatten()[rest]
-        cut = torch.ones_like(rest, dtype=torch.bool)
-        cut[top(strong, min(int((strong >= link).sum()), len(rest) - count))] = False
-        home[rest] = torch.where(cut, rest, parent.flatten()[rest])
-        while bool((home[home[rest]] != home[rest]).any()):  # halves the way to the root each time
-            home[rest] = home[home[rest]]
-        root = rest[cut]
-        if len(root) > count:
-            group = torch.searchsorted(root, home[rest])
-            trees = group_means(rows[rest], group, len(root))
-            home[rest] = root[peak_of_each(trees, count, _NEIGHBOURS)][group]
-    return gather(tokens, home)
+    home, rest = torch.where(kept.flatten(), place, -1), (~kept).flatten().nonzero().flatten()
+    in_scene = scene[rest // frames.shape[1]]
+    # A scene's strongest links, as many as leave it trees for its budget.
+    room = torch.bincount(in_scene, minlength=int(scene[-1]) + 1) - _sums(share - single, scene)
+    order = strength.flatten()[rest].argsort(descending=True, stable=True)
+    order = order[in_scene[order].argsort(stable=True)]
+    first = torch.searchsorted(in_scene, torch.arange(len(room), device=rest.device))
+    linked = order[torch.arange(len(rest), device=rest.device) - first[in_scene] < room[in_scene]]
+    linked = linked[strength.flatten()[rest[linked]] >= link]
+    home[rest] = rest
+    home[rest[linked]] = parent.flatten()[rest[linked]]
+    while not torch.equal(home[home[rest]], home[rest]):  # halves the way to the root each time
+        home[rest] = home[home[rest]]
+    root, tree = home[rest].unique(return_inverse=True)
+    size = torch.bincount(tree)
+    means = group_means(tokens.values.flatten(0, 2)[rest], tree, len(root)) if len(root) else frames.flatten(0, 1)[:0]
+    number = torch.bincount(root // frames.shape[1], minlength=count)
+    in_scene = _sums(number, scene)[scene]
+    quota = number * torch.bincount(scene)[scene] / in_scene.clamp(min=1)
+    clusters = hand_out(quota, budget - int(kept.sum()), number)
+    for rows, own, some in zip(
+        means.split(number.tolist()), root.split(number.tolist()), clusters.tolist(), strict=True
+    ):
+        if some < len(own):
+            joined = own[peak_of_each(rows, some, min(some, _NEIGHBOURS))] if some else torch.full_like(own, -1)
+            home[own] = joined
+    home[rest] = home[root][tree]
+    weight = torch.ones(tokens.total, device=frames.device)
+    weight[rest] = 1 / size[tree]
+    return gather(tokens, home, weight)
 
 
-def _pick_and_link(frames: Tensor, saliency: Tensor, scene: Tensor, single: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _sums(number: Tensor, scene: Tensor) -> Tensor:
+    """The sum of the whole numbers (T,) of each scene."""
+    return torch.zeros_like(torch.bincount(scene)).index_add_(0, scene, number)
+
+
+def _relevance(frames: Tensor, scene: Tensor) -> Tensor:
+    """(T, N) inner product of each patch with the mean of its scene's frame means, over the largest of the clip."""
+    mean = torch.cat([frames[part].float().mean(1) for part in blocks(frames)])
+    mean = group_means(mean, scene, int(scene[-1]) + 1)
+    mean = mean / mean.abs().amax().clamp(min=torch.finfo(mean.dtype).tiny)
+    found = torch.cat([(frames[p].float() @ mean[scene[p], :, None])[..., 0] for p in blocks(frames)])
+    return even(found / found.abs().amax().clamp(min=torch.finfo(found.dtype).tiny))
+
+
+def _pick_and_link(frames: Tensor, worth: Tensor, scene: Tensor, single: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """(T, N) each: patches kept alone, the cosine of the best link backwards (-inf: none), and where it leads."""
     count, patches = frames.shape[:2]
-    mean = torch.cat([unit(frames[part].float().mean(1)) for part in blocks(frames)])
     kept = torch.zeros(count, patches, dtype=torch.bool, device=frames.device)
     strength = torch.full((count, patches), -torch.inf, device=frames.device)
     parent = torch.full_like(kept, -1, dtype=torch.long)
-    rows = before = unit(frames[0].float())
-    for t in range(count):
-        before, rows = rows, unit(frames[t].float())
-        relevance = ((1 + (rows @ mean[scene == scene[t]].T).clamp(-1, 1)) / 2).mean(1)
-        kept[t] = _diverse(1 - rows @ rows.T, saliency[t] * relevance, int(single[t]))
-        if t and scene[t] == scene[t - 1] and not bool(kept[t - 1].all()):
-            alike = (rows @ before.T).masked_fill(kept[t - 1], -torch.inf).max(1)
-            strength[t], parent[t] = alike.values, alike.indices + (t - 1) * patches
+    for part in torch.arange(count, device=frames.device).split(max(1, _ELEMENTS // patches**2)):
+        start, stop = int(part[0]), int(part[-1]) + 1
+        rows = unit(frames[max(0, start - 1) : stop].float())
+        now = rows[len(rows) - len(part) :]
+        kept[start:stop] = _diverse(cosines(now, now).neg_().add_(1), worth[start:stop], single[start:stop])
+        later = torch.arange(max(1, start), stop, device=frames.device)
+        later = later[scene[later] == scene[later - 1]]
+        at = later - max(0, start - 1)
+        alike = cosines(rows[at], rows[at - 1]).masked_fill_(kept[later - 1, None], -torch.inf).max(2)
+        strength[later], parent[later] = alike.values, alike.indices + (later[:, None] - 1) * patches
     return kept, strength, parent
 
 
-def _diverse(far: Tensor, worth: Tensor, count: int) -> Tensor:
-    """(N,) bool, `count` of them picked by greedy max-min distance times worth; ties to the lower index."""
-    picked = torch.zeros(len(far), dtype=torch.bool, device=far.device)
-    nearest = (far + torch.diag(torch.full_like(worth, torch.inf))).amin(1).clamp(max=2)
-    for step in range(count):
-        best = top((nearest.clamp(min=0) * worth).masked_fill(picked, -1), 1)
-        picked[best] = True
-        nearest = torch.minimum(nearest, far[best[0]]) if step else far[best[0]].clone()
+def _diverse(far: Tensor, worth: Tensor, count: Tensor) -> Tensor:
+    """(T, N) bool, `count` (T,) of each frame picked by greedy max-min distance times worth, ties to the lower."""
+    frame = torch.arange(len(far), device=far.device)
+    picked = torch.zeros_like(worth, dtype=torch.bool)
+    score = far.mul_(worth[:, None])  # (T, N, N): of the last patch, were the one before it its nearest
+    score.diagonal(dim1=1, dim2=2).fill_(torch.inf)
+    nearest = score.amin(1).clamp(max=torch.finfo(far.dtype).max)
+    for step in range(int(count.max())):
+        best = nearest.masked_fill(picked, -torch.inf).argmax(1)
+        picked[frame, best] |= step < count
+        nearest = torch.minimum(nearest, score[frame, best]) if step else score[frame, best]
     return picked

@@ -6,11 +6,11 @@ import torch
 from torch import Tensor
 
 from vtc_lab.reducers.clusters import peak_of_each
-from vtc_lab.reducers.ops import add_up, apportion, attention, blocks, difference, gather, ranks
+from vtc_lab.reducers.ops import add_up, attention, blocks, difference, gather, hand_out, ranks
 from vtc_lab.reducers.registry import method
 from vtc_lab.tokens import Reduction, VideoTokens
 
-_NEIGHBOURS = 7
+_NEIGHBOURS, _OWN = 7, 0.6
 
 
 @method(paper="arXiv 2505.21334", year=2025, needs="attention", kind="merges")
@@ -20,11 +20,12 @@ def holitom(tokens: VideoTokens, budget: int, *, tau: Annotated[float | None, -1
     A position is static in a window if the cosine of all its consecutive frames there is above `tau` (by default 0.8,
     and 0.65 from 10x on, as in the paper). A dynamic programme picks the windows that maximise the sum of static
     positions * (length - 1), the shortest last window on ties. A static position becomes its mean over the window, in
-    its first frame. The budget is shared in proportion to what there is: static positions of each window are clustered
-    by density peaks (k = 7) into means, of the dynamic patches of each frame those of highest saliency stay. Where
-    merging leaves fewer tokens than the budget, static positions are taken apart again, those of lowest mean cosine
-    first; the original does not reach such budgets. Its inner stage, which merges inside the language model, is left
-    out. Cost: T * N * D + T^2, and N^2 * D a window.
+    its first frame. The budget is shared in proportion to what there is, rounded to the nearest for static positions
+    and up for dynamic ones. The static positions of a window are clustered by density peaks (k = min(7, clusters)),
+    and a cluster becomes 0.6 * centre + 0.4 * mean of the others; of the dynamic patches of a frame those of highest
+    saliency stay. Where merging leaves fewer tokens than the budget, static positions are taken apart again, those of
+    lowest mean cosine first; the original does not reach such budgets. Its inner stage, which merges inside the
+    language model, is left out. Cost: T * N * D + T^2, and N^2 * D a window.
 
     >>> still = VideoTokens(torch.randn(1, 3, 3, 8).expand(4, 3, 3, 8), torch.rand(4, 3, 3))
     >>> holitom(still, 9).kept.flatten(1).sum(1).tolist()
@@ -38,20 +39,26 @@ def holitom(tokens: VideoTokens, budget: int, *, tau: Annotated[float | None, -1
     static = _take_apart(static, alike, window, length, budget)
     still = static[window]  # (T, N)
     size = torch.cat([static.sum(1), (~still).sum(1)])
-    count = apportion(size, budget, size)
+    is_static = torch.arange(len(size), device=size.device) < len(static)
+    count = hand_out(size, budget, size, torch.where(is_static, 0.5, 0.0))
     patches = still.shape[1]
     place = torch.arange(tokens.total, device=still.device).view_as(still)
     kept = ranks(attention(tokens).masked_fill(still, -torch.inf)) < count[len(static) :, None]
     home = torch.where(kept, place, -1)
     frames = tokens.values.flatten(1, 2)
+    weight = torch.ones(tokens.total, device=still.device).view_as(place)
     for number in count[: len(static)].nonzero().flatten().tolist():
         stop = int(length[: number + 1].sum())
         start = stop - int(length[number])
         where = static[number].nonzero().flatten()
         inside = frames[start:stop]
         rows = add_up(inside[part][:, where].float().sum(0) for part in blocks(inside)) / len(inside)
-        home[start:stop, where] = start * patches + where[peak_of_each(rows, int(count[number]), _NEIGHBOURS)]
-    return gather(tokens, home.flatten())
+        peaks = peak_of_each(rows, clusters := int(count[number]), min(_NEIGHBOURS, clusters))
+        own = peaks == torch.arange(len(where), device=where.device)
+        guests = torch.bincount(peaks, minlength=len(where))[peaks] - 1
+        home[start:stop, where] = start * patches + where[peaks]
+        weight[start:stop, where] = torch.where(own, _OWN, (1 - _OWN) / guests.clamp(min=1))
+    return gather(tokens, home.flatten(), weight.flatten())
 
 
 def _windows(alike: Tensor, tau: float) -> tuple[Tensor, Tensor]:

@@ -1,70 +1,86 @@
-"""PruMerge+: salient and strided patches, each merged with those like it, and one token for what is left."""
+"""PruMerge+: salient and strided patches, each with those like it added, and one token for what is left."""
 
 import torch
 from torch import Tensor
 
-from vtc_lab.reducers.ops import attention, gather, ranks, shares, top, unit
+from vtc_lab.reducers.ops import add, attention, cosines, ranks, shares, top, unit
 from vtc_lab.reducers.registry import method
 from vtc_lab.tokens import Reduction, VideoTokens
 
 _NEIGHBOURS = 32
-_STRIDED = 3  # "+" takes three strided tokens for each salient one
+_STRIDED = 3  # "+" takes about three strided tokens for each salient one
 
 
 @method(paper="arXiv 2403.15388", year=2024, needs="attention", kind="merges", instead="adaptive")
 def prumerge(tokens: VideoTokens, budget: int | None = None, *, adaptive: bool = False) -> Reduction:
-    """Keep each frame's most salient patches and three times as many strided ones; merge the rest into them.
+    """Keep each frame's most salient patches and a regular grid of others; add the rest to them.
 
-    Of a frame's equal share, one token is set apart for what is left over; of the others a quarter (at least one) are
-    the patches of highest saliency and the rest evenly strided among the remaining ones. A kept token becomes the mean,
-    weighted by saliency, of itself and of those of its 32 nearest dropped patches by cosine that are nearest to it
-    among all that list them. What no kept token lists, and in any case the patch least like all kept ones, merges into
-    the extra token, anchored at that patch. A share of one token has no extra one: it is the most salient patch, and
-    what it does not list is dropped; a frame without a share is dropped. With `adaptive` instead of a budget, as in the
-    paper, a frame's salient patches are the outliers of its saliency (above the third quartile by 1.5 times the
-    interquartile range; at least one).
+    Of a frame's N patches the c most salient are kept, then every step-th from the first, step = int(int(N / c) / 3),
+    that is not among them, and one token for what is left over. A kept token becomes itself plus saliency * token of
+    those of its 32 nearest patches by cosine (kept ones take places among the 32) that are not kept and nearest to it
+    among all that list them. What no kept token lists, and in any case the patch least like all kept ones, enters the
+    extra token, the sum of saliency * token, anchored at that patch. With `adaptive` instead of a budget, as in the
+    paper, c is the number of outliers of the frame's saliency (above the third quartile by 1.5 times the interquartile
+    range; at least one).
 
-    The paper lets a patch enter several sums, and all dropped ones the extra token; here it enters one, because a
-    reduction names one place for each token. The paper's sums of saliency * token depend on the scale of a tower's
-    attention; weights are normalised here, so that ratio 1 is the identity. It is a method for images, applied to each
-    frame, and compares features, not attention keys. Cost: T * N^2 * D.
+    For a budget, c is the number that comes nearest to a frame's equal share; an even choice of the strided patches is
+    then kept, or the next salient ones as well. A share of one token has no extra one: it is the most salient patch,
+    and what it does not list is dropped; a frame without a share is dropped. In the paper a patch enters the sum of
+    every token that lists it, kept or not, and every dropped one the extra token; here each enters one, because a
+    reduction names one place for it. The authors' grid of 24x24 leaves out its last patch. It is a method for images,
+    applied to each frame, and compares features, not attention keys. Cost: T * N^2 * D.
     """
     frames, saliency = tokens.values.flatten(1, 2), attention(tokens).float()
-    patches = frames.shape[1]
+    patches, rank = frames.shape[1], ranks(saliency)
+    own = torch.arange(patches, device=rank.device)
     if adaptive:
         low, high = saliency.quantile(torch.tensor([0.25, 0.75], device=saliency.device), dim=1)
         salient = (saliency > (high + 1.5 * (high - low))[:, None]).sum(1).clamp(min=1)
-        share = (salient * (1 + _STRIDED) + 1).clamp(max=patches)
+        kept = (rank < salient[:, None]) | (own % _step(salient, patches)[:, None] == 0)
+        share = kept.sum(1) + 1
     else:
         assert budget is not None  # `reduce` sees to it
         share = shares(budget, len(frames)).to(frames.device)
-        salient = ((share - 1) / (1 + _STRIDED)).round().long().clamp(min=1)
-    rank = ranks(saliency)
-    each = [_frame(frames[t].float(), rank[t], int(salient[t]), int(share[t])) for t in range(len(frames))]
+        tried = own[: -(-patches // (1 + _STRIDED))] + 1
+        strided = own % _step(tried, patches)[:, None] == 0  # (tried, N)
+        count = torch.stack([((row < tried[:, None]) | strided).sum(1) for row in rank])
+        best = (count + 1 - share[:, None]).abs().argmin(1)
+        kept = torch.where(share < patches, (share - 1).clamp(min=1), share).minimum(share)[:, None]
+        # The salient ones first; then strided ones, spread out where they are too many; then the others by saliency.
+        salient = rank <= best[:, None]
+        strided = strided[best] & ~salient
+        number, room = strided.sum(1, keepdim=True), (kept - best[:, None] - 1).clamp(min=0)
+        turn = ((strided.cumsum(1) - 1) * room + number - 1) // number.clamp(min=1)
+        spread = strided & (turn < room) & (turn * number // room.clamp(min=1) == strided.cumsum(1) - 1)
+        strided = torch.where(number > room, spread, strided)
+        kept = ranks(-(rank + patches * (~salient * (2 - strided.long())))) < kept
+    each = [_homes(*frame) for frame in zip(frames, kept, (share > 1).tolist(), strict=True)]
     home, start = torch.stack(each), torch.arange(len(frames), device=rank.device)[:, None] * patches
-    return gather(tokens, torch.where(home >= 0, home + start, -1).flatten(), saliency.flatten())
+    home = torch.where(home >= 0, home + start, -1).flatten()
+    anchor = (home == torch.arange(tokens.total, device=home.device)).nonzero().flatten()
+    weight = torch.where(kept, 1, saliency).flatten()
+    return add(tokens, torch.where(home >= 0, torch.searchsorted(anchor, home), -1), weight, anchor)
 
 
-def _frame(rows: Tensor, rank: Tensor, salient: int, share: int) -> Tensor:
-    """(N,) the patch that each patch of one frame merges into, itself if it is kept; -1 if the share is 0."""
+def _step(salient: Tensor, patches: int) -> Tensor:
+    return (patches // salient // _STRIDED).clamp(min=1)
+
+
+def _homes(rows: Tensor, kept: Tensor, extra: bool) -> Tensor:
+    """(N,) the patch that each patch of one frame is added to, itself if it is kept or the extra one, -1 if dropped."""
     own = torch.arange(len(rows), device=rows.device)
-    if not share:
-        return torch.full_like(own, -1)
-    kept = rank < min(salient, max(1, share - 1))
-    others = (~kept).nonzero().flatten()
-    count = max(0, share - 1 - int(kept.sum()))
-    kept[others[torch.arange(count, device=rows.device) * len(others) // max(1, count)]] = True
     centre, loose = kept.nonzero().flatten(), (~kept).nonzero().flatten()
+    if not len(centre):
+        return torch.full_like(own, -1)
     if not len(loose):
         return own
-    direction = unit(rows)
-    alike = direction[loose] @ direction[centre].T  # (loose, kept)
-    listed = torch.zeros_like(alike, dtype=torch.bool)
-    listed.scatter_(0, top(alike.T, _NEIGHBOURS).T, True)
-    best = alike.masked_fill(~listed, -torch.inf).max(1)
-    extra = loose[alike.amax(1).argmin()]
-    unlisted = extra if share > 1 else torch.full_like(extra, -1)
-    own[loose] = torch.where(best.values.isinf(), unlisted, centre[best.indices])
-    if share > 1:
-        own[extra] = extra
+    direction = unit(rows.float())
+    alike = cosines(direction[centre], direction).masked_fill_(centre[:, None] == own, -torch.inf)
+    listed = torch.zeros_like(alike, dtype=torch.bool).scatter_(1, top(alike, _NEIGHBOURS), True)[:, loose]
+    alike = alike[:, loose]
+    best = alike.masked_fill(~listed, -torch.inf).max(0)
+    last = loose[alike.amax(0).argmin()]
+    own[loose] = torch.where(best.values.isinf(), last if extra else torch.full_like(last, -1), centre[best.indices])
+    if extra:
+        own[last] = last
     return own
