@@ -271,14 +271,13 @@ def _within(value: Any, low: float, high: float) -> bool:
 
 
 def _state(tokens: VideoTokens) -> tuple[list[int], bytes]:
-    """What changes when somebody writes into the tokens: the version counters of the tensors and some sums.
-
-    Torch counts no writes through `.data` or NumPy, and none to tensors made in inference mode; most of these change
-    the sum of a block. By blocks, because torch widens a whole half-precision tensor before it sums it.
-    """
+    """Version counters of the tensors, and sums, which also change with most writes that torch does not count."""
+    # It counts none through `.data` or NumPy, and none to tensors that were made in inference mode. By blocks, because
+    # it widens a whole half-precision tensor before it sums it.
     tensors = [tokens.values] if tokens.saliency is None else [tokens.values, tokens.saliency]
     sums = [each[part].sum(dtype=torch.float32) for each in tensors for part in blocks(each)]
-    return [each._version for each in tensors if not each.is_inference()], torch.stack(sums).cpu().numpy().tobytes()
+    versions = [each._version for each in tensors if not each.is_inference()]
+    return versions, torch.stack(sums).detach().cpu().numpy().tobytes()
 
 
 def _check_finite(tokens: VideoTokens, state: tuple[list[int], bytes]) -> None:

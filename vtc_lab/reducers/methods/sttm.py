@@ -87,7 +87,7 @@ class _Axis(NamedTuple):
 
 
 def _levels(height: int, width: int, root: int) -> int:
-    """How often cells become one from the patches up to the root level."""
+    """The number of times that cells become one from the patches up to the root level."""
     count = -root
     while 2 not in (height, width) and max(height, width) > 1:
         height, width, count = -(-height // 2), -(-width // 2), count + 1
