@@ -220,3 +220,60 @@ def describe(x: np.ndarray, outputs: list[tuple[tuple[int, int], dict]]) -> dict
             tokens[k] += part * x[t, n]
     anchor = np.array([t * patches + n for (t, n), _ in outputs])
     return {"tokens": tokens, "anchor": anchor, "assign": assign, "weight": weight}
+
+
+def joint(
+    values: np.ndarray,
+    saliency: np.ndarray | None,
+    budget: int,
+    *,
+    significance: str,
+    temporal: str,
+    allocation: str,
+    dropped: str,
+) -> dict[str, np.ndarray]:
+    """Anchor, assign and weight of the reduction that ranks all tokens by one significance in time and space."""
+    frames, height, width, _ = values.shape
+    places = [(t, y, x) for t in range(frames) for y in range(height) for x in range(width)]
+    x = values.astype(float)
+
+    def apart(a: np.ndarray, b: np.ndarray) -> float:
+        norms = np.linalg.norm(a), np.linalg.norm(b)
+        like = 1.0 if not any(norms) else 0.0 if not all(norms) else float(a @ b) / norms[0] / norms[1]
+        return max(0.0, round((1 - like) * 2**20) / 2**20)
+
+    change = {(t, i, j): apart(x[t, i, j], x[t - 1, i, j]) if t else np.inf for t, i, j in places}
+    largest = max([d for d in change.values() if np.isfinite(d)], default=1.0)
+    score = {}
+    for t, i, j in places:
+        beside = [(i - 1, j), (i + 1, j), (i, j - 1), (i, j + 1)]
+        beside = [x[t, a, b] for a, b in beside if 0 <= a < height and 0 <= b < width]
+        u = np.mean([apart(x[t, i, j], other) for other in beside]) if beside else 1.0
+        d = min(change[t, i, j], largest)
+        factor = {"distinct": apart(x[t, i, j], x[t].mean((0, 1))) + 2**-10, "neighbours": 1.0}.get(significance)
+        factor = saliency[t, i, j] if factor is None else factor
+        score[t, i, j] = (u + 2**-10) * (d + 2**-10) ** 0.25 * factor
+    ranked = sorted(places, key=lambda place: -score[place])
+    if allocation == "per-frame":
+        means = [np.mean([score[place] for place in places if place[0] == t]) for t in range(frames)]
+        more = sorted(range(frames), key=lambda t: -means[t])[: budget % frames]
+        share = [budget // frames + (t in more) for t in range(frames)]
+        kept = {place for t in range(frames) for place in [p for p in ranked if p[0] == t][: share[t]]}
+    else:
+        kept = set(ranked[:budget])
+    home = {}
+    for t, i, j in places:
+        if (t, i, j) in kept:
+            home[t, i, j] = (t, i, j)
+        elif temporal == "merge" and change[t, i, j] <= 0.1 and (t - 1, i, j) in home:
+            home[t, i, j] = home[t - 1, i, j]
+    if dropped == "merge":
+        for place in places:
+            rivals = [other for other in places if other[0] == place[0] and other in kept]
+            if place not in home and rivals:
+                home[place] = min(rivals, key=lambda other: apart(x[place], x[other]))
+    anchors = sorted(kept)
+    assign = np.array([anchors.index(home[place]) if place in home else -1 for place in places])
+    raw = np.array([score[place] for place in places])
+    weight = np.array([0 if a < 0 else raw[n] / raw[assign == a].sum() for n, a in enumerate(assign)])
+    return {"anchor": np.array([places.index(place) for place in anchors]), "assign": assign, "weight": weight}

@@ -25,7 +25,14 @@ CHOICES = {
     "dropped": ("prune", "merge"),
     "order": ("temporal-first", "spatial-first"),
 }
+JOINTLY = [
+    {"significance": a, "temporal": b, "allocation": c, "dropped": d}
+    for a, b, c, d in itertools.product(
+        CHOICES["significance"], CHOICES["temporal"], ("auto", "per-frame"), CHOICES["dropped"]
+    )
+]
 COMBINATIONS = [dict(zip(CHOICES, combination, strict=True)) for combination in itertools.product(*CHOICES.values())]
+COVERAGE = {"joint": "coverage"}
 AXES = [{}, *({name: choice} for name, choices in CHOICES.items() for choice in choices[1:])]
 
 
@@ -67,7 +74,8 @@ def coverage(tokens: vtc.VideoTokens, reduced: vtc.Reduction) -> float:
 def test_the_combinations_are_all_there_are() -> None:
     hints = {name: hint for name, (hint, _) in get_method("lftr").options.items()}
     literals = {name: typing.get_args(h) for name, h in hints.items() if typing.get_origin(h) is typing.Literal}
-    assert literals == CHOICES
+    assert literals.pop("joint") == ("significance", "coverage")
+    assert literals == CHOICES | {"allocation": ("auto", *CHOICES["allocation"])}
     assert len(COMBINATIONS) == 192
 
 
@@ -141,7 +149,7 @@ def test_a_zero_patch_is_merged_into_a_zero_patch() -> None:
     values = torch.zeros(1, 1, 4, 3)
     values[0, 0, 0], values[0, 0, 1] = torch.tensor([1.0, 0, 0]), torch.tensor([0, -1.0, 0])
     tokens = vtc.VideoTokens(values, torch.tensor([3.0, 4, 2, 1]).view(1, 1, 4))
-    reduced = vtc.reduce(tokens, "lftr", ratio=4 / 3, significance="attention", dropped="merge")
+    reduced = vtc.reduce(tokens, "lftr", ratio=4 / 3, significance="attention", dropped="merge", **COVERAGE)
     assert reduced.assign.tolist() == [0, 1, 2, 2]
 
 
@@ -185,9 +193,61 @@ def test_what_stays_does_not_depend_on_the_scale_of_the_features(scale) -> None:
             continue
         want, got = (vtc.reduce(each, "lftr", ratio=9, temporal_ratio=3, **options) for each in (tokens, scaled))
         assert torch.equal(got.anchor, want.anchor) and torch.equal(got.assign, want.assign)
+    for options in JOINTLY:
+        if options["significance"] == "attention":
+            continue
+        want, got = (vtc.reduce(each, "lftr", ratio=9, **options) for each in (tokens, scaled))
+        assert torch.equal(got.anchor, want.anchor) and torch.equal(got.assign, want.assign)
     assert coverage(scaled, vtc.reduce(scaled, "lftr", ratio=9)) == pytest.approx(
         coverage(tokens, vtc.reduce(tokens, "lftr", ratio=9)), abs=1e-4
     )
+
+
+# --- one significance in time and space ---
+
+
+@settings(max_examples=25, deadline=None, derandomize=True)
+@given(st.tuples(st.integers(1, 6), st.integers(1, 4), st.integers(1, 4)), st.integers(0, 10_000), st.data())
+def test_the_joint_significance_is_what_its_description_says(grid, seed, data) -> None:
+    still = noise((1, *grid[1:]), seed=seed)
+    moving = noise(grid, seed=seed + 1)
+    tokens = vtc.VideoTokens(
+        still.values + data.draw(st.sampled_from([0.0, 0.2, 1.0])) * moving.values, moving.saliency
+    )
+    budget = data.draw(st.integers(1, tokens.total))
+    for options in JOINTLY:
+        got = vtc.reduce(tokens, "lftr", ratio=tokens.total / budget, **options)
+        want = reference.joint(tokens.values.numpy(), tokens.saliency.numpy(), budget, **options)
+        np.testing.assert_array_equal(got.anchor, want["anchor"], str(options))
+        np.testing.assert_array_equal(got.assign, want["assign"], str(options))
+        np.testing.assert_allclose(got.weight, want["weight"], atol=1e-4)
+
+
+def test_what_differs_in_space_and_time_stays() -> None:
+    """A dull scene in which one patch is bright, another appears late and the rest only flickers."""
+    gen = torch.Generator().manual_seed(0)
+    values = torch.ones(6, 5, 5, 16) + 0.01 * torch.randn(6, 5, 5, 16, generator=gen)
+    values[:, 1, 1] += 4 * torch.randn(16, generator=gen)
+    values[4:, 3, 3] += 4 * torch.randn(16, generator=gen)
+    kept = vtc.reduce(vtc.VideoTokens(values), "lftr", ratio=150 / 8).kept
+    assert kept[:, 1, 1].all() and kept[4:, 3, 3].all()
+
+
+def test_blocks_change_nothing(monkeypatch) -> None:
+    tokens = drifting()
+    want = vtc.reduce(tokens, "lftr", ratio=5)
+    monkeypatch.setattr("vtc_lab.reducers.joint._BLOCK", tokens.values[:3].numel())
+    got = vtc.reduce(tokens, "lftr", ratio=5)
+    assert torch.equal(got.assign, want.assign) and torch.equal(got.tokens, want.tokens)
+
+
+@pytest.mark.parametrize("vector", [PLUS[1], torch.zeros(4)], ids=["constant", "zero"])
+def test_ties_in_significance_go_to_the_earlier_frame_and_the_lower_patch(vector) -> None:
+    tokens = vtc.VideoTokens(vector.expand(5, 2, 2, 4).clone(), torch.ones(5, 2, 2))
+    for options in JOINTLY:
+        reduced = vtc.reduce(tokens, "lftr", ratio=4, **options)
+        wanted = [0, 4, 8, 12, 16] if options["allocation"] == "per-frame" else [0, 1, 2, 3, 4]
+        assert reduced.anchor.tolist() == wanted, options
 
 
 # --- budgets and splits ------------------------------------------------------------------------------------------
@@ -198,7 +258,7 @@ def test_budgets_are_exact(options) -> None:
     tokens = noise((7, 3, 5), seed=1)
     for ratio in [1, 1.01, 1.5, 2, 3, 7, 8, 15, 15.1, 31.7, 104, 105]:
         budget = max(1, round(105 / ratio))
-        assert len(vtc.reduce(tokens, "lftr", ratio=ratio, **options)) == budget
+        assert len(vtc.reduce(tokens, "lftr", ratio=ratio, **COVERAGE, **options)) == budget
         along, across = min(ratio, 2.5), min(ratio, 3)
         assert len(vtc.reduce(tokens, "lftr", ratio=ratio, temporal_ratio=along, **options)) == budget
         assert len(vtc.reduce(tokens, "lftr", ratio=ratio, spatial_ratio=across, **options)) == budget
@@ -246,7 +306,7 @@ def test_global_allocation_gives_busy_frames_more() -> None:
 @pytest.mark.parametrize("options", AXES, ids=lambda options: "-".join(options.values()) or "default")
 def test_the_automatic_split_is_the_split_it_names(options) -> None:
     tokens = drifting(side=4)
-    auto = vtc.reduce(tokens, "lftr", ratio=7, **options)
+    auto = vtc.reduce(tokens, "lftr", ratio=7, **COVERAGE, **options)
     count, frames = map(int, re.search(r"automatic split: (\d+) of (\d+) frames", " ".join(auto.notes)).groups())
     assert frames == 16
     fixed = vtc.reduce(tokens, "lftr", ratio=7, temporal_ratio=min(7, 16 / count), **options)
@@ -267,7 +327,7 @@ def real_tokens() -> dict[str, vtc.VideoTokens]:
 def test_the_automatic_split_is_near_the_best_there_is(real_tokens, ratio) -> None:
     assert len(real_tokens) >= 10
     for name, tokens in real_tokens.items():
-        auto = coverage(tokens, vtc.reduce(tokens, "lftr", ratio=ratio))
+        auto = coverage(tokens, vtc.reduce(tokens, "lftr", ratio=ratio, **COVERAGE))
         counts = range(-(-16 // ratio), 17)
         fixed = [vtc.reduce(tokens, "lftr", ratio=ratio, temporal_ratio=16 / count) for count in counts]
         covered = [coverage(tokens, each) for each in fixed]
@@ -287,7 +347,7 @@ def test_min_fidelity_is_reached_and_one_token_less_does_not_reach_it(options) -
         reduced = vtc.reduce(tokens, "lftr", min_fidelity=target, **options)
         assert 1 < len(reduced) < tokens.total
         assert coverage(tokens, reduced) >= target - 1e-6
-        less = vtc.reduce(tokens, "lftr", ratio=tokens.total / (len(reduced) - 1), **options)
+        less = vtc.reduce(tokens, "lftr", ratio=tokens.total / (len(reduced) - 1), **COVERAGE, **options)
         assert coverage(tokens, less) < target - 1e-6
         noted = re.search(r"coverage (\S+) reaches min_fidelity \S+ with (\d+) of", " ".join(reduced.notes))
         assert float(noted[1]) == pytest.approx(coverage(tokens, reduced), abs=1e-4)
@@ -341,6 +401,11 @@ def test_a_clip_that_stands_still_needs_one_frame(frames) -> None:
         ({"ratio": 2, "significance": "attention"}, ["attention", "saliency", "saliency=True"]),
         ({"ratio": 2, "segments": None}, ["segments", "None", "greedy"]),
         ({"ratio": 2, "order": 3}, ["order", "3", "temporal-first"]),
+        ({"ratio": 2, "joint": "both"}, ["joint", "'both'", "significance"]),
+        *(
+            ({"ratio": 2, name: CHOICES[name][1]}, [name, CHOICES[name][1], "temporal_ratio", "joint='coverage'"])
+            for name in ("segments", "granularity", "order")
+        ),
     ],
 )
 def test_bad_options_are_named_in_one_sentence(options, words) -> None:

@@ -1,10 +1,12 @@
-"""LFTR, learning-free token reduction: merge in time, then remove in space.
+"""LFTR, learning-free token reduction: keep what is significant in time and in space.
 
 Source: arXiv 2501.17391 (v1; v2 renames the method LFTR, v3 is about images). Neither its full equations nor its
 authors' code were at hand. On record: the reduction sits between the projector and the language model and trains
 nothing; adjacent frames are merged, a frame's significance being its difference from its neighbour; the less
 significant patches are removed, significance coming from the similarity between patches; both stages are bounded
-jointly. The rest is our reading, each part a named option or stated in the docstring of `lftr`.
+jointly. The rest is our reading, each part a named option or stated in the docstring of `lftr`: by default one
+significance in time and space ranks all tokens of a clip (`joint`); the two stages, one after the other, run where a
+ratio of either is given.
 """
 
 import math
@@ -13,6 +15,7 @@ from typing import Literal
 
 import torch
 
+from vtc_lab.reducers.joint import keep_jointly
 from vtc_lab.reducers.ops import coverage, difference, few_threads
 from vtc_lab.reducers.registry import check_ratio, method
 from vtc_lab.reducers.stages import Problem, both_stages, cut_greedily, cut_optimally
@@ -28,6 +31,7 @@ def lftr(
     tokens: VideoTokens,
     budget: int | None = None,
     *,
+    joint: Literal["significance", "coverage"] = "significance",
     temporal_ratio: float | None = None,
     spatial_ratio: float | None = None,
     min_fidelity: float | None = None,
@@ -35,22 +39,28 @@ def lftr(
     temporal: Literal["merge", "select"] = "merge",
     granularity: Literal["frame", "patch"] = "frame",
     significance: Literal["distinct", "neighbours", "attention"] = "distinct",
-    allocation: Literal["per-frame", "global"] = "per-frame",
+    allocation: Literal["auto", "per-frame", "global"] = "auto",
     dropped: Literal["prune", "merge"] = "prune",
     order: Literal["temporal-first", "spatial-first"] = "temporal-first",
 ) -> Reduction:
-    """Merge redundant frames, then remove insignificant patches, to an exact budget.
+    """Keep what is significant in time and space, and merge what says the same as before, to an exact budget.
 
-    The difference of a patch from its neighbour is d[t,n] = 1 - cos(X[t,n], X[t-1,n]), that of a frame the mean d[t];
-    the first frame has d = inf. The clip is cut into T' contiguous segments; a segment becomes one frame; of the
+    The difference of a patch from its neighbour in time is d[t,n] = 1 - cos(X[t,n], X[t-1,n]); in the first frame it
+    counts as the largest of the clip. With a budget alone, the K tokens of largest joint significance
+    d^(1/4) * u * f stay, where u is 1 - the mean cosine to the up to 4 neighbours in space and f is 1 - the cosine to
+    the frame's mean; 2^-10 is added to each. The factors are on record, their product, the exponent and the ranking
+    over the whole clip are our reading of "bounded jointly", chosen on validation clips of the generated world.
+
+    With a ratio for time or space, or with `joint` "coverage", the two stages run one after the other: d[t] is the mean
+    d of a frame, inf for the first; the clip is cut into T' contiguous segments; a segment becomes one frame; of the
     T' * N patches, K stay. Ties go to the earlier frame and the lower patch; two zero vectors have cosine 1.
-
-    With a budget alone, T' is chosen automatically: of up to 10 values the one whose result covers the source best
-    (mean `coverage`, on a seeded sketch of 64 channels and at most 64 positions of a frame), our reading of "bounded
-    jointly". The notes of the reduction state the split that was chosen and the coverage that was reached.
 
     Parameters
     ----------
+    joint : what bounds both stages where only a budget is given: "significance", as above; or "coverage", our first
+        reading, which loses to chance on questions about what moves: T' is the one of up to 10 values whose result
+        covers the source best (mean `coverage`, on a seeded sketch of 64 channels and at most 64 positions of a frame).
+        The notes of the reduction state that split and its coverage.
     temporal_ratio, spatial_ratio : compression of each stage, 1 to T and 1 to N. One alone is that stage alone:
         T' = round(T / temporal_ratio) whole frames, or all frames with N / spatial_ratio patches each on average. Both:
         K = round(M / (temporal_ratio * spatial_ratio)), at most T' * N. One together with a budget fixes the split:
@@ -61,10 +71,11 @@ def lftr(
     temporal : "merge" is the mean of the segment weighted by d (the first frame counts as the largest finite d of the
         clip; equal weights where all are 0); "select" keeps its frame of largest d. Either is anchored at that frame.
     granularity : "frame", or "patch": every grid position is cut, weighted and anchored in time on its own, by d[t,n].
-    significance : of a patch: "distinct" is 1 - cos to the frame mean; "neighbours" is 1 - mean cosine to its up to 4
-        neighbours; "attention" is the encoder's saliency, merged in time as the tokens are.
-    allocation : "per-frame", equal shares (larger by one for the segments whose anchors have the largest mean d); or
-        "global", the K most significant of all.
+    significance : of a patch: "distinct" is f; "neighbours" is u; "attention" is the encoder's saliency, merged in time
+        as the tokens are. In the joint significance the second leaves out f, the third has saliency in its place.
+    allocation : "per-frame", equal shares (larger by one for the segments whose anchors have the largest mean d, or the
+        frames of largest mean significance); or "global", the K most significant of all. "auto" is "global" for the
+        joint significance and "per-frame" for the stages.
     dropped : "prune" removes patches, as on record; "merge" takes the plain mean of each kept patch and of those
         removed ones of its frame to which it is nearest by cosine (a frame that keeps none is removed).
     order : "temporal-first"; or "spatial-first": source patches are admitted in order of significance ("per-frame": the
@@ -79,6 +90,16 @@ def lftr(
     >>> lftr(tokens, temporal_ratio=4, spatial_ratio=2).ledger
     'kept 128 of 1024 tokens, 8.0x, 4 of 16 frames'
     """
+    alone = temporal_ratio is None and spatial_ratio is None and min_fidelity is None
+    if budget is not None and alone and joint == "significance":
+        for name, value in (("segments", segments), ("granularity", granularity), ("order", order)):
+            if value not in ("greedy", "frame", "temporal-first"):
+                raise VTCError(
+                    f"{name} is {value!r}, which is an option of the two stages; give temporal_ratio, spatial_ratio or "
+                    "joint='coverage' with it"
+                )
+        return keep_jointly(tokens, budget, significance, temporal, allocation, dropped)
+    allocation = "per-frame" if allocation == "auto" else allocation
     evidence = difference(tokens.values)
     if granularity == "frame":
         evidence = evidence.mean(1, keepdim=True)

@@ -1,0 +1,91 @@
+"""LFTR in one ranking: a significance of every token in time and space, and what becomes of those below the cut."""
+
+import torch
+from torch import Tensor
+
+from vtc_lab.reducers.ops import attention, even, gather, nearest, prune, ranks, top
+from vtc_lab.tokens import Reduction, VideoTokens
+
+_BLOCK = 1 << 25  # elements of a block: 128 MB in float32, so that a GPU waits for no loop over frames
+_TINY = 1e-30  # beside the squares of features; makes two zero vectors alike, and one zero vector like no other
+_LEAST = 2.0**-10  # of each factor, so that one that is 0 everywhere does not hide the others
+_SAME = 0.1  # difference up to which a patch says the same as the one before it
+
+
+def keep_jointly(
+    tokens: VideoTokens, budget: int, significance: str, temporal: str, allocation: str, dropped: str
+) -> Reduction:
+    """Keep the tokens of largest significance in time and space; the options are those of `lftr`."""
+    change, score = joint_significance(tokens, significance)
+    if allocation == "per-frame":
+        share = torch.full_like(score[:, 0], budget // len(score), dtype=torch.long)
+        share[top(score.mean(1), budget % len(score))] += 1
+        kept = ranks(score) < share[:, None]
+    else:
+        kept = torch.zeros_like(score, dtype=torch.bool)
+        kept.view(-1)[top(score.flatten(), budget)] = True
+    if temporal == "select" and dropped == "prune":
+        return prune(tokens, kept.flatten().nonzero().flatten())
+    home = torch.where(kept.flatten(), torch.arange(kept.numel(), device=kept.device), -1).view_as(kept)
+    if temporal == "merge":
+        home = _carried(home, change <= _SAME)
+    if dropped == "merge":
+        home = torch.where(home < 0, nearest(tokens.values.flatten(1, 2), kept), home)
+    return gather(tokens, home.flatten(), score.flatten())
+
+
+def joint_significance(tokens: VideoTokens, kind: str) -> tuple[Tensor, Tensor]:
+    """Return (T, N) differences from the frame before, inf in the first frame, and the significance of each token.
+
+    >>> tokens = VideoTokens(torch.tensor([[1.0, 0], [1, 0], [0, 1], [1, 0]]).view(1, 2, 2, 2))
+    >>> joint_significance(tokens, "neighbours")[1].round(decimals=2).tolist()
+    [[0.5, 0.0, 1.0, 0.5]]
+    """
+    values, frames = tokens.values, len(tokens)
+    step = max(1, _BLOCK // values[0].numel())
+    parts = []
+    for start in range(0, frames, step):
+        before = min(start, 1)  # the block's first frame is compared with the one before it
+        parts.append(_differences(values[start - before : start + step].float())[:, before:])
+    distinct, apart, change = (parts[0] if len(parts) == 1 else torch.cat(parts, 1)).flatten(2)
+    largest = change[1:].amax() if frames > 1 else torch.ones((), device=change.device)
+    score = (apart + _LEAST) * (change.minimum(largest) + _LEAST).sqrt().sqrt()
+    if kind == "distinct":
+        score = score * (distinct + _LEAST)
+    if kind == "attention":
+        score = score * attention(tokens).float()
+    return change, score
+
+
+def _differences(x: Tensor) -> Tensor:
+    """Return (3, T, h, w): 1 - cosine to the mean of the frame, to the 4 neighbours on average, to the frame before."""
+    scale = ((x * x).sum(-1) + _TINY).rsqrt()
+    mean = x.mean((1, 2))
+    # All four at once: to the mean, to the frame before, to the neighbour above, to the one on the left.
+    dots, other = x.new_zeros(4, *scale.shape), x.new_ones(4, *scale.shape)
+    torch.matmul(x.flatten(1, 2), mean[..., None], out=dots[0].view(len(x), -1, 1))
+    other[0] = ((mean * mean).sum(-1) + _TINY).rsqrt()[:, None, None]
+    for axis in (0, 1, 2):
+        size = x.shape[axis] - 1
+        dots[axis + 1].narrow(axis, 1, size).copy_((x.narrow(axis, 1, size) * x.narrow(axis, 0, size)).sum(-1))
+        other[axis + 1].narrow(axis, 1, size).copy_(scale.narrow(axis, 0, size))
+    apart = even(1 - (dots + _TINY) * scale * other).clamp(min=0)
+    apart[1, 0] = torch.inf
+    up, left = apart[2:]
+    up[:, 0] = left[:, :, 0] = 0
+    beside = up + left
+    beside[:, :-1] += up[:, 1:]
+    beside[:, :, :-1] += left[:, :, 1:]
+    height, width = scale.shape[1:]
+    count = [[(y > 0) + (y < height - 1) + (x > 0) + (x < width - 1) for x in range(width)] for y in range(height)]
+    if count == [[0]]:
+        beside += 1  # a patch without neighbours is like none
+    apart[2] = beside / torch.tensor(count, device=x.device).clamp(min=1)
+    return apart[[0, 2, 1]]
+
+
+def _carried(home: Tensor, same: Tensor) -> Tensor:
+    """Return home with each dropped token in the home of the one before it, where it says the same."""
+    frames = torch.arange(len(home), device=home.device)[:, None]
+    begins = torch.where((home >= 0) | ~same, frames, 0)
+    return home.gather(0, begins.cummax(0).values)
