@@ -103,7 +103,7 @@ def test_heat_map_shows_every_number_once_and_baselines_in_grey(everyone):
             assert len(channels) == 1 and (channels == {"00"}) == (label.get_text() not in BASELINES)
     assert "each method keeps 54 of 216, 4.0x" in words(figure) and "Tokens by noise" in words(figure)
     assert f"about {0.25 / 1.75:.2f}" in words(figure)
-    assert "saliency: made up" in words(figure) and "lftr: automatic split" in words(figure)
+    assert "saliency: made up" in words(figure)
 
 
 def test_what_is_alike_stands_side_by_side(tokens):
@@ -134,7 +134,7 @@ def test_small_multiples_have_a_panel_for_every_method_and_every_gap(clip, every
     (title, empty), *_ = titles.items()
     assert len(titles) == 1 and title == "dycoke: below its minimum budget" and not empty.images
     assert str(gaps["dycoke"]) in words(figure)
-    for note in ("lftr: automatic split", "saliency: made up", "Dark and hatched: dropped", "4 of 9"):
+    for note in ("saliency: made up", "Dark and hatched: dropped", "4 of 9"):
         assert note in words(figure)
     assert words(figure).count("saliency: made up") == 1, "methods with the same note share a line"
     data = figure.vtc["data"]

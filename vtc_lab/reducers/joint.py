@@ -8,6 +8,7 @@ from vtc_lab.tokens import Reduction, VideoTokens
 
 _BLOCK = 1 << 25  # elements of a block: 128 MB in float32, so that a GPU waits for no loop over frames
 _TINY = 1e-30  # beside the squares of features; makes two zero vectors alike, and one zero vector like no other
+_SQUARES = (1e-10, 1e15)  # largest values whose squares are neither lost beside the last nor infinite in float32
 _LEAST = 2.0**-10  # of each factor, so that one that is 0 everywhere does not hide the others
 _SAME = 0.1  # difference up to which a patch says the same as the one before it
 
@@ -42,6 +43,9 @@ def joint_significance(tokens: VideoTokens, kind: str) -> tuple[Tensor, Tensor]:
     [[0.5, 0.0, 1.0, 0.5]]
     """
     values, frames = tokens.values, len(tokens)
+    peak = max(float(end.abs()) for end in values.aminmax())
+    if not _SQUARES[0] < peak < _SQUARES[1]:
+        values = values / (peak or 1)
     step = max(1, _BLOCK // values[0].numel())
     parts = []
     for start in range(0, frames, step):
