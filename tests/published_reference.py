@@ -646,6 +646,328 @@ def worthy(rows: np.ndarray, worth: list[float], count: int) -> list[int]:
     return picked
 
 
+def scaled(scores: list[float]) -> list[float]:
+    """From 0 to 1; all 0 if they are equal up to rounding."""
+    low, high = min(scores), max(scores)
+    if high - low <= 1e-6 * max(map(abs, scores)):
+        return [0.0 for _ in scores]
+    return [(score - low) / (high - low) for score in scores]
+
+
+def ttf(x, attention, shape, budget, tau=None) -> Outputs:
+    frames, patches = x.shape[:2]
+    whole = x.mean((0, 1))
+    first = max(range(frames), key=lambda t: like(x[t].mean(0), whole))
+    best = {}
+    for t, n in np.ndindex(frames, patches):
+        if t != first:
+            around = [
+                m for m in range(patches) if max(abs(a - b) for a, b in zip(*places(shape, n, m), strict=True)) <= 1
+            ]
+            seen = max(around, key=lambda m, t=t, n=n: like(x[t, n], x[first, m]))
+            best[t, n] = (like(x[t, n], x[first, seen]), seen)
+    if tau is None:
+        kept = sorted(best, key=lambda token: best[token][0])[: budget - patches]
+    else:
+        kept = [token for token in best if best[token][0] <= tau]
+    groups = {n: {(first, n): 1.0} for n in range(patches)}
+    for token in best.keys() - set(kept):
+        groups[best[token][1]][token] = 0.0
+    return [itself(token) for token in kept] + [((first, n), members) for n, members in groups.items()]
+
+
+def places(shape: tuple[int, int], *patches: int) -> list[tuple[int, int]]:
+    """Row and column of each patch."""
+    return [divmod(n, shape[1]) for n in patches]
+
+
+def v_cast(x, attention, shape, budget) -> Outputs:
+    frames, patches = x.shape[:2]
+    f = [frame.mean(0) / np.linalg.norm(frame.mean(0)) for frame in x]
+    bend = [1 - like(f[t] - f[t - 1], f[t + 1] - f[t]) if 0 < t < frames - 1 else 1 for t in range(frames)]
+    raised = [math.exp(c / 0.7) for c in bend]
+    least = 1 if budget >= frames else 0
+    count = apportion(raised, budget - least * frames, [patches - least] * frames)
+    outputs = []
+    for t, more in enumerate(count):
+        strong = scaled([np.linalg.norm(v) for v in x[t]])
+        outputs += [
+            itself((t, n)) for n in salient([1 - like(x[t, n], f[t]) + strong[n] for n in range(patches)], least + more)
+        ]
+    return outputs
+
+
+def stc(x, attention, shape, budget, alpha=0.5, window=8) -> Outputs:
+    frames, patches = x.shape[:2]
+    outputs = []
+    for t, share in enumerate(shares(budget, frames)):
+        odd = [1 - like(v, x[t].mean(0)) for v in x[t]]
+        score = odd
+        if t:
+            past = x[max(0, t - window) : t].mean((0, 1))
+            score = [alpha * (1 - like(v, past)) + (1 - alpha) * o for v, o in zip(x[t], odd, strict=True)]
+        outputs += [itself((t, n)) for n in salient([round(s, 9) for s in score], share)]
+    return outputs
+
+
+def st_simdiff(x, attention, shape, budget, tau_sim=0.8, tau_diff=0.2) -> Outputs:
+    frames, patches = x.shape[:2]
+    tokens = list(np.ndindex(frames, patches))
+    edges = {}
+    for t, n in tokens:
+        y, column = divmod(n, shape[1])
+        beside = [(t - 1, n)] * (t > 0) + [(t, n - 1)] * (column > 0) + [(t, n - shape[1])] * (y > 0)
+        edges |= {(other, (t, n)): like(x[t, n], x[other]) for other in beside}
+    events = {token for (other, token), alike in edges.items() if other[0] < token[0] and alike < tau_diff}
+    number = {token: i for i, token in enumerate(tokens)}
+    joins = [(alike, number[a], number[b]) for (a, b), alike in edges.items() if alike >= tau_sim]
+    communities = []
+    for group in components(tokens, joins):
+        members = [tokens[i] for i in sorted(group)]
+        central = {a: round(np.mean([cosine(x[a], x[b]) for b in members]), 9) for a in members}
+        communities.append((round(np.mean([*central.values()]), 9), members, central))
+    dropped = set()
+    for _, members, central in sorted(communities, key=lambda each: (-each[0], each[1][0])):
+        if len(members) > 1:
+            quota = math.ceil(Fraction(len(tokens) - budget, len(tokens)) * len(members))
+            least = sorted(members, key=lambda token, central=central: -central[token])[len(members) - quota :]
+            gone = set(least) - events
+            if len(dropped) + len(gone) > len(tokens) - budget:
+                break
+            dropped |= gone
+    closest = {token: max([alike for pair, alike in edges.items() if token in pair], default=0) for token in tokens}
+    rest = [token for token in tokens if token not in dropped]
+    return [itself(token) for token in sorted(rest, key=lambda token: (token not in events, closest[token]))[:budget]]
+
+
+def unicomp(x, attention, shape, budget, frame=0.005, patch=0.2) -> Outputs:
+    frames, patches = x.shape[:2]
+    groups = [[0]]
+    for t in range(1, frames):
+        near = 1 - like(x[t].mean(0), x[groups[-1][0]].mean(0)) <= frame
+        if near and len(groups[-1]) < frames * patches // budget + 1:
+            groups[-1].append(t)
+        else:
+            groups.append([t])
+    while len(groups) * patches < budget:
+        longest = max(range(len(groups)), key=lambda g: len(groups[g]))
+        half = math.ceil(len(groups[longest]) / 2)
+        groups[longest : longest + 1] = [groups[longest][:half], groups[longest][half:]]
+    fused = [x[group].mean(0) for group in groups]
+    number = len(groups)
+    s = [np.mean([cosine(a.mean(0), b.mean(0)) for b in fused]) for a in fused]
+    raised = [math.exp((np.mean(s) - each) * math.sqrt(number)) for each in s]
+    most = min(patches, max(1, 2 * (budget // number)))
+    count = [min(most, math.floor(budget * each / sum(raised) + 1e-9)) for each in raised]
+    count = [a + b for a, b in zip(count, evenly(budget - sum(count), [most - c for c in count]), strict=True)]
+    unique, heard = [], []
+    for rows in fused:
+        mean = [round(np.mean([cosine(a, b) for b in rows]), 9) for a in rows]
+        unique.append(mean)
+        picked = {}  # each with itself and those that it keeps from being picked
+        for n in sorted(range(patches), key=lambda n, mean=mean: mean[n]):
+            by = [c for c in picked if 1 - like(rows[n], rows[c]) < patch]
+            if by:
+                picked[by[0]].append(n)
+            else:
+                picked[n] = [n]
+        heard.append(picked)
+    count = [min(c, len(picked)) for c, picked in zip(count, heard, strict=True)]
+    spare = min(budget, sum(map(len, heard))) - sum(count)
+    more = evenly(spare, [len(picked) - c for c, picked in zip(count, heard, strict=True)])
+    stay = [dict([*picked.items()][: c + m]) for picked, c, m in zip(heard, count, more, strict=True)]
+    others = [(unique[g][n], g, n) for g in range(number) for n in range(patches) if n not in heard[g]]
+    for _, g, n in sorted(others)[: budget - sum(map(len, stay))]:
+        for members in stay[g].values():
+            if n in members:
+                members.remove(n)
+        stay[g][n] = [n]
+    outputs = []
+    for group, kept in zip(groups, stay, strict=True):
+        for n, members in kept.items():
+            weight = {m: (0.5 / len(members) + 0.5 * (m == n)) / len(group) for m in members}
+            outputs.append(((group[0], n), {(t, m): part for m, part in weight.items() for t in group}))
+    return outputs
+
+
+def evenly(budget: int, most: list[int]) -> list[int]:
+    """Equal shares as far as each can take them."""
+    return apportion([1] * len(most), budget, most)
+
+
+def unified(x, attention, shape, budget, tau=0.7, clusters=0.3) -> Outputs:
+    tokens = list(np.ndindex(x.shape[:2]))
+    merged = round(clusters * budget)
+    queue = sorted(tokens, key=lambda token: -attention[token])
+    kept = []
+    for token in queue:
+        if len(kept) < budget - merged and all(like(x[token], x[other]) < tau for other in kept):
+            kept.append(token)
+    kept += [token for token in queue if token not in kept][: budget - merged - len(kept)]
+    rest = [token for token in tokens if token not in kept]
+    return [itself(token) for token in kept] + clustered([(token, [token]) for token in rest], x, merged)
+
+
+def clustered(groups: list[tuple[Token, list[Token]]], x: np.ndarray, count: int) -> Outputs:
+    """Groups of tokens, each with its anchor, in so many clusters by density peaks (k = 7) of their means."""
+    if not count:
+        return []
+    rows = [np.mean([x[token] for token in members], 0) for _, members in groups]
+    centres = density_peaks(rows, count, 7)
+    members = {i: [] for i in centres}
+    for i in range(len(rows)):
+        home = i if i in members else min(centres, key=lambda c, i=i: distance(rows[i], rows[c]))
+        members[home] += groups[i][1]
+    return [mean_of(groups[i][0], tokens) for i, tokens in members.items()]
+
+
+def prunevid(x, attention, shape, budget, tau=0.8, cluster_ratio=None) -> Outputs:
+    frames, patches = x.shape[:2]
+    alike, static = {}, {}
+    for segment in segments_of_runs(x):
+        first, last = segment[0], segment[-1]
+        for n in range(patches) if len(segment) > 1 else ():
+            pairs = [cosine(x[a, n], x[b, n]) for a in segment for b in segment if a != b]
+            alike[first, last, n] = round(np.mean(pairs), 9)
+        static[first, last] = [n for n in range(patches) if alike.get((first, last, n), -2) > tau]
+    queue = sorted((alike[first, last, n], first, last, n) for (first, last), some in static.items() for n in some)
+    for _, first, last, n in queue if budget else ():
+        if sum(len(s) + (patches - len(s)) * (b - a + 1) for (a, b), s in static.items()) >= budget:
+            break
+        static[first, last].remove(n)
+    sets = [[((a, n), [(t, n) for t in range(a, b + 1)]) for n in some] for (a, b), some in static.items()]
+    for (first, last), some in static.items():
+        moving = [n for n in range(patches) if n not in some]
+        sets += [[((t, n), [(t, n)]) for n in moving] for t in range(first, last + 1)]
+    sizes = [*map(len, sets)]
+    if cluster_ratio is not None:
+        count = [max(1, math.floor(cluster_ratio * size)) if size > 14 else size for size in sizes]
+    else:
+        large = [i for i, size in enumerate(sizes) if size > 14]
+        left = budget - sum(size for size in sizes if size <= 14)
+        count = sizes[:]
+        if large and left >= len(large):
+            big = [sizes[i] for i in large]
+            for i, share in zip(large, apportion(big, left, big, least=1), strict=True):
+                count[i] = share
+        else:
+            count = apportion(sizes, budget, sizes)
+    return [output for some, number in zip(sets, count, strict=True) for output in clustered(some, x, number)]
+
+
+def segments_of_runs(x: np.ndarray) -> list[list[int]]:
+    frames = len(x)
+    rows = [frame.mean(0) for frame in x]
+    centres = density_peaks(rows, max(1, frames // 4), 7)
+    label = [t if t in centres else min(centres, key=lambda c, t=t: distance(rows[t], rows[c])) for t in range(frames)]
+    runs = [[0]]
+    for t in range(1, frames):
+        if label[t] == label[t - 1]:
+            runs[-1].append(t)
+        else:
+            runs.append([t])
+    longest = [max((run for run in runs if label[run[0]] == name), key=len) for name in {*label}]
+    stay = sorted(run for run in longest if len(run) > 1) or [[*range(frames)]]
+    found = {run[0]: [*run] for run in stay}
+    for t in range(frames):
+        if not any(t in run for run in stay):
+            beside = [run for run in stay if run[-1] < t][-1:] + [run for run in stay if run[0] > t][:1]
+            found[max(beside, key=len)[0]].append(t)
+    return [sorted(members) for members in found.values()]
+
+
+def gleanvid(x, attention, shape, budget) -> Outputs:
+    frames, patches = x.shape[:2]
+    mean = x.mean((0, 1))
+    main = np.linalg.svd(x.reshape(-1, x.shape[2]) - mean, full_matrices=False)[2][0]
+    clean = x - ((x - mean) @ main)[..., None] * main
+    cell = [[m for m in range(patches) if same_cell(shape, n, m)] for n in range(patches)]
+    novelty = np.zeros(frames)
+    for t, n in np.ndindex(frames, patches):
+        z = clean[t, cell[n]].mean(0)
+        square = z @ z
+        if t:
+            before = np.array([clean[s, cell[n]].mean(0) for s in range(t)])
+            gram, b = before @ before.T, before @ z
+            square -= b @ np.linalg.inv(gram + 1e-4 * np.trace(gram) / t * np.eye(t)) @ b
+        novelty[t] += math.sqrt(max(square, 0))
+    gini = (
+        2 * sum(i * each for i, each in enumerate(sorted(novelty), 1)) / (frames * novelty.sum())
+        - (frames + 1) / frames
+    )
+    a = 0.6 - 0.4 * gini
+    quota = [a * budget / frames + (1 - a) * budget * each / novelty.sum() for each in novelty]
+    outputs, span = [], np.zeros((0, x.shape[2]))
+    for t, count in enumerate(apportion(quota, budget, [patches] * frames)):
+        near = [like(x[t, n], x[t, cell[n]].mean(0)) - like(x[t, n], x[t].mean(0)) for n in range(patches)]
+        u = [math.log(1 + math.exp(4 * each)) / 4 for each in near]
+        residual = clean[t] - clean[t] @ span.T @ span
+        far = [
+            np.linalg.norm(residual[n]) if residual[n] @ residual[n] > 1e-5 * (v @ v) else 0
+            for n, v in enumerate(clean[t])
+        ]
+        score = [round(a + b, 6) for a, b in zip(scaled(u), scaled(far), strict=True)]
+        kept = salient(score, count)
+        outputs += [itself((t, n)) for n in kept]
+        fresh = [residual[n] for n in sorted(kept) if far[n]]
+        if fresh:
+            basis, triangle = np.linalg.qr(np.array(fresh).T)
+            strength = np.abs(np.diag(triangle))
+            span = np.concatenate([span, basis.T[strength > 1e-4 * strength.max()]])
+    return outputs
+
+
+def same_cell(shape: tuple[int, int], n: int, m: int) -> bool:
+    (a, b), (c, d) = places(shape, n, m)
+    return a // 2 == c // 2 and b // 2 == d // 2
+
+
+def earlytom(x, attention, shape, budget, tau=0.8) -> Outputs:
+    frames, patches = x.shape[:2]
+
+    def alike(a: np.ndarray, b: np.ndarray) -> float:
+        return round(np.mean([cosine(v, w) for v, w in zip(a, b, strict=True)]), 9)
+
+    pairs = []
+    for segment in ends_and_middles(x, tau, alike):
+        middle, bar = segment[1:-1], alike(x[segment[0]], x[segment[-1]])
+        while len(middle) > 1:
+            i = middle.pop(0)
+            s, after = alike(x[i], x[i + 1]), alike(x[i + 1], x[i + 2])
+            if s > max(bar, after, 0):
+                pairs.append((s, max(after, 0), i))
+                middle.pop(0)
+    parts = {t: {t: 1.0} for t in range(frames)}
+    for s, after, i in sorted(pairs, key=lambda pair: -pair[0])[: (frames * patches - budget) // patches]:
+        parts[i] = {i: s / (s + after), i + 1: after / (s + after)}
+        del parts[i + 1]
+    merged = [sum(part * x[t] for t, part in some.items()) for some in parts.values()]
+    worth = [sum(part * attention[t] for t, part in some.items()) for some in parts.values()]
+    share = shares(budget, len(parts))
+    outputs = []
+    for segment in ends_and_middles(merged, tau, alike):
+        for i in segment:
+            kept = salient(worth[i], share[i])
+            if i not in (segment[0], segment[-1]):
+                windows = [[n for n in range(patches) if n * share[i] // patches == k] for k in range(share[i])]
+                kept = [max(window, key=lambda n, i=i: worth[i][n]) for window in windows]
+            some = [*parts.values()][i]
+            outputs += [((min(some), n), {(t, n): part for t, part in some.items()}) for n in kept]
+    return outputs
+
+
+def ends_and_middles(frames: list, tau: float, alike) -> list[list[int]]:
+    """Frames of each segment."""
+    found, average = [[0]], 1.0
+    for t in range(1, len(frames)):
+        average = 0.9 * alike(frames[found[-1][0]], frames[t]) + 0.1 * average
+        if average < tau or len(found[-1]) == 5:
+            found.append([])
+            average = 1.0
+        found[-1].append(t)
+    return found
+
+
 METHODS = {
     "tome": tome,
     "visionzip": visionzip,
@@ -660,4 +982,13 @@ METHODS = {
     "sttm": sttm,
     "framefusion": framefusion,
     "flashvid": flashvid,
+    "ttf": ttf,
+    "v-cast": v_cast,
+    "stc": stc,
+    "st-simdiff": st_simdiff,
+    "unicomp": unicomp,
+    "unified": unified,
+    "prunevid": prunevid,
+    "gleanvid": gleanvid,
+    "earlytom": earlytom,
 }

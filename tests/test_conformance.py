@@ -93,7 +93,7 @@ def legal(name: str, option: str) -> st.SearchStrategy | None:
     if typing.get_origin(hint) is Literal:
         return st.sampled_from(typing.get_args(hint))
     if option in get_method(name).ranges:
-        return st.floats(*get_method(name).ranges[option])
+        return (st.integers if hint is int else st.floats)(*get_method(name).ranges[option])
     return {bool: st.booleans(), int: st.integers(-(2**63) + 1, 2**63 - 1)}.get(hint)
 
 

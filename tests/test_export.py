@@ -380,10 +380,10 @@ def test_figure_sizes():
 
 
 def test_each_method_has_one_look_of_its_own():
-    baselines = {name: method_style(name) for name in ("uniform", "random", "random-per-frame", "pool")}
+    baselines = {name: method_style(name) for name in ("uniform", "random", "random-per-frame", "pool", "downscale")}
     published = {name: method_style(name) for name in _ROSTER}
     assert {look["color"] for look in baselines.values()} == {"#555555", "#999999"}
-    assert len({look["marker"] for look in baselines.values()} - {look["marker"] for look in published.values()}) == 4
+    assert len({look["marker"] for look in baselines.values()} - {look["marker"] for look in published.values()}) == 5
     assert len({(look["color"], look["marker"]) for look in published.values()}) == len(_ROSTER)
     assert set(baselines) | set(published) >= set(vtc_lab.methods().index)
     others = {name: method_style(name) for name in ("mine", "first-tokens", "my-method", "ablation")}

@@ -69,6 +69,30 @@ def test_pool_pools_the_other_axis_below_one_token_each() -> None:
     torch.testing.assert_close(over_time.tokens, tokens.values.mean((0, 1)))
 
 
+@pytest.mark.parametrize(
+    ("grid", "cells"), [((5, 8, 8), (4, 4)), ((2, 4, 8), (2, 4)), ((2, 9, 9), (3, 3)), ((3, 12, 6), (4, 2))]
+)
+def test_downscale_to_a_grid_is_adaptive_average_pooling(grid, cells) -> None:
+    tokens = make(grid)
+    want = torch.nn.functional.adaptive_avg_pool2d(tokens.values.permute(0, 3, 1, 2), cells).permute(0, 2, 3, 1)
+    reduced = vtc.reduce(tokens, "downscale", ratio=grid[1] * grid[2] / (cells[0] * cells[1]))
+    grown = want.repeat_interleave(grid[1] // cells[0], 1).repeat_interleave(grid[2] // cells[1], 2)
+    torch.testing.assert_close(reduced.reconstruct(), grown)
+
+
+@pytest.mark.parametrize("grid", [(6, 4, 4), (5, 3, 7), (4, 6, 1)])
+def test_downscale_keeps_to_whole_grids_but_for_one_frame(grid) -> None:
+    tokens = make(grid)
+    for budget in range(grid[0], tokens.total + 1):
+        cell = vtc.reduce(tokens, "downscale", ratio=tokens.total / budget).assign.view(grid)
+        whole = [
+            {tuple(row.tolist()) for row in frame.diff(dim=1) != 0} for frame in cell
+        ]  # where the columns of each row end
+        assert sum(len(ends) > 1 for ends in whole) <= 1
+        sizes = sorted(len(frame.unique()) for frame in cell)
+        assert len({*sizes}) <= 3 and sum(sizes) == budget
+
+
 @pytest.mark.parametrize("name", ["random", "random-per-frame"])
 def test_random_is_even_and_differs_from_seed_to_seed(name) -> None:
     tokens = make((4, 4, 4))
@@ -86,7 +110,7 @@ def test_random_is_even_and_differs_from_seed_to_seed(name) -> None:
 
 
 def test_a_method_of_the_users_own_works() -> None:
-    @vtc.method(paper="mine", year=2026, kind="merges")
+    @vtc.method(paper="mine", year=2026, kind="merges", ours="the offset")
     def every_other(
         tokens: vtc.VideoTokens, budget: int, *, start: typing.Literal["first", "last"] = "first", power: float = 1.0
     ) -> vtc.Reduction:
@@ -95,7 +119,7 @@ def test_a_method_of_the_users_own_works() -> None:
         return vtc.merge(tokens, group, torch.ones(tokens.total) ** power, anchor, notes=(start,))
 
     row = vtc.methods().loc["every-other"]
-    assert (row["paper"], row["year"], row["kind"]) == ("mine", 2026, "merges")
+    assert (row["paper"], row["year"], row["kind"], row["ours"]) == ("mine", 2026, "merges", "the offset")
     assert row["options"] == "start='first'|'last', power=1.0"
     tokens = make((4, 2, 2))
     reduced = vtc.reduce(tokens, "every-other", ratio=2, power=np.float32(2))

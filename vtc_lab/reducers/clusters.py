@@ -134,3 +134,22 @@ def most_diverse(rows: Tensor, count: int, pool: int = 256) -> Tensor:
         nearest = torch.minimum(nearest, distance(rows, rows[members[fresh]]).amin(1))
         nearest[picked] = -torch.inf
     return torch.tensor(picked, device=rows.device)
+
+
+def pick_in_order(near: Tensor) -> Tensor:
+    """Return (b, n) bool: the rows picked greedily in their order, each unless it is near one picked before it.
+
+    near is (b, n, n) bool and symmetric. Each round picks all open rows without an earlier open row near them, which
+    takes a few rounds where a loop over the rows would take n.
+
+    >>> chain = (torch.arange(5)[:, None] - torch.arange(5)).abs() == 1
+    >>> pick_in_order(chain[None]).tolist()
+    [[True, False, True, False, True]]
+    """
+    earlier = near.tril(-1)
+    picked, left = torch.zeros_like(near[..., 0]), torch.ones_like(near[..., 0])
+    while bool(left.any()):
+        fresh = left & ~(earlier & left[:, None]).any(-1)
+        picked |= fresh
+        left &= ~fresh & ~(earlier & fresh[:, None]).any(-1)
+    return picked

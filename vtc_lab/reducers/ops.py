@@ -12,6 +12,7 @@ from vtc_lab.tokens import Reduction, VideoTokens, VTCError
 _BLOCK = 1 << 18  # elements of one working block: 1 MB in float32, which stays in a core's cache
 _DEVICE_BLOCK = 1 << 26  # away from the CPU, where starting a piece of work costs more than memory
 _SAFE = 1e15  # lengths from 1/_SAFE to _SAFE have squares that float32 holds
+_SAME = 1e-6  # numbers that differ by less than this share of the largest differ by rounding
 
 
 def blocks(values: Tensor) -> Iterator[slice]:
@@ -75,6 +76,18 @@ def even(numbers: Tensor) -> Tensor:
     every device.
     """
     return (numbers * (1 << 20)).round_().div_(1 << 20)
+
+
+def minmax(scores: Tensor) -> Tensor:
+    """Return the rows of (n, N) scaled to 0..1; a row of numbers that differ by rounding alone becomes 0."""
+    low, high = scores.amin(1, keepdim=True), scores.amax(1, keepdim=True)
+    flat = high - low <= _SAME * scores.abs().amax(1, keepdim=True)
+    return even((scores - low) / torch.where(flat, torch.inf, high - low))
+
+
+def frame_means(values: Tensor) -> Tensor:
+    """Return the (T, D) float32 mean of each frame of (T, h, w, D) values."""
+    return torch.cat([values[part].float().mean((1, 2)) for part in blocks(values)])
 
 
 def changes(now: Tensor, before: Tensor) -> Tensor:

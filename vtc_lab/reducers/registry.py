@@ -43,6 +43,7 @@ class Method:
     instead: str
     minimum: str
     least: Least
+    ours: str
 
 
 METHODS: dict[str, Method] = {}  # every registered method by its name
@@ -58,6 +59,7 @@ def method(
     kind: str = "prunes",
     minimum: tuple[str, Least] | None = None,
     instead: str = "",
+    ours: str = "",
 ) -> Callable[..., Any]:
     """Register a reduction method under its name, so that it appears in `reduce`, the explorer and every plot.
 
@@ -74,6 +76,7 @@ def method(
     kind : "prunes" or "merges".
     minimum : the minimum budget, in words and as a function of (T, N, options); None if every budget is possible.
     instead : the option that takes the place of a budget, such as a threshold; None or False while it is off.
+    ours : the choices, in words, that the source does not settle and that are therefore this project's own.
 
     Examples
     --------
@@ -104,7 +107,9 @@ def method(
                 raise VTCError(f"method {key!r} has {what}={word!r}; {suggest(word, known)}")
         needs_ratio = parameters["budget"].default is inspect.Parameter.empty
         words, least = minimum or ("", lambda frames, patches, options: 1)
-        METHODS[key] = Method(key, run, paper, year, needs, kind, options, ranges, needs_ratio, instead, words, least)
+        METHODS[key] = Method(
+            key, run, paper, year, needs, kind, options, ranges, needs_ratio, instead, words, least, ours
+        )
         return run
 
     return register(function) if function else register
@@ -121,15 +126,15 @@ def methods() -> pd.DataFrame:
     """Return the registered methods as a table.
 
     It is indexed by name, with columns paper, year, needs ("features" or "attention"), kind ("prunes" or "merges"),
-    minimum (its minimum budget in words) and options with their defaults; "|" separates the choices of a menu, the
-    default first.
+    minimum (its minimum budget in words), options with their defaults ("|" separates the choices of a menu, the default
+    first) and ours (choices that its source does not settle, so that they are this project's own).
 
     Examples
     --------
     >>> methods().loc["lftr", "paper"]
     'arXiv 2501.17391'
     """
-    columns = ["name", "paper", "year", "needs", "kind", "minimum", "options"]
+    columns = ["name", "paper", "year", "needs", "kind", "minimum", "options", "ours"]
     table = pd.DataFrame([vars(each) for each in METHODS.values()])[columns].astype({"year": "Int64"})
     table["minimum"] = table["minimum"].replace("", "none")
     options = [each.options.items() for each in METHODS.values()]
