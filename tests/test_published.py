@@ -628,6 +628,11 @@ def test_unified_by_hand() -> None:
     torch.testing.assert_close(reduced.weight, torch.tensor([1, 1 / 3, 1, 1 / 3, 1 / 3]))
 
 
+def test_unified_goes_through_blocks_in_which_nothing_is_unlike() -> None:
+    tokens = vtc.VideoTokens(torch.ones(1, 20, 30, 4), torch.arange(600.0).view(1, 20, 30))
+    assert run(tokens, "unified", 4, {}).anchor.tolist() == [0, 597, 598, 599]
+
+
 def test_prunevid_by_hand() -> None:
     """Two scenes of four frames, in which the first patch stands still and the second does not."""
     moving = on_circle(0, 120, 240, 60)

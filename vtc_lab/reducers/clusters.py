@@ -147,7 +147,7 @@ def pick_in_order(near: Tensor) -> Tensor:
     [[True, False, True, False, True]]
     """
     earlier = near.tril(-1)
-    picked, left = torch.zeros_like(near[..., 0]), torch.ones_like(near[..., 0])
+    picked, left = near.new_zeros(near.shape[:2]), near.new_ones(near.shape[:2])
     while bool(left.any()):
         fresh = left & ~(earlier & left[:, None]).any(-1)
         picked |= fresh
