@@ -6,6 +6,7 @@ Each check runs the checkpoint's own code twice, with reduced inputs and in some
 from __future__ import annotations
 
 import copy
+import itertools
 import string
 import sys
 from collections.abc import Callable
@@ -22,7 +23,7 @@ import vtc_lab as vtc
 from vtc_lab.clips.reading import ROOT
 from vtc_lab.models.compression import CompressedInputs, compress, engaged
 from vtc_lab.models.families import FAMILIES
-from vtc_lab.models.prompt_clips import encode_prompt
+from vtc_lab.models.prompt_clips import encode_prompt, places_of
 
 PAGE = ROOT / "docs" / "families.md"
 BEGIN, END = "<!-- families:begin -->", "<!-- families:end -->"
@@ -42,9 +43,9 @@ class Cannot(Exception):
 
 
 @cache
-def load(family: str) -> tuple[torch.nn.Module, object]:
+def load(family: str, layers: int = 2) -> tuple[torch.nn.Module, object]:
     """A family's checkpoint, written to disk and read back."""
-    folder = checkpoint(family)
+    folder = checkpoint(family, layers)
     return AutoModelForImageTextToText.from_pretrained(folder).eval(), AutoProcessor.from_pretrained(folder)
 
 
@@ -419,6 +420,107 @@ def half(family: str) -> None:
         assert logits(model, reduced).isfinite().all()
 
 
+@cache
+def deep(family: str) -> torch.nn.Module:
+    """A model of 4 layers that can be cut at the third."""
+    model = load(family, 4)[0]
+    try:
+        with vtc.inside(model, "fastv", keep=1) as stage:
+            logits(model, asked(family))
+    except vtc.VTCError as refusal:
+        raise Cannot(f"{str(refusal).split(' has ')[1]}") from refusal
+    assert len(stage.layers[0]) == 4
+    return model
+
+
+def inside_identity(family: str) -> None:
+    """a stage inside the language model that keeps all changes no bit of the logits and of a greedy answer"""
+    model, inputs = deep(family), asked(family)
+    before, said = logits(model, inputs), generate(model, inputs)
+    with vtc.inside(model, "fastv", keep=1):
+        assert torch.equal(logits(model, inputs), before)
+        assert torch.equal(torch.stack(generate(model, inputs).logits), torch.stack(said.logits))
+    assert torch.equal(logits(model, inputs), before)
+
+
+@torch.no_grad()
+def hidden_inside(model: torch.nn.Module, inputs: dict, layer: int, dropped: torch.Tensor, said: torch.Tensor) -> tuple:
+    """Logits of a prompt, some of its tokens masked from a layer on, and of each token then said, one at a time."""
+
+    def hide(_: object, args: tuple, given: dict) -> tuple:
+        new, seen = (args[0] if args else given["hidden_states"]).shape[1], len(dropped) + len(steps)
+        mask = given["attention_mask"]
+        mask = torch.ones(1, 1, new, seen, dtype=torch.bool).tril(seen - new) if mask is None else mask.clone()
+        mask[..., : len(dropped)] &= ~dropped
+        if new > 1:  # what is hidden sees itself, or it would give no numbers
+            mask |= torch.eye(new, dtype=torch.bool)
+        return args, given | {"attention_mask": mask}
+
+    steps: list[torch.Tensor] = []
+    handles = [each.register_forward_pre_hook(hide, with_kwargs=True) for each in model.get_decoder().layers[layer:]]
+    output = model(**inputs, use_cache=True)
+    prefill, steps, place = output.logits, [output.logits[:, -1]], full_positions(model, inputs)
+    for token in said[0, :-1]:
+        place = place[..., -1:] + 1
+        output = model(
+            input_ids=token.view(1, 1), position_ids=place, past_key_values=output.past_key_values, use_cache=True
+        )
+        steps.append(output.logits[:, -1])
+    for handle in handles:
+        handle.remove()
+    return prefill, steps
+
+
+def inside_masked(family: str) -> None:
+    """what a stage inside drops is as if masked in the later layers, at prefill and at 6 decoded tokens; counts hold"""
+    model, inputs = deep(family), dict(asked(family))
+    visual = int(places_of(model, FAMILIES[family].modality, inputs).sum())
+    for method in ("fastv", "random-inside", "drop-inside"):
+        keep = {} if method == "drop-inside" else {"keep": 0.25}
+        with vtc.inside(model, method, layer=2, **keep) as stage:
+            short = logits(model, inputs)
+            output = generate(model, inputs)
+        count = round(visual * keep.get("keep", 0))
+        assert stage.layers == [[visual, visual, count, count]]
+        total = inputs["input_ids"].shape[1] + 5
+        held = [total, total, total - visual + count, total - visual + count]
+        assert [layer.get_seq_length() for layer in output.past_key_values.layers] == held
+        kept = stage.kept(3)[0]
+        prefill, steps = hidden_inside(model, inputs, 2, ~kept, new_tokens(inputs, output))
+        same(short, prefill[:, kept])
+        same(torch.stack(output.logits), torch.stack(steps))
+        assert apart(short[:, -1], logits(model, inputs)[:, -1]) > CLOSE
+
+
+def inside_batch(family: str) -> None:
+    """a padded batch whose prompts keep different numbers inside says what each says alone, greedily and with beams"""
+    model, processor = deep(family), load(family, 4)[1]
+    more = () if takes_one(family) else ("what moves first , then ?", frames(3))
+    rows = [("what moves", frames(1), "where ?"), ("is the circle red ?", frames(2), *more, "?"), ("what is red ?",)]
+    inputs = compress(model, prompt(family, processor, *rows), "lftr", 1)
+    for (method, layers), beams in itertools.product((("fastv", {}), ("sparsevlm", {"layers": "2 3"})), (1, 3)):
+        with vtc.inside(model, method, keep=0.2, **layers) as stage:
+            together = new_tokens(inputs, generate(model, inputs, num_beams=beams))
+            held = stage.layers[::beams]
+            for n, row in enumerate(rows):
+                alone = compress(model, prompt(family, processor, row), "lftr", 1)
+                assert torch.equal(new_tokens(alone, generate(model, alone, num_beams=beams))[0], together[n])
+                assert stage.layers[0] == held[n]
+        assert len({each[-1] for each in held}) == 3 - (not more)
+
+
+def inside_sampling(family: str) -> None:
+    """seeded sampling from reduced inputs with a stage inside runs, and says the same again"""
+    model, said = deep(family), []
+    reduced = compress(model, asked(family), "lftr", 2)
+    for _ in range(2):
+        torch.manual_seed(0)
+        with vtc.inside(model, "random-inside", keep=0.25) as stage, engaged(model, reduced):
+            said.append(generate(model, reduced, do_sample=True, num_return_sequences=2).sequences)
+        assert stage.layers[0][0] == int(places_of(model, FAMILIES[family].modality, reduced).sum())
+    assert torch.equal(*said) and not torch.equal(*said[0])
+
+
 CHECKS: dict[str, Callable[[str], str | None]] = {
     "identity": identity,
     "place": place,
@@ -437,6 +539,10 @@ CHECKS: dict[str, Callable[[str], str | None]] = {
     "deepstack": deepstack,
     "compact": compact,
     "bfloat16": half,
+    "inside": inside_identity,
+    "inside = masked": inside_masked,
+    "inside, batch": inside_batch,
+    "inside, sampling": inside_sampling,
 }
 
 

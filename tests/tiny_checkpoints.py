@@ -432,17 +432,23 @@ TINY: dict[str, Tiny] = {
 
 
 @cache
-def checkpoint(family: str) -> Path:
+def checkpoint(family: str, layers: int = 2) -> Path:
     """Where a family's checkpoint is, written once for all tests of a process."""
     folder = Path(tempfile.mkdtemp(prefix="tiny-checkpoints-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return write(family, folder)
+    return write(family, folder, layers)
 
 
-def write(family: str, folder: Path) -> Path:
-    """Write one family's checkpoint, and say where."""
+def write(family: str, folder: Path, layers: int = 2) -> Path:
+    """Write one family's checkpoint, with so many layers in its language model, and say where."""
     torch.manual_seed(0)
     model, processor = TINY[family].make()
+    if layers != 2:
+        config = model.config.get_text_config()
+        config.num_hidden_layers = layers
+        if kinds := getattr(config, "layer_types", None):
+            config.layer_types = (kinds * layers)[:layers]
+        model = type(model)(model.config)
     with torch.no_grad():
         for weight in model.parameters():
             if weight.ndim > 1:

@@ -37,7 +37,16 @@ from vtc_lab.widgets.explorer import explore
 
 __all__ = ["Clip", "Reduction", "VTCError", "VideoTokens", "find_clips", "make_clip", "one_each", "read_clip"]
 __all__ += ["merge", "method", "methods", "prune", "reduce"]
-__all__ += ["Family", "compress", "engaged", "load_encoder", "load_model", "register_family", "video_metadata"]
+__all__ += [
+    "Family",
+    "compress",
+    "engaged",
+    "inside",
+    "load_encoder",
+    "load_model",
+    "register_family",
+    "video_metadata",
+]
 __all__ += ["answer_fidelity", "fidelity", "list_measures", "pixel_fidelity", "rebuild"]
 __all__ += ["accuracy", "benchmarks", "check_clips", "read_benchmark", "read_sample_clip", "read_samples", "score"]
 __all__ += ["bootstrap_interval", "compare", "fidelity_sweep", "read_results", "summary", "sweep", "variants"]
@@ -50,6 +59,7 @@ _LATER = {
     "Family": "vtc_lab.models.families",
     "compress": "vtc_lab.models.compression",
     "engaged": "vtc_lab.models.compression",
+    "inside": "vtc_lab.models.inside",
     "load_model": "vtc_lab.models.loading",
     "register_family": "vtc_lab.models.families",
     "video_metadata": "vtc_lab.models.prompts",

@@ -13,6 +13,7 @@ from transformers import LogitsProcessor, LogitsProcessorList
 
 from vtc_lab.models.compression import CompressedInputs, Positions, engaged, padding_token, put_back
 from vtc_lab.models.families import Inputs, Model
+from vtc_lab.models.inside import inside_of
 from vtc_lab.models.prompt_clips import EncodedPrompt, settle
 from vtc_lab.models.prompts import Processor, Rows, behind, end_of, join, lengthened, prefill, say_each, with_tail
 from vtc_lab.tokens import Reduction, VTCError, plain
@@ -32,6 +33,7 @@ class Answer:
     entered, total : visual tokens that entered the language model, and that the clip has.
     seconds : time of each stage: read, encode, reduce, prefill, decode. The last two are those of the whole batch of
         questions divided by their number.
+    per_layer : visual tokens that its layers held, on average: fewer than entered if a stage inside cut them.
     """
 
     text: str
@@ -40,6 +42,7 @@ class Answer:
     entered: int
     total: int
     seconds: dict[str, float]
+    per_layer: float = math.nan
 
 
 @dataclass(frozen=True)
@@ -50,10 +53,11 @@ class Entering:
     prompt: EncodedPrompt
     reductions: Sequence[Reduction]
     positions: Positions
-    together: bool  # the model ignores padding before a question, so that several can be run at once
+    together: bool  # several questions can be run at once: padding before them is ignored, and they rate no tokens
 
 
-Said = tuple[str, Tensor, dict[str, float]]  # the text, the first logits, and the seconds of prefill and decoding
+# The text, the first logits, the seconds of prefill and decoding, and the mean of layers as a share of what entered.
+Said = tuple[str, Tensor, dict[str, float], float]
 
 
 def say(entering: Entering, tokenizer: Processor, tails: Sequence[Rows], max_new_tokens: int) -> list[list[Said]]:
@@ -63,10 +67,17 @@ def say(entering: Entering, tokenizer: Processor, tails: Sequence[Rows], max_new
     return [[answer for part in parts for answer in part[n]] for n in range(len(entering.reductions))]
 
 
-def weigh(entering: Entering, tail: Rows, codes: Sequence[Sequence[int]]) -> list[Tensor]:
-    """Return the log-probability of each of some answers, given as tokens, behind a tail, for each reduction."""
+def weigh(entering: Entering, tail: Rows, codes: Sequence[Sequence[int]], first: Sequence[Tensor] = ()) -> list[Tensor]:
+    """Return the log-probability of each of some answers, given as tokens, behind a tail, for each reduction.
+
+    A stage inside the language model cuts by the question alone; then the logits of the first token have to be given.
+    """
     tails = [lengthened(tail, code) for code in codes]
     inputs, shared = _prepared(entering, tails)
+    if inside_of(entering.network) is not None:
+        asked = tail["input_ids"].shape[1]
+        tails = [{name: row[:, asked:] for name, row in each.items()} for each in tails]
+        return _weigh(entering, inputs, shared + asked, list(zip(tails, codes, strict=True)), first)
     parts = [_weigh(entering, inputs, shared, part) for part in _parts(entering, list(zip(tails, codes, strict=True)))]
     return [torch.cat([part[n] for part in parts]) for n in range(len(entering.reductions))]
 
@@ -101,7 +112,7 @@ def scores_of(
     if len({code[0] for code in codes}) == len(codes):
         scores = [logits[[code[0] for code in codes]] for logits in first]
     else:
-        scores = weigh(entering, tail, codes)
+        scores = weigh(entering, tail, codes, first)
     return [dict(zip(candidates, each.softmax(-1).tolist(), strict=True)) for each in scores]
 
 
@@ -149,12 +160,18 @@ def _say(
     said = output.sequences[:, rows["input_ids"].shape[1] :]
     texts = tokenizer.batch_decode(said, skip_special_tokens=True)
     first = output.logits[0].float().cpu()
-    answers = [(text.strip(), logits, times) for text, logits in zip(texts, first, strict=True)]
+    stage = inside_of(entering.network)
+    shares = [sum(held) / len(held) / held[0] for held in stage.layers] if stage else [1.0] * count
+    answers = [(text.strip(), logits, times, share) for text, logits, share in zip(texts, first, shares, strict=True)]
     return [answers[n : n + len(tails)] for n in range(0, count, len(tails))]
 
 
 def _weigh(
-    entering: Entering, inputs: CompressedInputs, shared: int, tails: Sequence[tuple[Rows, Sequence[int]]]
+    entering: Entering,
+    inputs: CompressedInputs,
+    shared: int,
+    tails: Sequence[tuple[Rows, Sequence[int]]],
+    first: Sequence[Tensor] = (),
 ) -> list[Tensor]:
     rows, given, watched = _begun(entering.network, inputs, shared, [tail for tail, _ in tails])
     if len(tails) > 1:  # what was prefilled is not run again, but the mask is of all
@@ -163,6 +180,10 @@ def _weigh(
     with engaged(entering.network, watched):
         logits = entering.network(**given, use_cache=True, logits_to_keep=max(lengths) + 1).logits
     logits = logits[:, -max(lengths) - 1 :]  # VideoLLaMA3 ignores logits_to_keep
+    if first:  # the token before an answer was prefilled
+        logits = torch.nn.functional.pad(logits, (0, 0, 1, 0))
+        for n, length in enumerate(lengths):
+            logits[n, -length - 1] = first[n // len(tails)].to(logits)
     logprobs, said = logits[:, :-1].float().log_softmax(-1), rows["input_ids"][:, -max(lengths) :]
     chosen = logprobs.gather(2, said[..., None])[..., 0]
     sums = [row[-length:].sum() for row, length in zip(chosen, lengths, strict=True)]

@@ -17,6 +17,7 @@ from transformers.cache_utils import DynamicLayer
 from vtc_lab.models.answers import Answer, Entering, codes_of, say, scores_of
 from vtc_lab.models.compression import Positions, demand_asking
 from vtc_lab.models.families import Model, family_of
+from vtc_lab.models.inside import inside_of
 from vtc_lab.models.prompt_clips import EncodedPrompt, encode_prompt, places_of
 from vtc_lab.models.prompts import Processor, Rows, ask_processor, end_of, rows_of
 from vtc_lab.models.state import model_state
@@ -226,7 +227,8 @@ class VideoModel:
         twin = [next(m for m, other in enumerate(chosen) if _same(one, other)) for one in chosen]
         different = sorted(set(twin))
         tails = [self._tail(question) for question in questions]
-        entering = Entering(self.network, prompt, [chosen[n] for n in different], positions, self._shares)
+        together = self._shares and inside_of(self.network) is None  # a stage inside may rate by the question
+        entering = Entering(self.network, prompt, [chosen[n] for n in different], positions, together)
         said = say(entering, tokenizer, tails, max_new_tokens)
         scores = [
             scores_of(entering, tokenizer, tail, [answers[q][1] for answers in said], candidates[q], codes[q])
@@ -236,8 +238,9 @@ class VideoModel:
         for made, reduction, same in zip(answers, reductions, twin, strict=True):
             place, reducing = different.index(same), 0.0 if reduction is None else reduction.seconds
             before = {"read": clip.seconds, "encode": tokens.seconds, "reduce": reducing}
-            for (text, first, times), scored in zip(said[place], scores, strict=True):
-                made.append(Answer(text, scored[place], first, lengths[0], tokens.total, before | times))
+            for (text, first, times, share), scored in zip(said[place], scores, strict=True):
+                counts, mean = (lengths[0], tokens.total), lengths[0] * share
+                made.append(Answer(text, scored[place], first, *counts, before | times, mean))
         return answers
 
     def _tail(self, question: str) -> Rows:

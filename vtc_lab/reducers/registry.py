@@ -32,7 +32,7 @@ class Method:
     """One registered method; `options` maps each name to its (type hint, default), `ranges` some to (low, high)."""
 
     name: str
-    run: Reducer
+    run: Callable[..., Any]  # a Reducer, or what returns the cuts of a method inside
     paper: str
     year: int | None
     needs: str
@@ -44,9 +44,11 @@ class Method:
     minimum: str
     least: Least
     ours: str
+    stage: str = "before"
 
 
 METHODS: dict[str, Method] = {}  # every registered method by its name
+INSIDE: dict[str, Method] = {}  # those that work inside the language model
 
 
 def method(
@@ -90,13 +92,8 @@ def method(
 
     def register(run: Reducer) -> Reducer:
         key = name or run.__name__.replace("_", "-")
-        hints = typing.get_type_hints(run, include_extras=True)
-        ranges = {o: hint.__metadata__ for o, hint in hints.items() if typing.get_origin(hint) is typing.Annotated}
-        hints = typing.get_type_hints(run)
+        options, ranges = described(run)
         parameters = inspect.signature(run).parameters
-        options = {
-            p.name: (hints.get(p.name, object), p.default) for p in parameters.values() if p.kind is p.KEYWORD_ONLY
-        }
         if "budget" not in parameters or any(default is inspect.Parameter.empty for _, default in options.values()):
             raise VTCError(
                 f"method {key!r} is called with ({', '.join(parameters)}); "
@@ -115,6 +112,16 @@ def method(
     return register(function) if function else register
 
 
+def described(run: Callable[..., Any]) -> tuple[dict[str, tuple[Any, Any]], dict[str, tuple[float, float]]]:
+    """Return the type hint and default of each option of a function, and the range of some."""
+    hints = typing.get_type_hints(run, include_extras=True)
+    ranges = {o: hint.__metadata__ for o, hint in hints.items() if typing.get_origin(hint) is typing.Annotated}
+    hints = typing.get_type_hints(run)
+    parameters = inspect.signature(run).parameters.values()
+    options = {p.name: (hints.get(p.name, object), p.default) for p in parameters if p.kind is p.KEYWORD_ONLY}
+    return options, ranges
+
+
 def get_method(name: str) -> Method:
     """Return the method of this name; a VTCError for an unknown one offers the nearest."""
     if not isinstance(name, str) or name not in METHODS:
@@ -122,22 +129,28 @@ def get_method(name: str) -> Method:
     return METHODS[name]
 
 
-def methods() -> pd.DataFrame:
+def methods(stage: typing.Literal["before", "inside"] = "before") -> pd.DataFrame:
     """Return the registered methods as a table.
 
     It is indexed by name, with columns paper, year, needs ("features" or "attention"), kind ("prunes" or "merges"),
     minimum (its minimum budget in words), options with their defaults ("|" separates the choices of a menu, the default
-    first) and ours (choices that its source does not settle, so that they are this project's own).
+    first) and ours (choices that its source does not settle, so that they are this project's own). `stage` is "before"
+    the language model, or "inside" for those that `vtc.inside` runs.
 
     Examples
     --------
     >>> methods().loc["lftr", "paper"]
     'arXiv 2501.17391'
+    >>> methods(stage="inside").loc["fastv", "options"]
+    'keep=0.5, layer=2'
     """
     columns = ["name", "paper", "year", "needs", "kind", "minimum", "options", "ours"]
-    table = pd.DataFrame([vars(each) for each in METHODS.values()])[columns].astype({"year": "Int64"})
+    if stage not in ("before", "inside"):
+        raise VTCError(f"stage is {stage!r}; choose 'before' or 'inside'")
+    known = (METHODS if stage == "before" else INSIDE).values()
+    table = pd.DataFrame([vars(each) for each in known])[columns].astype({"year": "Int64"})
     table["minimum"] = table["minimum"].replace("", "none")
-    options = [each.options.items() for each in METHODS.values()]
+    options = [each.options.items() for each in known]
     table["options"] = [", ".join(f"{key}={_choices(*option)}" for key, option in some) for some in options]
     return table.set_index("name")
 

@@ -20,7 +20,9 @@ from vtc_lab.measures import NO_NUMBERS, answer_fidelity, log_probabilities
 from vtc_lab.qa.clips import read_sample_clip
 from vtc_lab.qa.samples import Part, Question
 from vtc_lab.qa.scoring import likeliest, score
-from vtc_lab.reducers.registry import needs_saliency, reduce
+from vtc_lab.reducers.inside import get_inside, held, schedule, stages_of
+from vtc_lab.reducers.ops import prune
+from vtc_lab.reducers.registry import get_method, needs_saliency, reduce
 from vtc_lab.tokens import MinimumBudgetError, Reduction, VideoTokens, VTCError, plain
 
 if TYPE_CHECKING:  # importing the model imports transformers, which takes seconds
@@ -51,6 +53,7 @@ class Result(NamedTuple):
     error: str = ""
     frames: float = math.nan
     likeliest: str | None = None
+    per_layer: float = math.nan
     again: bool = False
 
 
@@ -68,7 +71,21 @@ class Setting:
     @property
     def salient(self) -> bool:
         """True if the method looks at the encoder's attention."""
-        return needs_saliency(self.method, self.options)
+        before, _ = self.stages
+        return bool(before) and needs_saliency(before, self.options)
+
+    @property
+    def stages(self) -> tuple[str, str]:
+        """The method before the language model and the one inside, "" where there is none."""
+        return stages_of(self.method)
+
+    def inside(self) -> dict[str, Any]:
+        """Return the options of the method inside, without `keep` where the ratio takes its place."""
+        before, inner = self.stages
+        options = {name: self.options[name] for name in get_inside(inner).options}
+        if before or self.ratio is None:
+            return options
+        return {name: value for name, value in options.items() if name != "keep"}
 
 
 @dataclass(frozen=True)
@@ -79,6 +96,7 @@ class Asking:
     fps: float | None = None
     positions: Literal["preserve", "compact"] = "preserve"
     max_new_tokens: int = 16
+    budget: Literal["enters", "mean"] = "enters"
 
     def __str__(self) -> str:
         """Return JSON of what is not default, "" for nothing."""
@@ -152,8 +170,21 @@ class _ClipAtWork:
         """Return the reduction, or why there is none."""
         if setting.salient and isinstance(self.salient, Exception):
             return self.salient
+        before, inner = setting.stages
+        tokens, ratio = self._encoded(setting), setting.ratio
+        if not before:
+            return prune(tokens, torch.arange(tokens.total, device=tokens.values.device))
         try:
-            return reduce(self._encoded(setting), setting.method, ratio=setting.ratio, **setting.options)
+            if inner and ratio is not None and self.job.asking.budget == "mean":
+                depth = len(self.model.network.get_decoder().layers)
+                layers = held(tokens.total, depth, schedule(inner, depth, **setting.inside()))
+                share = sum(layers) / (depth * tokens.total)
+                if ratio * share < 1:
+                    words = f"if all tokens enter, {setting.method!r} leaves {share:.1%} of them on average"
+                    raise VTCError(f"{words}, not 1 / {ratio:g}; take a ratio of {1 / share:.3g} or more")
+                ratio *= share
+            options = {name: setting.options[name] for name in get_method(before).options}
+            return reduce(tokens, before, ratio=ratio, **options)
         except Exception as error:
             return error
 
@@ -165,6 +196,9 @@ class _ClipAtWork:
         for n, reduction in reductions.items():
             if isinstance(reduction, Exception):
                 found |= {(i, n): reduction for i in wanted[n]}
+            elif self.job.settings[n].stages[1]:
+                each = self._inside(self.job.settings[n], wanted[n], reduction)
+                found |= {(i, n): answer for i, answer in zip(wanted[n], each, strict=True)}
             elif torch.equal(reduction.tokens, everything):
                 found |= {(i, n): self.full[i] for i in wanted[n]}
             else:
@@ -174,6 +208,21 @@ class _ClipAtWork:
             for n, row in zip(some, rows, strict=True):
                 found |= {(i, n): answer for i, answer in zip(asked, row, strict=True)}
         return found
+
+    def _inside(self, setting: Setting, asked: Sequence[int], reduction: Reduction) -> list[Answer | Exception]:
+        """Return the answers with a stage inside the language model."""
+        from vtc_lab.models.inside import inside  # transformers, which whoever has a model has imported
+
+        before, inner = setting.stages
+        how = setting.inside()
+        how |= {} if before else {"ratio": setting.ratio, "budget": self.job.asking.budget}
+        rows: list[list[Answer | Exception]] = []
+        try:
+            with inside(self.model.network, inner, **how):
+                rows = self._answers(asked, [reduction])
+        except Exception as error:
+            rows = rows or [[error] * len(asked)]
+        return rows[0]
 
     def _answers(self, asked: Sequence[int], reductions: Sequence[Reduction | None]) -> list[list[Answer | Exception]]:
         """Return each reduction's answers to some samples; a batch that is too large or fails is halved."""
@@ -231,6 +280,7 @@ class _ClipAtWork:
             prefill_s=answer.seconds["prefill"],
             decode_s=answer.seconds["decode"],
             engaged=True,
+            per_layer=answer.per_layer,
             likeliest=(likeliest(answer, candidates) or "") if candidates else "",
             **known,
         )

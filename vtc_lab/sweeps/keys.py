@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from importlib import metadata
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from torch import nn
 
 from vtc_lab.clips.reading import ROOT
 from vtc_lab.models.state import model_files, weights_sample
+from vtc_lab.reducers.inside import parts_of
 from vtc_lab.reducers.registry import METHODS
 from vtc_lab.tokens import VTCError
 
@@ -134,8 +136,8 @@ def identity(model: VideoModel) -> str:
 def result_origins(model: VideoModel, methods: Iterable[str]) -> dict[str, str]:
     """Return for each method a name of all that its results depend on beside sample and setting."""
     common = (identity(model), environment())
-    used = [METHODS[name] for name in methods]
-    return {each.name: digest(*common, each.name, each.needs, code_hash(each.run, each.least)) for each in used}
+    code = {name: [(each.needs, code_hash(each.run, each.least)) for each in parts_of(name)] for name in methods}
+    return {name: digest(*common, name, *chain.from_iterable(made)) for name, made in code.items()}
 
 
 def portable(value: object) -> Any:

@@ -16,7 +16,8 @@ import pandas as pd
 
 from vtc_lab.clips.reading import resolve
 from vtc_lab.qa.samples import Part, Question
-from vtc_lab.reducers.registry import Method, check_option, get_method
+from vtc_lab.reducers.inside import staged
+from vtc_lab.reducers.registry import Method, check_option
 from vtc_lab.sweeps.jobs import Asking, Finished, Job, Result, Setting
 from vtc_lab.sweeps.keys import digest, file_hash, portable
 from vtc_lab.sweeps.store import to_frame
@@ -52,7 +53,7 @@ def variants(method: str, **options: Sequence[object]) -> list[tuple[str, dict[s
     >>> len(variants("lftr", temporal=["merge", "select"], segments=["greedy", "optimal"]))
     4
     """
-    chosen = get_method(method)
+    chosen = staged(method)
     for name, values in options.items():
         if isinstance(values, str) or not isinstance(values, Sequence) or not values:
             raise VTCError(f"{name} is {values!r}; give a list of the values to compare")
@@ -158,7 +159,7 @@ def settings_of(methods: Sequence[Chosen], ratios: Sequence[float | None], seeds
     chosen: dict[tuple, Setting] = {}
     for entry in methods:
         name, given = entry if isinstance(entry, tuple) and len(entry) == 2 else (entry, {})
-        method = get_method(name)
+        method = staged(name)
         if not isinstance(given, Mapping):
             raise VTCError(f"the options of {name!r} are {given!r}; give a dict")
         seeded = method.options.get("seed", (None,))[0] is int  # a "seed" that is no number is an option like others
@@ -173,6 +174,8 @@ def _at_ratios(
 ) -> Iterator[Setting]:
     for key, value in given.items():
         check_option(method, key, value)
+    if method.stage == "inside" and "keep" in given and any(ratio is not None for ratio in ratios):
+        raise VTCError(f"{method.name!r} was given keep and ratios; give one of the two, or ratios=[None]")
     options = {**{key: default for key, (_, default) in method.options.items()}, **given}
     changed = {
         key: portable(options[key])

@@ -53,6 +53,7 @@ def sweep(
     fps: float | None = None,
     positions: Literal["preserve", "compact"] = "preserve",
     max_new_tokens: int = 16,
+    budget: Literal["enters", "mean"] = "enters",
     results: str | os.PathLike | None = None,
     executor: Executor | None = None,
     timeout: float | None = None,
@@ -69,11 +70,14 @@ def sweep(
     model : from `load_model`.
     samples : dicts as `Sample`: clip (a path, or a Clip), question, answer, and candidates, range, rule and so on if
         there are any. Answers are scored as by `score`.
-    methods : registered names, or pairs of a name and its options; `variants` makes such pairs.
+    methods : registered names, or pairs of a name and its options; `variants` makes such pairs. A name may stand for a
+        stage inside the language model ("fastv"), or for one before it and one inside ("holitom + holitom-inner").
     ratios : each 1 or more; None leaves the budget to the options (lftr: `temporal_ratio`, `spatial_ratio`).
     seeds : each is given to the methods that have a seed; the others run once.
     frames, fps : as for `read_clip`, but by default 16 frames, or all if there are fewer. A Clip is taken as it is.
     positions, max_new_tokens : as for `VideoModel.ask`.
+    budget : what ratios are of. "enters": the tokens that enter the language model, or, of a stage inside alone, that
+        are left in the last layer. "mean": those that its layers hold on average, the same without a stage inside.
     results : an SQLite file, which several sweeps on one host may share. Each result is written as soon as it is
         there, and not computed again while all that it depends on is the same: the sample, the clip's bytes, how it was
         read and asked, the setting, the sources of this package and of the method, the versions of torch, transformers
@@ -104,8 +108,9 @@ def sweep(
     - engaged: as many visual tokens reached the language model as were kept; status: "ok", "minimum" (the method cannot
       go down to this budget) or "error"; error: in words. Rows that are not ok have no result, and NaN for it;
     - frames (that were read), likeliest (the candidate with the highest probability; "" if two share it, or without
-      candidates), id and group (of the sample in its benchmark; "" if it has none), asked (JSON of those of frames,
-      fps, positions and max_new_tokens that are not default, "" for none).
+      candidates), per_layer (visual tokens that the layers held on average; as `kept` without a stage inside), id and
+      group (of the sample in its benchmark; "" if it has none), asked (JSON of those of frames, fps, positions,
+      max_new_tokens and budget that are not default, "" for none).
 
     Raises
     ------
@@ -121,7 +126,7 @@ def sweep(
     (True, [896, 448], {'ok'})
     """
     _check(samples, results, executor, timeout, progress, stop)
-    asking = Asking(frames, fps, positions, max_new_tokens)
+    asking = Asking(frames, fps, positions, max_new_tokens, budget)
     plan = _planned(model, samples, settings_of(methods, ratios, seeds), asking, results)
     halted: Any = getattr(stop, "is_set", stop) or (lambda: False)
     store = None if results is None else Store(results)
@@ -160,7 +165,7 @@ def look_up(
 ) -> Progress:
     """Return how much of a sweep is in its results file, and that as a table, without computing anything.
 
-    The arguments are those of `sweep`; `asking` are frames, fps, positions and max_new_tokens.
+    The arguments are those of `sweep`; `asking` are frames, fps, positions, max_new_tokens and budget.
     """
     _check(samples, results)
     plan = _planned(model, samples, settings_of(methods, ratios, seeds), Asking(**asking), results)
@@ -214,6 +219,8 @@ def _planned(model: VideoModel, samples: Iterable, settings: list[Setting], aski
         raise VTCError(f"model is {model!r:.60}; give what vtc.load_model gives")
     check_reading(asking.frames, asking.fps)
     demand_asking(asking.positions, asking.max_new_tokens)
+    if asking.budget not in ("enters", "mean"):
+        raise VTCError(f"budget is {asking.budget!r:.60}; choose 'enters' or 'mean'")
     asking = Asking(*map(portable, vars(asking).values()))
     methods = {setting.method for setting in settings}
     origins = dict.fromkeys(methods, "") if results is None else result_origins(model, methods)

@@ -27,7 +27,7 @@ _TYPES |= dict.fromkeys(("kept", "total", "frames"), "Int64") | dict.fromkeys(("
 _TYPES |= {"seed": "int64", "engaged": "bool"}
 _QUOTED = [f'"{name}"' for name in (*COLUMNS, "again")]  # SQL has a word "group" of its own
 _PATIENCE = 10  # seconds to wait for another process that is writing
-TABLE = "results_4"  # another number whenever columns change: older tables in a file are left alone
+TABLE = "results_5"  # another number whenever columns change: older tables in a file are left alone
 _SCHEMA = f"""CREATE TABLE {TABLE} (
     key TEXT, place TEXT, computed INTEGER DEFAULT 1, {", ".join(_QUOTED)}, PRIMARY KEY (key, id))"""
 _OLDER = re.compile(r"CREATE TABLE results\w* \(\s*key TEXT.*?, place TEXT,")

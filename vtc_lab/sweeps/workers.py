@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from vtc_lab.reducers.inside import parts_of
 from vtc_lab.reducers.registry import METHODS, Method
 from vtc_lab.sweeps.jobs import Finished, Job, failed, work
 from vtc_lab.sweeps.keys import environment, identity
@@ -46,7 +47,8 @@ class _Parcel:
 
 
 def _pack(model: VideoModel, jobs: Sequence[Job], timeout: float | None, sweep: str) -> list[_Parcel]:
-    used = sorted({setting.method for job in jobs for setting in job.settings})
+    names = {setting.method for job in jobs for setting in job.settings}
+    used = sorted({each.name for name in names for each in parts_of(name) if each.stage == "before"})
     known = [name for name in used if METHODS[name].run.__module__.partition(".")[0] == "vtc_lab"]
     sent = _pickled({name: METHODS[name] for name in used if name not in known})
     spec = None if model.changed or model.revision else model.spec
