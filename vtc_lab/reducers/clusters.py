@@ -9,6 +9,7 @@ from torch import Tensor
 from vtc_lab.reducers.ops import blocks, cosine, cosines, even, length, top, unit
 
 _ELEMENTS = 1 << 24  # of a block of distances or cosines: 64 MB
+_NOISE = 2e-6  # rows that differ by this share of their largest number are equal
 _SAME = 1e-5  # squared distances below this share of the squared norms are rounding
 
 
@@ -76,10 +77,10 @@ def most_alike(rows: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
 
 def _to_scale(rows: Tensor) -> tuple[Tensor, Tensor]:
     """The centred rows over their root mean square length, and that length over the root of the channels."""
-    tiny = torch.finfo(rows.dtype).tiny
+    tiny, largest = torch.finfo(rows.dtype).tiny, rows.abs().amax()
     rows = rows - rows.mean(0)  # distances do not see a common offset, but their float32 products would
     most = rows.abs().amax().clamp(min=tiny)  # the squares of 1e20 would overflow
-    rows = rows / most
+    rows = rows / most * (most > _NOISE * largest)
     size = length(rows).square().mean().sqrt().clamp(min=tiny)
     return rows / size, most * (size / math.sqrt(rows.shape[1]))
 

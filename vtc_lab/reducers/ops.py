@@ -90,19 +90,31 @@ def frame_means(values: Tensor) -> Tensor:
     return torch.cat([values[part].float().mean((1, 2)) for part in blocks(values)])
 
 
-def changes(now: Tensor, before: Tensor) -> Tensor:
-    """Return (n, N) float32: 1 - cosine of n pairs of frames (n, N, D), position by position."""
-    found = torch.empty(now.shape[:2], device=now.device)
-    for part in blocks(now):
-        found[part] = 1 - cosine(now[part].float(), before[part].float())
-    return even(found)
+def changes(now: Tensor, before: Tensor, lengths: tuple[Tensor, Tensor] | None = None) -> Tensor:
+    """Return (n, N) float32: 1 - cosine of n pairs of frames (n, N, D), position by position.
+
+    `lengths` are those of the vectors, (n, N) each, for a caller who has them.
+    """
+    left, right = lengths or (sizes(now), sizes(before))
+    parts = [*blocks(now)]
+    if _safe(left) and _safe(right):
+        dots = torch.cat([(now[part].float() * before[part].float()).sum(-1) for part in parts] or [left])
+        return even(1 - (dots / left / right).clamp_(-1, 1))
+    return even(1 - torch.cat([cosine(now[part].float(), before[part].float()) for part in parts] or [left]))
+
+
+def sizes(frames: Tensor) -> Tensor:
+    """Return (n, N) float32: the length of each vector of frames (n, N, D)."""
+    return torch.cat([length(frames[part].float()) for part in blocks(frames)] or [frames[..., 0].float()])
 
 
 def difference(values: Tensor) -> Tensor:
     """Return (T, N) float32: 1 - cosine of each patch to the same place one frame before, inf in the first frame."""
     frames = values.flatten(1, 2)
-    first = torch.full_like(frames[:1, :, 0], torch.inf, dtype=torch.float32)
-    return torch.cat([first, changes(frames[1:], frames[:-1])])
+    own = sizes(frames)
+    found = torch.full_like(own, torch.inf)
+    found[1:] = changes(frames[1:], frames[:-1], (own[1:], own[:-1]))
+    return found
 
 
 def attention(tokens: VideoTokens) -> Tensor:
@@ -203,12 +215,13 @@ def prune(tokens: VideoTokens, anchor: Tensor, notes: tuple[str, ...] = ()) -> R
     """
     anchor = torch.as_tensor(anchor)
     indices = anchor.ndim == 1 and len(anchor) > 0 and not anchor.is_floating_point() and anchor.dtype != torch.bool
-    if not indices or anchor.min() < 0 or anchor.max() >= tokens.total or len(anchor.unique()) < len(anchor):
+    order = anchor.long().to(tokens.values.device).sort().values if indices else anchor
+    if not indices or order[0] < 0 or order[-1] >= tokens.total or bool((order.diff() == 0).any()):
         raise VTCError(f"anchors are {anchor.tolist()!r:.60}; give distinct raster indices, 0 to {tokens.total - 1}")
-    anchor = anchor.long().to(tokens.values.device).sort().values
+    anchor = order
     assign = torch.full((tokens.total,), -1, dtype=torch.long, device=anchor.device)
     assign[anchor] = torch.arange(len(anchor), device=anchor.device)
-    kept = tokens.values.flatten(0, 2)[anchor]
+    kept = tokens.values.flatten(0, 2).index_select(0, anchor)
     return Reduction(kept, anchor, assign, (assign >= 0).float(), tokens.grid, notes=notes, encoder=tokens.encoder)
 
 

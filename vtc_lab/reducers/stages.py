@@ -7,7 +7,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from vtc_lab.reducers.ops import attention, blocks, cosine, merge, nearest, normalise, ranks, top, weighted_sums
+from vtc_lab.reducers.ops import attention, blocks, cosine, even, merge, nearest, normalise, ranks, top, weighted_sums
 from vtc_lab.tokens import Reduction, VideoTokens
 
 _SKETCH = 64  # channels on which candidate splits are compared
@@ -106,7 +106,7 @@ class Problem:
         if self.significance == "attention":
             return attention(tokens).float()
         frames = (tokens.values[part].float() for part in blocks(tokens.values))
-        return torch.cat([1 - _likeness(some, self.significance).flatten(1) for some in frames])
+        return even(torch.cat([1 - _likeness(some, self.significance).flatten(1) for some in frames]))
 
 
 def both_stages(problem: Problem, tokens: VideoTokens, budget: int, count: int) -> Reduction:

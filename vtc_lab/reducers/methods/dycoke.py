@@ -4,7 +4,7 @@ from typing import Annotated
 
 import torch
 
-from vtc_lab.reducers.ops import changes, prune, ranks, shares
+from vtc_lab.reducers.ops import changes, prune, ranks, shares, sizes
 from vtc_lab.reducers.registry import method
 from vtc_lab.tokens import Reduction, VideoTokens
 
@@ -39,7 +39,9 @@ def dycoke(tokens: VideoTokens, budget: int | None = None, *, k: Annotated[float
         assert budget is not None  # `reduce` sees to it
         share[thinned] = shares(budget - (count - number) * patches, number)
     change = torch.zeros(count, patches, device=frames.device)
+    own = sizes(frames)
     for place, other in ((1, 0), (2, 0), (3, 2)):
         later = frames[place::_GROUP]
-        change[place::_GROUP] = changes(later, frames[other::_GROUP][: len(later)])
+        pair = slice(place, None, _GROUP), slice(other, other + _GROUP * len(later), _GROUP)
+        change[pair[0]] = changes(later, frames[pair[1]], (own[pair[0]], own[pair[1]]))
     return prune(tokens, (ranks(change) < share.to(change.device)[:, None]).flatten().nonzero().flatten())

@@ -16,7 +16,7 @@ from typing import Literal
 import torch
 
 from vtc_lab.reducers.joint import keep_jointly
-from vtc_lab.reducers.ops import coverage, difference, few_threads
+from vtc_lab.reducers.ops import coverage, difference, even, few_threads
 from vtc_lab.reducers.registry import check_ratio, method
 from vtc_lab.reducers.stages import Problem, both_stages, cut_greedily, cut_optimally
 from vtc_lab.tokens import Reduction, VideoTokens, VTCError
@@ -102,7 +102,7 @@ def lftr(
     allocation = "per-frame" if allocation == "auto" else allocation
     evidence = difference(tokens.values)
     if granularity == "frame":
-        evidence = evidence.mean(1, keepdim=True)
+        evidence = even(evidence.mean(1, keepdim=True))
     labels = cut_greedily(evidence) if segments == "greedy" else cut_optimally(tokens.values, granularity == "patch")
     evidence = evidence.expand(-1, tokens.total // len(tokens))
     problem = Problem(tokens, evidence, labels, temporal, significance, allocation, dropped, order)
@@ -149,7 +149,7 @@ def _solve(problem: Problem, budget: int, count: int | None) -> Reduction:
     sketch = problem.sketch
 
     def covered(count: int) -> float:
-        return float(coverage(sketch.values, both_stages(problem, sketch, budget, count), _SAMPLE).mean())
+        return float(even(coverage(sketch.values, both_stages(problem, sketch, budget, count), _SAMPLE).mean()))
 
     with few_threads(sketch.values.numel()):
         count = max(_ladder(lowest, highest), key=covered)
