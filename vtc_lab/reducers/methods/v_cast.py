@@ -6,6 +6,7 @@ from vtc_lab.reducers.ops import apportion, blocks, cosine, even, frame_means, l
 from vtc_lab.reducers.registry import method
 from vtc_lab.tokens import Reduction, VideoTokens
 
+_STILL = 1e-5  # shorter steps between unit means are rounding
 _TEMPERATURE = 0.7
 
 
@@ -27,6 +28,7 @@ def v_cast(tokens: VideoTokens, budget: int) -> Reduction:
     frames, patches = len(tokens), tokens.total // len(tokens)
     mean = frame_means(tokens.values)
     step = torch.nn.functional.normalize(mean, dim=-1).diff(dim=0)
+    step = step * (length(step) > _STILL)[:, None]
     bend = torch.ones(frames, dtype=torch.double, device=mean.device)
     bend[1:-1] = even(1 - cosine(step[1:], step[:-1])).double()
     least = int(budget >= frames)
