@@ -243,16 +243,21 @@ def joint(
         return max(0.0, round((1 - like) * 2**20) / 2**20)
 
     change = {(t, i, j): apart(x[t, i, j], x[t - 1, i, j]) if t else np.inf for t, i, j in places}
-    largest = max([d for d in change.values() if np.isfinite(d)], default=1.0)
-    score = {}
+    strength = {}
     for t, i, j in places:
         beside = [(i - 1, j), (i + 1, j), (i, j - 1), (i, j + 1)]
         beside = [x[t, a, b] for a, b in beside if 0 <= a < height and 0 <= b < width]
         u = np.mean([apart(x[t, i, j], other) for other in beside]) if beside else 1.0
-        d = min(change[t, i, j], largest)
         factor = {"distinct": apart(x[t, i, j], x[t].mean((0, 1))) + 2**-10, "neighbours": 1.0}.get(significance)
-        factor = saliency[t, i, j] if factor is None else factor
-        score[t, i, j] = (u + 2**-10) * (d + 2**-10) ** 0.25 * factor
+        strength[t, i, j] = (u + 2**-10) * (saliency[t, i, j] if factor is None else factor)
+    score = {}
+    for t, i, j in places:
+        v = 1.0
+        if t and strength[t - 1, i, j] >= strength[t, i, j]:
+            v = min(v, change[t, i, j])
+        if t + 1 < frames and strength[t + 1, i, j] > strength[t, i, j]:
+            v = min(v, change[t + 1, i, j])
+        score[t, i, j] = strength[t, i, j] * (v + 2**-10) ** 0.25
     ranked = sorted(places, key=lambda place: -score[place])
     if allocation == "per-frame":
         means = [np.mean([score[place] for place in places if place[0] == t]) for t in range(frames)]

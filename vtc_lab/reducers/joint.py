@@ -52,13 +52,21 @@ def joint_significance(tokens: VideoTokens, kind: str) -> tuple[Tensor, Tensor]:
         before = min(start, 1)  # the block's first frame is compared with the one before it
         parts.append(_differences(values[start - before : start + step].float())[:, before:])
     distinct, apart, change = (parts[0] if len(parts) == 1 else torch.cat(parts, 1)).flatten(2)
-    largest = change[1:].amax() if frames > 1 else torch.ones((), device=change.device)
-    score = (apart + _LEAST) * (change.minimum(largest) + _LEAST).sqrt().sqrt()
+    score = apart + _LEAST
     if kind == "distinct":
         score = score * (distinct + _LEAST)
     if kind == "attention":
         score = score * attention(tokens).float()
-    return change, score
+    return change, score * (_novelty(change, score) + _LEAST).sqrt().sqrt()
+
+
+def _novelty(change: Tensor, score: Tensor) -> Tensor:
+    """Return the least difference from the neighbours in time of higher score, 1 where there is none; all (T, N)."""
+    novelty, step = torch.ones_like(score), change[1:].clamp(max=1)
+    rises = score[1:] > score[:-1]  # the later one is the stronger
+    novelty[1:] = torch.where(rises, novelty[1:], step)
+    novelty[:-1] = torch.where(rises, novelty[:-1].minimum(step), novelty[:-1])
+    return novelty
 
 
 def _differences(x: Tensor) -> Tensor:

@@ -45,11 +45,12 @@ def lftr(
 ) -> Reduction:
     """Keep what is significant in time and space, and merge what says the same as before, to an exact budget.
 
-    The difference of a patch from its neighbour in time is d[t,n] = 1 - cos(X[t,n], X[t-1,n]); in the first frame it
-    counts as the largest of the clip. With a budget alone, the K tokens of largest joint significance
-    d^(1/4) * u * f stay, where u is 1 - the mean cosine to the up to 4 neighbours in space and f is 1 - the cosine to
-    the frame's mean; 2^-10 is added to each. The factors are on record, their product, the exponent and the ranking
-    over the whole clip are our reading of "bounded jointly", chosen on validation clips of the generated world.
+    The difference of a patch from its neighbour in time is d[t,n] = 1 - cos(X[t,n], X[t-1,n]). With a budget alone, the
+    K tokens of largest joint significance u * f * v^(1/4) stay: u is 1 - the mean cosine to the up to 4 neighbours in
+    space, f is 1 - the cosine to the frame's mean, and v the least difference from those of the two neighbours in time
+    whose u * f is larger, at most 1, and 1 if there is none; 2^-10 is added to each. The differences are on record;
+    their product, the exponent and the ranking over the whole clip are our reading of "bounded jointly", chosen on
+    validation clips of the generated world.
 
     With a ratio for time or space, or with `joint` "coverage", the two stages run one after the other: d[t] is the mean
     d of a frame, inf for the first; the clip is cut into T' contiguous segments; a segment becomes one frame; of the
@@ -70,6 +71,7 @@ def lftr(
     segments : "greedy" cuts at the T'-1 largest d; "optimal" minimises the squared deviation from segment means.
     temporal : "merge" is the mean of the segment weighted by d (the first frame counts as the largest finite d of the
         clip; equal weights where all are 0); "select" keeps its frame of largest d. Either is anchored at that frame.
+        In the joint significance "merge" takes a token that is not kept into the one before it while d is at most 0.1.
     granularity : "frame", or "patch": every grid position is cut, weighted and anchored in time on its own, by d[t,n].
     significance : of a patch: "distinct" is f; "neighbours" is u; "attention" is the encoder's saliency, merged in time
         as the tokens are. In the joint significance the second leaves out f, the third has saliency in its place.
