@@ -233,6 +233,13 @@ def test_what_differs_in_space_and_time_stays() -> None:
     assert kept[:, 1, 1].all() and kept[4:, 3, 3].all()
 
 
+@pytest.mark.parametrize("name", ["segments", "granularity", "order"])
+def test_an_option_of_the_stages_calls_for_them(name) -> None:
+    tokens, options = drifting(), {name: CHOICES[name][1]}
+    got, want = (vtc.reduce(tokens, "lftr", ratio=7, **options, **more) for more in ({}, COVERAGE))
+    assert torch.equal(got.assign, want.assign) and got.notes == want.notes and "automatic split" in got.notes[0]
+
+
 def test_blocks_change_nothing(monkeypatch) -> None:
     tokens = drifting()
     want = vtc.reduce(tokens, "lftr", ratio=5)
@@ -402,10 +409,6 @@ def test_a_clip_that_stands_still_needs_one_frame(frames) -> None:
         ({"ratio": 2, "segments": None}, ["segments", "None", "greedy"]),
         ({"ratio": 2, "order": 3}, ["order", "3", "temporal-first"]),
         ({"ratio": 2, "joint": "both"}, ["joint", "'both'", "significance"]),
-        *(
-            ({"ratio": 2, name: CHOICES[name][1]}, [name, CHOICES[name][1], "temporal_ratio", "joint='coverage'"])
-            for name in ("segments", "granularity", "order")
-        ),
     ],
 )
 def test_bad_options_are_named_in_one_sentence(options, words) -> None:

@@ -52,9 +52,10 @@ def lftr(
     their product, the exponent and the ranking over the whole clip are our reading of "bounded jointly", chosen on
     validation clips of the generated world.
 
-    With a ratio for time or space, or with `joint` "coverage", the two stages run one after the other: d[t] is the mean
-    d of a frame, inf for the first; the clip is cut into T' contiguous segments; a segment becomes one frame; of the
-    T' * N patches, K stay. Ties go to the earlier frame and the lower patch; two zero vectors have cosine 1.
+    With a ratio for time or space, with `joint` "coverage", or with an option that only the stages have (`segments`,
+    `granularity`, `order`), the two stages run one after the other: d[t] is the mean d of a frame, inf for the first;
+    the clip is cut into T' contiguous segments; a segment becomes one frame; of the T' * N patches, K stay. Ties go to
+    the earlier frame and the lower patch; two zero vectors have cosine 1.
 
     Parameters
     ----------
@@ -92,14 +93,8 @@ def lftr(
     >>> lftr(tokens, temporal_ratio=4, spatial_ratio=2).ledger
     'kept 128 of 1024 tokens, 8.0x, 4 of 16 frames'
     """
-    alone = temporal_ratio is None and spatial_ratio is None and min_fidelity is None
-    if budget is not None and alone and joint == "significance":
-        for name, value in (("segments", segments), ("granularity", granularity), ("order", order)):
-            if value not in ("greedy", "frame", "temporal-first"):
-                raise VTCError(
-                    f"{name} is {value!r}, which is an option of the two stages; give temporal_ratio, spatial_ratio or "
-                    "joint='coverage' with it"
-                )
+    staged = joint == "coverage" or (segments, granularity, order) != ("greedy", "frame", "temporal-first")
+    if budget is not None and temporal_ratio is spatial_ratio is min_fidelity is None and not staged:
         return keep_jointly(tokens, budget, significance, temporal, allocation, dropped)
     allocation = "per-frame" if allocation == "auto" else allocation
     evidence = difference(tokens.values)
