@@ -1,8 +1,8 @@
 """Write the gallery into figures/: every figure, its table, and a page that says what they show.
 
 All of it is computed from the shipped clips, test set and model, with fixed seeds: the same code gives the same bytes.
-`--clips` takes that many of the test set's 400 clips; `--results` keeps answers in an SQLite file, so that a run that
-was stopped goes on.
+`--clips` takes another number of the test set's 400 clips; `--results` keeps answers in an SQLite file, so that a run
+that was stopped goes on.
 """
 
 import argparse
@@ -15,10 +15,15 @@ from pathlib import Path
 import pandas as pd
 
 import vtc_lab as vtc
+from vtc_lab.sweeps.tidy import ceilings
 
+CLIPS = 100  # the first ones of the test set: a run takes less than 20 minutes on two cores
 RATIOS = (1, 2, 4, 8, 16)
 SPLITS = (1, 2, 4, 8)
 IN_SPACE = {"temporal_ratio": 1.0, "significance": "neighbours"}  # picked from nine tried on the first 100 clips
+ORACLE = "oracle"  # the ceiling
+SPLIT_AT = 8  # the ratio at which lost answers of these methods are split
+SPLIT_OF = ["lftr", "divprune", "vidcom2", "fastvid", "uniform", "random", ORACLE]
 BEGIN, END = "<!-- finding:begin -->", "<!-- finding:end -->"
 TABLES = ("2605.30010 Table 1", "2602.08024 Table 1", "2505.14454 Table 2")  # of EarlyTom, FlashVID and VidCom2
 CLOSE = 0.004  # the loss of accuracy that the paper claims at 2.3x throughput
@@ -29,7 +34,7 @@ def questions(count: int, results: Path | None, processes: int) -> pd.DataFrame:
     samples = vtc.read_samples()
     clips = set(list(dict.fromkeys(sample["clip"] for sample in samples))[:count])
     samples = [sample for sample in samples if sample["clip"] in clips]
-    model, methods = vtc.load_model(), [*vtc.methods().index, ("lftr", IN_SPACE)]
+    model, methods = vtc.load_model(), [*vtc.methods().index, ("lftr", IN_SPACE), ORACLE]
     splits = vtc.variants("lftr", temporal_ratio=[float(s) for s in SPLITS], spatial_ratio=[float(s) for s in SPLITS])
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(processes, mp_context=context) as executor:
@@ -62,7 +67,7 @@ def pictures(answers: pd.DataFrame, fidelity: pd.DataFrame) -> dict[str, tuple]:
     every = [vtc.reduce(tokens, method, ratio=4) for method in vtc.methods().query("needs == 'features'").index]
     split = answers.options.str.contains("spatial_ratio")
     curves, wide = answers[~split], {"venue": "neurips", "span": "text"}
-    one = curves[curves.method.isin(["lftr", "uniform", "random", "random-per-frame", "pool"])]
+    one = curves[curves.method.isin(["lftr", "uniform", "random", "random-per-frame", "pool", ORACLE])]
     ours = curves[curves.label.isin(["fastvid", "flashvid", "vidcom2", "visionzip", "random"])]
     heat = answers[split | (answers.method.isin(["uniform", "random"]) & answers.ratio.isin(RATIOS))]
     return {
@@ -73,13 +78,19 @@ def pictures(answers: pd.DataFrame, fidelity: pd.DataFrame) -> dict[str, tuple]:
         ),
         "accuracy_vs_ratio": (
             vtc.plot_curves(curves, **wide),
-            "Accuracy on the test set against the tokens that enter the language model; 95 % intervals over clips.",
+            "Accuracy on the test set against the tokens that enter the language model; 95 % intervals over clips. The "
+            "oracle, which knows where the answers are, is a ceiling.",
         ),
         "lftr_and_the_baselines": (
             vtc.plot_curves(one),
             "The same for LFTR, its variant in space alone, and the baselines.",
         ),
         "loss_by_kind_at_4x": (vtc.plot_kinds(one, 4, **wide), "What each kind of question loses at 4x."),
+        "what_was_lost": (
+            vtc.plot_losses(curves[curves.method.isin(SPLIT_OF)], SPLIT_AT, **wide),
+            f"Right answers lost at {SPLIT_AT}x, by kind: less than half of the evidence was kept, or at least "
+            "half was there and the model failed.",
+        ),
         "flips": (vtc.plot_flips(one, **wide), "Answers that a reduction turns, to the worse and to the better."),
         "time_or_space": (vtc.plot_heatmap(heat), "LFTR under every split of a budget between time and space."),
         "coverage_vs_ratio": (
@@ -99,7 +110,7 @@ def pictures(answers: pd.DataFrame, fidelity: pd.DataFrame) -> dict[str, tuple]:
     }
 
 
-def finding(answers: pd.DataFrame) -> list[str]:
+def finding(answers: pd.DataFrame, permutations: int = 99_999) -> list[str]:
     """What the answers show, in sentences made from the numbers, whichever way they fall."""
     table = answers[~answers.options.str.contains("spatial_ratio")]
     full = table[table.ratio == 1].right.astype(float).mean()
@@ -109,7 +120,8 @@ def finding(answers: pd.DataFrame) -> list[str]:
         "p from a paired permutation test over clips, after Holm's correction over all methods and ratios.",
         "",
     ]
-    against = vtc.compare(table, "random", permutations=99_999)
+    against = vtc.compare(table, "random", permutations=permutations)
+    against = against[~ceilings(against)]
     for label in sorted({label for label in against.label if label.startswith("lftr")}):
         lines.append(f"- `{label}` against `random`:")
         for row in against[against.label == label].itertuples():
@@ -120,6 +132,16 @@ def finding(answers: pd.DataFrame) -> list[str]:
         best = rows[rows.n == rows.of].sort_values("difference").iloc[-1]
         lines.append(f"- Best at {ratio:g}x against `random`: `{best.label}`, {_points(best)}.")
     loss = vtc.compare(table)
+    ceiling = ", ".join(f"{row.ratio:g}x {_difference(row)}" for row in loss[ceilings(loss)].itertuples())
+    lines.append(f"- Ceiling, `{ORACLE}` against no reduction: {ceiling}.")
+    split = vtc.split_losses(table[table.method.isin(SPLIT_OF)], ["label", "ratio"])
+    split = split[split.ratio == SPLIT_AT].pivot(index="label", columns="loss", values="share").mul(100)
+    lost = "; ".join(f"`{row.Index}` {row.dropped:.1f} and {row.failed:.1f}" for row in split.itertuples())
+    lines.append(
+        f"- Of the answers that are right with everything, {SPLIT_AT}x loses with less than half of the evidence kept, "
+        f"and with at least half (%): {lost}."
+    )
+    loss = loss[~ceilings(loss)]
     close = loss[(loss.n == loss.of) & (loss.difference >= -CLOSE)]
     names = ", ".join(f"`{row.label}` at {row.ratio:g}x ({_points(row)})" for row in close.itertuples())
     lines.append(f"- Within {100 * CLOSE:g} points of no reduction: {names or 'no method at any ratio above 1x'}.")
@@ -138,7 +160,7 @@ def accuracy_table(cells: pd.DataFrame) -> list[str]:
     lines = ["| method | " + " | ".join(f"{ratio:g}x" for ratio in ratios) + " |", "|---|" + "---|" * len(ratios)]
     for label, rows in cells.groupby("label", sort=False):
         shown = [_percent(row) for row in rows.sort_values("ratio").itertuples()]
-        lines.append(f"| {label} | {' | '.join(shown)} |")
+        lines.append(f"| {label}{' (ceiling)' if label == ORACLE else ''} | {' | '.join(shown)} |")
     return lines
 
 
@@ -149,12 +171,16 @@ def _percent(row) -> str:
 
 
 def _points(row) -> str:
-    return f"{100 * row.difference:+.1f} ({100 * row.low:+.1f} to {100 * row.high:+.1f}), p = {row.p_holm:.2g}"
+    return f"{_difference(row)}, p = {row.p_holm:.2g}"
+
+
+def _difference(row) -> str:
+    return f"{100 * row.difference:+.1f} ({100 * row.low:+.1f} to {100 * row.high:+.1f})"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--clips", type=int, default=200)
+    parser.add_argument("--clips", type=int, default=CLIPS)
     parser.add_argument("--processes", type=int, default=os.cpu_count())
     parser.add_argument("--folder", type=Path)
     parser.add_argument("--results", type=Path)

@@ -23,7 +23,7 @@ def made_up_sweep(
     Later labels lose more. A sample that was answered correctly with everything is lost with a chance that grows with
     log(ratio), clip by clip; one that was not is found with a small chance.
     """
-    rng = np.random.default_rng(seed)
+    rng, evidence = np.random.default_rng(seed), np.random.default_rng([seed, 1])
     rows = []
     for clip in range(clips):
         hard = rng.uniform(0.5, 1.5)
@@ -47,12 +47,13 @@ def made_up_sweep(
                         "tv": rng.random(),
                         "flipped": said != ("red" if full else "blue"),
                     }
+                    row["recall"] = 1.0 if ratio == 1 or method == "oracle" else evidence.uniform(0 if lost else 0.5, 1)
                     row |= {"read_s": 0.02, "encode_s": 0.03, "reduce_s": 0.001 * (ratio > 1), "engaged": True}
                     row |= {"prefill_s": 0.01 + 0.09 / ratio * rng.uniform(0.9, 1.1), "decode_s": 0.01}
                     row |= {"status": "ok", "error": ""}
                     status = (gaps or {}).get((label, ratio))
                     if status:
-                        results = ("kept", "said", "right", "likelihood", "kl", "tv", "flipped")
+                        results = ("kept", "said", "right", "likelihood", "kl", "tv", "flipped", "recall")
                         row |= dict.fromkeys((*results, "reduce_s", "prefill_s", "decode_s"), float("nan"))
                         row |= {"status": status, "error": f"{method} cannot", "engaged": False}
                     rows.append(row)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-MODEL = ROOT / "data" / "models" / "shapes-onevision-2m"
+MODEL = ROOT / "data" / "models" / "shapes-onevision-3m"
 REPORT = json.loads((ROOT / "training" / "accuracy.json").read_text())
 CLIPS = 40
 # In a process of its own, which has no network from the first import on and runs in another folder.
@@ -31,7 +31,7 @@ for clip in clips:
     asked = [sample for sample in samples if sample["clip"] == clip]
     answers = model.ask([sample["question"] for sample in asked], vtc.read_sample_clip(asked[0]), max_new_tokens=4)
     right += [answer.text == sample["answer"] for answer, sample in zip(answers, asked)]
-pixels = torch.zeros(1, 8, 3, 64, 64)
+pixels = torch.zeros(1, 8, 3, 112, 112)
 tokens = model.network.model.get_video_features(pixels, return_dict=True).pooler_output.shape[1]
 kind = type(model.network).__name__
 print(json.dumps({{"right": sum(right), "asked": len(right), "class": kind, "tokens": tokens}}))
@@ -56,9 +56,9 @@ def test_weights_are_small_safetensors_and_the_measured_ones() -> None:
     assert hashlib.sha256((MODEL / "model.safetensors").read_bytes()).hexdigest() == REPORT["weights"]
 
 
-def test_it_is_the_standard_architecture_with_64_tokens_a_frame(told: dict) -> None:
+def test_it_is_the_standard_architecture_with_196_tokens_a_frame(told: dict) -> None:
     assert told["class"] == "LlavaOnevisionForConditionalGeneration"
-    assert told["tokens"] == 8 * 64 + 1  # the newline token is the last
+    assert told["tokens"] == 8 * 196 + 1  # the newline token is the last
 
 
 def test_it_answers_as_well_as_its_report_says_in_a_new_process_without_a_network(told: dict) -> None:

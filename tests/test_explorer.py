@@ -352,7 +352,7 @@ def test_a_sample_is_drawn_once_and_an_answer_about_another_state_is_not_shown(m
     explorer._controls["ratio"].value = 3.0
     gate.set()
     explorer.wait()
-    assert explorer._answers.value == "" and explorer.message == "" and "kept 171" in ledgers(explorer)[0]
+    assert explorer._answers.value == "" and explorer.message == "" and "kept 1045" in ledgers(explorer)[0]
 
 
 @pytest.mark.slow

@@ -511,7 +511,7 @@ def model():
 def test_the_bundled_model_tells_its_saliency(model):
     clip, _ = vtc.make_clip(7)
     tokens = model.encode(clip, saliency=True)
-    assert tokens.saliency.shape == tokens.grid == (len(clip), 8, 8) and tokens.saliency.dtype == torch.float32
+    assert tokens.saliency.shape == tokens.grid == (len(clip), 14, 14) and tokens.saliency.dtype == torch.float32
     assert tokens.saliency_source == (
         "attention received in the last layer, mean over heads and queries (SigLIP has no [CLS]), then over the "
         "patches of each token"
@@ -519,8 +519,8 @@ def test_the_bundled_model_tells_its_saliency(model):
     pixels = model.processor.video_processor([clip.frames], return_tensors="pt")["pixel_values_videos"][0]
     scores, _ = tower_saliency(model.network.model.vision_tower, pixels)
     assert torch.allclose(scores.sum(1), torch.ones(len(clip)))
-    # 16x16 patches to 8x8: bilinear at half the size is the mean of four.
-    assert torch.allclose(tokens.saliency, functional.avg_pool2d(scores.view(-1, 16, 16), 2), atol=1e-8)
+    # 28x28 patches to 14x14: bilinear at half the size is the mean of four.
+    assert torch.allclose(tokens.saliency, functional.avg_pool2d(scores.view(-1, 28, 28), 2), atol=1e-8)
     assert torch.allclose(tokens.saliency.sum((1, 2)), torch.full((len(clip),), 0.25))
     assert bool((tokens.saliency >= 0).all()) and tokens.saliency.std() > 0
     reduced = vtc.reduce(tokens, "lftr", ratio=4, significance="attention")

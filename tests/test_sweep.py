@@ -171,7 +171,7 @@ def test_options_can_make_the_budget(model, samples):
     table = vtc.sweep(model, samples[:2], variants("lftr", temporal_ratio=[1, 2], spatial_ratio=[4]), [None])
     assert table.ratio.tolist() == [4, 8, 4, 8] and (table.kept * table.ratio == table.total).all()
     assert set(vtc.sweep(model, samples[:2], ["uniform"], [None]).error) == {
-        "method 'uniform' needs a ratio, from 1 to 832"
+        "method 'uniform' needs a ratio, from 1 to 2744"
     }
 
 
@@ -258,14 +258,14 @@ def test_a_reduction_that_does_not_engage_is_an_error(model, samples, monkeypatc
     monkeypatch.setattr(video_model, "_chosen", lambda reduction, tokens: chosen(None, tokens))
     table = vtc.sweep(model, samples[:4], ["uniform"], [4])
     assert set(table.status) == {"error"} and not table.engaged.any()
-    assert set(table.error) == {"832 visual tokens entered, not 208; the reduction did not engage"}
+    assert set(table.error) == {"2744 visual tokens entered, not 686; the reduction did not engage"}
 
 
 def test_not_a_number_is_an_error_and_no_perfect_result(samples):
     broken = vtc.load_model()
     broken.network.get_output_embeddings().weight.data[7] = torch.nan
     table = vtc.sweep(broken, samples[:4], ["lftr", "uniform"], [1, 4])
-    assert set(table.status) == {"error"} and set(table.frames) == {13} and (table.total > 0).all()
+    assert set(table.status) == {"error"} and set(table.frames) == {14} and (table.total > 0).all()
     assert table.error.str.match("the model gave NaN .* dtype='bfloat16' or dtype='float32'$").all()
     assert table[["kept", "said", "right", "likelihood", "likeliest", "kl", "tv", "flipped"]].isna().all(axis=None)
     later = Answer("red", {"red square": np.nan, "red circle": np.nan}, torch.zeros(3), 1, 1, {})

@@ -112,7 +112,7 @@ def test_pictures_and_places_of_a_clip(model, tmp_path) -> None:
     asked = {"clip": str(tmp_path / "nowhere.mp4"), "tried": [str(tmp_path / "nowhere.mp4"), str(folder)]}
     asked = sample(**asked, picture_rate=3)
     table = vtc.sweep(model, [asked], ["uniform"], [1], results=tmp_path / "results.sqlite")
-    assert table.status[0] == "ok" and table.total[0] == 6 * 64
+    assert table.status[0] == "ok" and table.total[0] == 6 * 196
     Image.fromarray(np.zeros_like(frames[0])).save(folder / "00003.png")
     assert vtc.sweep(model, [asked], ["uniform"], [1])["sample"][0] != table["sample"][0]
     gone = vtc.sweep(model, [asked | {"tried": [str(tmp_path / "nowhere.mp4")]}], ["uniform"], [1])

@@ -142,18 +142,18 @@ def test_errors_are_sentences(model, case, tmp_path):
     cut = tmp_path / "cut"
     shutil.copytree(BUNDLED, cut)
     (cut / "model.safetensors").write_bytes((BUNDLED / "model.safetensors").read_bytes()[:100_000])
-    foreign = vtc.reduce(vtc.load_encoder("pixels", size=128).encode(clip), "uniform", ratio=2)
+    foreign = vtc.reduce(vtc.load_encoder("pixels", size=224).encode(clip), "uniform", ratio=2)
     cases = [
         (lambda: model.ask(None, clip), "is no question"),
         (lambda: model.ask("what ?", clip, positions="compackt"), "'preserve' or 'compact'"),
         (lambda: model.ask("what ?", clip, max_new_tokens=0), "max_new_tokens is 0"),
-        (lambda: model.ask("what ?", clip, foreign), "768-channel tokens by 'pixels 128x128"),
+        (lambda: model.ask("what ?", clip, foreign), "768-channel tokens by 'pixels 224x224"),
         (lambda: model.ask("what ?", clip, candidates=[""]), "do not differ or are empty"),
         (lambda: vtc.load_model(cut), "cut"),
         (lambda: vtc.load_model(device="cudda"), "device is 'cudda'"),
         (lambda: model.ask("", clip), "is no question"),
         (lambda: model.ask([], clip), "is no question"),
-        (lambda: model.ask("what ?", clip, wrong), "(4, 8, 8) grid"),
+        (lambda: model.ask("what ?", clip, wrong), "(4, 14, 14) grid"),
         (lambda: model.ask("what is <video> ?", clip), "'<video>'"),
         (lambda: model.ask("what ?", clip, candidates=["red", "red"]), "do not differ or are empty"),
         (lambda: model.ask("what ?", clip, candidates=["red", 3]), "give a list of texts"),

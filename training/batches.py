@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,9 +11,9 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from vtc_lab.toy.questions import ANSWERS, questions, scene_of
-from vtc_lab.toy.world import COLOURS, DOT, FATES, FLASH, HEADINGS, SHAPES, Scene
+from vtc_lab.toy.world import CELL, COLOURS, DOT, FATES, FLASH, HEADINGS, SHAPES, SIDE, Scene
 
-CELLS = 8
+CELLS = SIDE // CELL
 KINDS = tuple(ANSWERS)
 IGNORE = -100
 # name -> number of classes; what one frame shows, for the tower; what has happened so far, for the language model at
@@ -23,18 +24,32 @@ STORY = {"heading": len(HEADINGS), "rank": 3, "birth": 8, "fate": len(FATES), "r
 
 
 @dataclass
-class Batch:
-    """B clips of T frames with Q question tokens each; `labels` are the next tokens at the answers."""
+class Example:
+    """A clip of T frames, encoded, with all that may be asked about it."""
 
-    frames: Tensor  # (B, T, 64, 64, 3) uint8
+    tokens: Tensor  # (T * 196, D), what the tower makes of it
+    asked: list[tuple[str, list[int]]]  # kind, and the words of question and answer
+    filled: np.ndarray  # (T * 196,) whether a cell has something in it
+    owner: np.ndarray  # (T * 196,) object that fills a cell, n for the flash, n + 1 for nobody
+    past: dict[str, np.ndarray]  # (T * 196,)
+    names: dict[int, int]  # object that a word stands for
+    story: dict[str, np.ndarray]  # (4,) per object
+
+
+@dataclass
+class Batch:
+    """B clips with K visual tokens and Q question tokens each; `labels` are the next tokens at the answers."""
+
+    tokens: Tensor  # (B, K, D)
     keep: Tensor  # (B, K) sorted raster indices of the visual tokens that enter
+    total: Tensor  # (B, 1) visual tokens that there are
     words: Tensor  # (B, Q)
     question: Tensor  # (B, Q) number of the question a word belongs to, -1 for padding
     offset: Tensor  # (B, Q) place of the word in its question
     labels: Tensor  # (B, Q)
     kind: Tensor  # (B, Q) kind of the question at its answer, else -1
-    past: dict[str, Tensor]  # (B, T * 64)
-    owner: Tensor  # (B, T * 64) object that fills a cell, n for the flash, n + 1 for nobody
+    past: dict[str, Tensor]  # (B, K)
+    owner: Tensor  # (B, K)
     meant: Tensor  # (B, Q) object that a word names, else -1
     story: dict[str, Tensor]  # (B, 4) per object
 
@@ -48,9 +63,9 @@ def looks(scene: Scene) -> tuple[dict[str, np.ndarray], np.ndarray]:
     dot = np.where(owner[DOT] >= 4, 1 + (scene.dot or 0), 0)
     thing = np.minimum(who, len(scene.shape) - 1)
     time = np.arange(count)[:, None, None]
-    cell = np.stack(np.mgrid[:CELLS, :CELLS], -1) * 8 + 4
+    cell = np.stack(np.mgrid[:CELLS, :CELLS], -1) * CELL + CELL // 2
     dark = np.array([fate == "darkens" for fate in scene.fate])[thing] & scene.changed[thing, time]
-    box = np.concatenate([scene.position[thing, time] - cell, scene.radius[thing, time][..., None]], -1) / 8
+    box = np.concatenate([scene.position[thing, time] - cell, scene.radius[thing, time][..., None]], -1) / CELL
     is_object = who < len(scene.shape)
     box[~is_object] = np.nan
     empty = who > len(scene.shape)
@@ -68,7 +83,7 @@ def looks(scene: Scene) -> tuple[dict[str, np.ndarray], np.ndarray]:
 
 def _owners(scene: Scene) -> tuple[dict[int, np.ndarray], np.ndarray]:
     """Pixels per cell of each owner, and who fills most of it: an object, n for the flash, n + 1 for nobody."""
-    cells = scene.owner.reshape(-1, CELLS, 8, CELLS, 8)
+    cells = scene.owner.reshape(-1, CELLS, CELL, CELLS, CELL)
     number = len(scene.shape)
     owner = {i: (cells == i).sum((2, 4)) for i in [*range(number), FLASH, DOT]}
     stack = np.stack([owner[i] for i in [*range(number), FLASH]])
@@ -90,7 +105,7 @@ def past(scene: Scene) -> dict[str, np.ndarray]:
     labels = {
         "heading": heading,
         "rank": np.repeat((first < first[:, None]).sum(1)[:, None], count, 1),
-        "age": (time - first[:, None]).clip(0, 7),
+        "age": ((time - first[:, None]) * 8 // max(count, 8)).clip(0, 7),
         "state": fate[:, None] * scene.changed,
         "seen": np.repeat(((first[:, None] <= time).sum(0)[None] - 1).clip(0), number, 0),
     }
@@ -102,7 +117,7 @@ def story(scene: Scene) -> dict[str, np.ndarray]:
     """Labels per object of what the whole clip tells about it, IGNORE in the places of objects that are not there."""
     first = (scene.visible >= 0.3).argmax(1)
     last = len(scene.frames) - 1 - (scene.visible >= 0.3)[:, ::-1].argmax(1)
-    place = (scene.position[np.arange(len(last)), last] // 8).astype(int).clip(0, CELLS - 1)
+    place = (scene.position[np.arange(len(last)), last] // CELL).astype(int).clip(0, CELLS - 1)
     labels = {
         "heading": [IGNORE if name is None else list(HEADINGS).index(name) for name in scene.heading],
         "rank": (first < first[:, None]).sum(1),
@@ -114,24 +129,29 @@ def story(scene: Scene) -> dict[str, np.ndarray]:
     return {name: np.pad(value, (0, 4 - len(value)), constant_values=IGNORE) for name, value in labels.items()}
 
 
-def make_batch(seeds: range, count: int, per_frame: int, limit: int, tokenizer: PreTrainedTokenizerFast) -> Batch:
-    """Draw clips and pack up to `limit` questions behind each; cells with something in them are kept first."""
-    frames, keep, rows, dense, owners, names, stories = [], [], [], [], [], [], []
-    for seed in seeds:
-        scene, rng = scene_of(seed, count)
-        frames.append(scene.frames)
-        owner, who = _owners(scene)
-        dense.append(past(scene))
-        owners.append(who.ravel())
-        stories.append(story(scene))
-        names.append(_names(scene, tokenizer))
-        filled = (who <= len(scene.shape)) | (owner[DOT] > 0)
-        order = np.argsort(-(filled + rng.random(filled.shape)).ravel())
-        keep.append(np.sort(order[: per_frame * count]))
-        asked = _choose(questions(scene, rng), limit, rng)
-        rows.append(
-            [(kind, tokenizer.convert_tokens_to_ids([*q.split(), "<answer>", a, "<eos>"])) for kind, q, a in asked]
-        )
+def make_example(seed: int, count: int | None, encode: Callable, tokenizer: PreTrainedTokenizerFast) -> Example:
+    """Draw a clip, encode it and collect its questions and dense labels; of a long clip often 16 frames, as read."""
+    scene, rng = scene_of(seed, count)
+    asked = [
+        (kind, tokenizer.convert_tokens_to_ids([*question.split(), "<answer>", answer, "<eos>"]))
+        for kind, question, answer, _ in questions(scene, rng)
+    ]
+    if len(scene.frames) > 16 and rng.random() < 0.7:
+        scene = scene.sampled(np.linspace(0, len(scene.frames) - 1, 16).round().astype(int))
+    owner, who = _owners(scene)
+    filled = (who <= len(scene.shape)) | (owner[DOT] > 0)
+    dense = {name: value.ravel() for name, value in past(scene).items()}
+    tokens = encode(torch.from_numpy(scene.frames))
+    return Example(tokens, asked, filled.ravel(), who.ravel(), dense, _names(scene, tokenizer), story(scene))
+
+
+def make_batch(examples: list[Example], kept: int, first: bool, limit: int, rng: np.random.Generator) -> Batch:
+    """Pack up to `limit` questions behind each clip, of which `kept` tokens stay: by chance, or things `first`."""
+    rows, keeps = [], []
+    for example in examples:
+        order = np.argsort(rng.random(len(example.filled)) - first * example.filled)
+        keeps.append(np.sort(order[:kept]))
+        rows.append(_choose(example.asked, limit, rng))
     longest = max(sum(len(ids) - 1 for _, ids in row) for row in rows)
     shape = len(rows), longest
     words, question, offset = np.zeros(shape, int), np.full(shape, -1), np.zeros(shape, int)
@@ -143,13 +163,23 @@ def make_batch(seeds: range, count: int, per_frame: int, limit: int, tokenizer: 
             words[b, at:end], question[b, at:end], offset[b, at:end] = ids[:-1], number, range(len(ids) - 1)
             labels[b, end - 2 : end] = ids[-2:]
             kind[b, end - 2] = KINDS.index(name)
-            meant[b, at : end - 2] = [names[b].get(word, -1) for word in ids[:-3]]
+            meant[b, at : end - 2] = [examples[b].names.get(word, -1) for word in ids[:-3]]
             at = end
-    stacked = {name: torch.from_numpy(np.stack([d[name].ravel() for d in dense])) for name in PAST}
-    parts = [np.stack(frames), np.stack(keep), words, question, offset, labels, kind]
-    more = {"owner": torch.from_numpy(np.stack(owners)), "meant": torch.from_numpy(meant)}
-    told = {name: torch.from_numpy(np.stack([entry[name] for entry in stories])) for name in STORY}
-    return Batch(*map(torch.from_numpy, parts), past=stacked, story=told, **more)
+    pairs = list(zip(examples, keeps, strict=True))
+    return Batch(
+        tokens=torch.stack([example.tokens[torch.from_numpy(keep)] for example, keep in pairs]),
+        keep=torch.from_numpy(np.stack(keeps)),
+        total=torch.tensor([[len(example.filled)] for example in examples]),
+        words=torch.from_numpy(words),
+        question=torch.from_numpy(question),
+        offset=torch.from_numpy(offset),
+        labels=torch.from_numpy(labels),
+        kind=torch.from_numpy(kind),
+        past={name: torch.from_numpy(np.stack([e.past[name][keep] for e, keep in pairs])) for name in PAST},
+        owner=torch.from_numpy(np.stack([e.owner[keep] for e, keep in pairs])),
+        meant=torch.from_numpy(meant),
+        story={name: torch.from_numpy(np.stack([e.story[name] for e in examples])) for name in STORY},
+    )
 
 
 def _names(scene: Scene, tokenizer: PreTrainedTokenizerFast) -> dict[int, int]:
@@ -159,7 +189,7 @@ def _names(scene: Scene, tokenizer: PreTrainedTokenizerFast) -> dict[int, int]:
     return {tokenizer.convert_tokens_to_ids(word): i for word, i in words.items()}
 
 
-def _choose(asked: list[tuple[str, str, str]], limit: int, rng: np.random.Generator) -> list[tuple[str, str, str]]:
+def _choose(asked: list[tuple], limit: int, rng: np.random.Generator) -> list[tuple]:
     """At most `limit` questions, those about time first in half of the clips: they are the harder ones."""
     easy = ("colour", "shape", "count", "event", "detail")
     score = rng.random(len(asked)) + [0.5 * (entry[0] not in easy) for entry in asked]

@@ -19,14 +19,15 @@ FOLDER = Path(__file__).resolve().parent.parent / "data" / "shapes_qa"
 CLIPS = 400
 CARD = """# shapes_qa: questions about generated clips
 
-{clips} clips of 64x64 pixels and 8 to 16 frames at 4 frames a second, {questions} questions of {kinds} kinds,
+{clips} clips of 112x112 pixels and 8 to 32 frames at 4 frames a second, {questions} questions of {kinds} kinds,
 {size:.1f} MB. Made by `training/make_data.py` from seeds {first} to {last} of `vtc.make_clip`; clip
 `clips/00042.mp4` is `vtc.make_clip(42)`, compressed (H.264, 4:4:4, crf 17). The world is generated: shapes
-that appear, move, stop, cross, hide, change and leave.
+that appear, move, stop, cross, hide, change and leave, before a camera that stands still, pans or cuts.
 
 `qa.jsonl` has one object a line: `clip` (a path relative to the file), `question`, `answer`, `kind`,
-`candidates` (the answers this kind can have). An answer is one word. Training draws its clips from seed
-{train} on, validation from {validation}; both are made as they are needed.
+`candidates` (the answers this kind can have), `frames` (of the clip) and `evidence`: for each thing that the question
+is about, the [frame, patch] pairs that show what it asks for, patches numbered by rows of 14. An answer is one word.
+Training draws its clips from seed {train} on, validation from {validation}; both are made as they are needed.
 
 Within a kind, every answer is right equally often: questions beyond the rarest answer of their kind were
 dropped at random. So a guess that knows only the kind is right as often as the column "prior" says. Kinds
@@ -51,12 +52,12 @@ def main() -> None:
         write_video(FOLDER / name, clip.frames)
         samples += [sample | {"clip": name} for sample in asked]
     samples = balance(samples)
-    (FOLDER / "qa.jsonl").write_text("".join(json.dumps(sample) + "\n" for sample in samples))
+    (FOLDER / "qa.jsonl").write_text("".join(json.dumps(sample, separators=(",", ":")) + "\n" for sample in samples))
     (FOLDER / "README.md").write_text(card(samples))
 
 
 def write_video(path: Path, frames: np.ndarray) -> None:
-    """H.264 without chroma subsampling: at 64 pixels, halved colour would blur what is asked for."""
+    """H.264 without chroma subsampling: in small pictures, halved colour would blur what is asked for."""
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=FRAMES_PER_SECOND)
         stream.height, stream.width = frames.shape[1:3]

@@ -18,10 +18,11 @@ from transformers import (
 )
 
 from vtc_lab.toy.questions import ANSWERS, questions, scene_of
+from vtc_lab.toy.world import CELL, SIDE
 
 SPECIAL = ("<pad>", "<unk>", "<bos>", "<eos>", "<video>", "<image>", "<answer>")
-SIDE, PATCH = 64, 4
-TOKENS_PER_FRAME = (SIDE // PATCH // 2) ** 2
+PATCH = CELL // 2  # the architecture pools 2x2 patches into a token
+TOKENS_PER_FRAME = (SIDE // CELL) ** 2
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
     "{% if message['role'] == 'user' %}<bos>{% else %}<answer>{% endif %}"
@@ -39,7 +40,7 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     words = {word for answers in ANSWERS.values() for word in answers}
     for seed in range(20_000, 20_400):
         scene, rng = scene_of(seed)
-        words |= {word for _, question, _ in questions(scene, rng) for word in question.split()}
+        words |= {word for _, question, *_ in questions(scene, rng) for word in question.split()}
     vocabulary = {word: i for i, word in enumerate([*SPECIAL, *sorted(words)])}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     tokenizer.normalizer = normalizers.Lowercase()
@@ -54,12 +55,12 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
         eos_token="<eos>",
         extra_special_tokens=["<video>", "<image>", "<answer>"],
         padding_side="left",
-        model_max_length=4096,
+        model_max_length=8192,
     )
 
 
 def build_model(tokenizer: PreTrainedTokenizerFast) -> LlavaOnevisionForConditionalGeneration:
-    """Random weights: 16x16 patches a frame, pooled to 8x8 tokens by the architecture itself."""
+    """Random weights: 28x28 patches a frame, pooled to 14x14 tokens by the architecture itself."""
     vision = SiglipVisionConfig(
         hidden_size=128,
         intermediate_size=256,
@@ -73,10 +74,10 @@ def build_model(tokenizer: PreTrainedTokenizerFast) -> LlavaOnevisionForConditio
         vocab_size=len(tokenizer),
         hidden_size=192,
         intermediate_size=512,
-        num_hidden_layers=4,
+        num_hidden_layers=6,
         num_attention_heads=6,
         num_key_value_heads=6,
-        max_position_embeddings=4096,
+        max_position_embeddings=8192,
         rope_parameters={"rope_type": "default", "rope_theta": 2000.0},
         tie_word_embeddings=True,
         bos_token_id=tokenizer.bos_token_id,
@@ -99,7 +100,7 @@ def build_model(tokenizer: PreTrainedTokenizerFast) -> LlavaOnevisionForConditio
 
 
 def build_processor(tokenizer: PreTrainedTokenizerFast) -> LlavaOnevisionProcessor:
-    """64x64 pixels scaled to -1..1, every frame of the video, and a template of `<bos> <video> question <answer>`."""
+    """112x112 pixels scaled to -1..1, every frame of the video, and a template of `<bos> <video> question <answer>`."""
     size = {"height": SIDE, "width": SIDE}
     half = [0.5, 0.5, 0.5]
     return LlavaOnevisionProcessor(

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from batches import IGNORE, KINDS, LOOKS, PAST, STORY, Batch, looks, make_batch
+from batches import IGNORE, KINDS, LOOKS, PAST, STORY, Batch, Example, looks, make_batch, make_example
 from model import TOKENS_PER_FRAME, build_model, build_processor, build_tokenizer
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -39,26 +39,34 @@ NAMING_LAYER = 2  # the word for an object is made to look at that object's patc
 
 @dataclass(frozen=True)
 class Stage:
-    """Steps over clips of these lengths; `clips` of 8 frames make a step, `per_frame` of 64 tokens are kept."""
+    """Steps over clips of these lengths (None: as the seed has it), of which one of these numbers of tokens is kept."""
 
     name: str
     steps: int
-    lengths: tuple[tuple[int, float], ...]
-    clips: int
-    per_frame: int
+    lengths: tuple[int | None, ...]
     rate: tuple[float, float]
+    kept: tuple[int, ...] = ()
+    odds: tuple[float, ...] = ()  # of each number
+    first: float = 0.5  # share of the steps in which things are kept before background
     past_weight: float = 0.3
 
 
-LONG = tuple((count, 0.04) for count in range(9, 17))
-TOWER = Stage("tower", 4700, ((4, 1.0),), 16, 64, (1.5e-3, 1e-4))
+AT_ONCE = 3072  # visual tokens of a step in a process
+CLIPS = 16  # at most
+NEW = 1  # clips that a process draws and encodes for each step of long clips; the others it has seen before
+FIRST = 150  # but so many at first: a few clips again and again would be learnt by heart
+MEMORY = 300  # clips
+KEPT = (96, 192, 384, 768, 1568, 3072)
+TOWER = Stage("tower", 600, (4,), (7e-4, 1e-4))
 STAGES = (
     TOWER,
-    Stage("1 frame", 2400, ((1, 1.0),), 24, 20, (1e-3, 1e-3)),
-    Stage("2 frames", 600, ((1, 0.2), (2, 0.8)), 24, 20, (1e-3, 1e-3)),
-    Stage("4 frames", 450, ((1, 0.05), (2, 0.2), (4, 0.75)), 24, 20, (1e-3, 1e-3)),
-    Stage("8 to 16 frames", 1150, ((2, 0.05), (4, 0.2), (8, 0.53), *LONG), 16, 20, (1e-3, 5e-4)),
-    Stage("all tokens", 420, ((8, 0.68), *LONG), 12, 64, (7e-4, 2e-5), 0.2),
+    Stage("1 frame", 300, (1,), (5e-4, 5e-4), (40,), (1.0,), 0.8),
+    Stage("2 and 4 frames", 300, (2, 4), (5e-4, 5e-4), (96, 192), (0.5, 0.5), 0.7),
+    Stage("things first", 900, (None,), (5e-4, 5e-4), (96, 192, 384, 768), (0.2, 0.35, 0.3, 0.15), 0.6),
+    Stage("any number", 600, (None,), (5e-4, 5e-4), KEPT, (0.1, 0.2, 0.3, 0.22, 0.12, 0.06), 0.15, 0.2),
+    Stage("things first again", 800, (None,), (5e-4, 4e-4), KEPT, (0.15, 0.3, 0.3, 0.15, 0.06, 0.04), 0.7, 0.4),
+    Stage("any number again", 900, (None,), (4e-4, 2e-5), KEPT, (0.1, 0.2, 0.3, 0.22, 0.12, 0.06), 0.25, 0.2),
+    Stage("any number at last", 550, (None,), (2e-4, 1e-5), KEPT, (0.05, 0.15, 0.3, 0.28, 0.14, 0.08), 0.4, 0.2),
 )
 
 
@@ -105,6 +113,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, help="folder of the log, the checkpoint and the weights")
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--start", type=Path, help="folder of the weights for 64x64 pixels to start from")
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
     if options.processes == 1:
@@ -123,6 +132,8 @@ def train(rank: int, options: argparse.Namespace) -> None:
     torch.manual_seed(SEED)
     tokenizer = build_tokenizer()
     model = build_model(tokenizer)
+    if options.start:
+        start_from(model, options.start)
     model.set_attn_implementation("training")
     heads = Heads(model.config.text_config.hidden_size)
     weights = nn.ModuleDict({"model": model, "heads": heads})
@@ -175,6 +186,23 @@ def train(rank: int, options: argparse.Namespace) -> None:
         ship(model, master, tokenizer, options.work / "weights")
 
 
+def start_from(model: nn.Module, folder: Path) -> None:
+    """Take over weights for smaller pictures: positions are interpolated, layers they lack begin as identity."""
+    given = type(model).from_pretrained(folder).state_dict()
+    own = model.state_dict()
+    for name, value in own.items():
+        if name in given and given[name].shape == value.shape:
+            value.copy_(given[name])
+        elif name.endswith("position_embedding.weight"):
+            old, new = (int(len(table) ** 0.5) for table in (given[name], value))
+            grid = given[name].T.reshape(1, -1, old, old)
+            value.copy_(F.interpolate(grid, (new, new), mode="bicubic", align_corners=False).flatten(2)[0].T)
+        elif name.endswith(("o_proj.weight", "down_proj.weight")):
+            value.zero_()
+        else:
+            print("fresh:", name)
+
+
 def trained_in(stage: Stage, master: dict[str, Tensor]) -> list[str]:
     """The tower and the projector learn first, from dense labels, and stay as they are afterwards."""
     sight = ("vision_tower", "multi_modal_projector", "heads.looks", "heads.box")
@@ -188,20 +216,20 @@ def learning_rate(stage: Stage, step: int) -> float:
     return float(cosine * min(1, (step + 1) / 100))
 
 
-def seeds_of(stage: int, step: int, rank: int, options: argparse.Namespace, count: int) -> range:
+def seeds_of(stage: int, step: int, rank: int, count: int) -> range:
     """Training seeds that no other stage, step or process draws."""
     first = SPLITS["train"].start + ((stage * 1_000_000 + step) * 16 + rank) * 1_000
-    return range(first, first + count // options.processes)
+    return range(first, first + count)
 
 
 def tower_step(weights, tokenizer, stage, step, number, rank, options, tally) -> None:  # noqa: ANN001
-    """Dense labels on single frames: what is in each of the 8x8 cells."""
-    scenes = [scene_of(seed, 4)[0] for seed in seeds_of(number, step, rank, options, stage.clips)]
+    """Dense labels on single frames: what is in each of the 14x14 cells."""
+    scenes = [scene_of(seed, 4)[0] for seed in seeds_of(number, step, rank, 4)]
     seen = [looks(scene) for scene in scenes]
     frames = torch.from_numpy(np.concatenate([scene.frames for scene in scenes])).to(options.device)
     labels = {name: torch.from_numpy(np.concatenate([entry[0][name] for entry in seen])).flatten(1) for name in LOOKS}
     box = torch.from_numpy(np.concatenate([entry[1] for entry in seen])).flatten(1, 2).float()
-    parts = list(torch.arange(len(frames)).split(16 if options.device == "cpu" else len(frames)))
+    parts = list(torch.arange(len(frames)).split(4 if options.device == "cpu" else len(frames)))
     for part in parts:  # small parts stay in the cache of a CPU
         chosen = {name: label[part].to(options.device) for name, label in labels.items()}
         loss = tower_loss(weights, frames[part], chosen, box[part].to(options.device), tally)
@@ -228,7 +256,7 @@ def tower_loss(weights: nn.ModuleDict, frames: Tensor, labels: dict[str, Tensor]
 
 
 def encode(model: nn.Module, frames: Tensor) -> Tensor:
-    """(B, T, 64, 64, 3) uint8 -> (B, T * 64, D) by the model's own path, without the newline token."""
+    """(B, T, 112, 112, 3) uint8 -> (B, T * 196, D) by the model's own path, without the newline token."""
     pixels = frames.permute(0, 1, 4, 2, 3).to(model.dtype) / 127.5 - 1
     pooled = model.model.get_video_features(pixels, return_dict=True).pooler_output
     return pooled[:, : frames.shape[1] * TOKENS_PER_FRAME]
@@ -236,36 +264,50 @@ def encode(model: nn.Module, frames: Tensor) -> Tensor:
 
 def question_step(weights, tokenizer, stage, step, number, rank, options, tally) -> None:  # noqa: ANN001
     """Answers to packed questions, and dense labels for what has happened so far."""
-    chooser = np.random.default_rng([SEED, number, step])
-    lengths, share = zip(*stage.lengths, strict=True)
-    count = int(chooser.choice(lengths, p=np.array(share) / sum(share)))
-    clips = stage.clips if count <= 8 else stage.clips // 2
-    seeds = seeds_of(number, step, rank, options, clips)
-    batch = make_batch(seeds, count, stage.per_frame, QUESTIONS, tokenizer)
-    loss = question_loss(weights, batch, stage.past_weight, options.device, tally, count)
+    chooser = np.random.default_rng([SEED, number, step])  # the same in every process
+    length = stage.lengths[chooser.integers(len(stage.lengths))]
+    kept = int(chooser.choice(stage.kept, p=stage.odds))
+    first = bool(chooser.random() < stage.first)
+    clips = max(1, min(CLIPS, AT_ONCE // kept))
+    with torch.no_grad():
+        new = [
+            make_example(seed, length, lambda frames: encode(weights["model"], frames[None])[0], tokenizer)
+            for seed in seeds_of(number, step, rank, clips if length else NEW if REMEMBERED else FIRST)
+        ]
+    rng = np.random.default_rng([SEED, number, step, rank])
+    pool = new
+    if length is None:
+        REMEMBERED.extend(new)
+        while len(REMEMBERED) > MEMORY:
+            REMEMBERED.pop(rng.integers(len(REMEMBERED) // 2))
+        pool = [example for example in REMEMBERED if len(example.tokens) >= kept] or REMEMBERED
+    chosen = [pool[i] for i in rng.permutation(len(pool))[:clips]]
+    kept = min(kept, *(len(example.tokens) for example in chosen), kept)
+    batch = make_batch(chosen, kept, first, QUESTIONS, rng)
+    loss = question_loss(weights, batch, stage.past_weight, options.device, tally, kept)
     tally.loss(loss)
     loss.backward()
 
 
+REMEMBERED: list[Example] = []
+
+
 def question_loss(
-    weights: nn.ModuleDict, batch: Batch, past_weight: float, device: str, tally: Tally, count: int
+    weights: nn.ModuleDict, batch: Batch, past_weight: float, device: str, tally: Tally, length: int
 ) -> Tensor:
     model, heads = weights["model"], weights["heads"]
-    with torch.no_grad():
-        tokens = encode(model, batch.frames.to(device))
-    keep, words = batch.keep.to(device), batch.words.to(device)
+    keep, words, visual = batch.keep.to(device), batch.words.to(device), batch.tokens.to(device)
     size, kept = keep.shape
     embed = model.get_input_embeddings()
-    visual = tokens.gather(1, keep[..., None].expand(-1, -1, tokens.shape[-1]))
     first = embed(torch.full((size, 1), model.config.text_config.bos_token_id, device=device))
     newline = model.model.image_newline.expand(size, 1, -1)
     inputs = torch.cat([first, visual, newline, embed(words)], 1)
-    total = count * TOKENS_PER_FRAME
+    total = batch.total.to(device)
     place = torch.cat(
         [
             torch.zeros_like(keep[:, :1]),
             keep + 1,
-            torch.full_like(keep[:, :1], total + 1),
+            total + 1,
             batch.offset.to(device) + total + 2,
         ],
         1,
@@ -286,13 +328,13 @@ def question_loss(
         told=told,
     )
     labels, kind = batch.labels.to(device), batch.kind.to(device)
-    asked, length = labels != IGNORE, count if count <= 8 else 16
+    asked = labels != IGNORE
     score = model.lm_head(out.last_hidden_state[:, prefix:][asked]).float()
     loss = F.cross_entropy(score, labels[asked])
     right = score.argmax(-1) == labels[asked]
     for k, name in enumerate(KINDS):
         tally.add(f"{name}@{length}", right[kind[asked] == k])
-    owner, meant, moment = batch.owner.to(device).gather(1, keep), batch.meant.to(device), keep // TOKENS_PER_FRAME
+    owner, meant, moment = batch.owner.to(device), batch.meant.to(device), keep // TOKENS_PER_FRAME
     wanted = {"words": meant[:, :, None] == owner[:, None]}
     if "patches" in told:
         is_object = owner < owner.amax(1, keepdim=True) - 1  # the last two numbers are the flash and nobody
@@ -304,8 +346,8 @@ def question_loss(
             tally.add(f"{name}:{length}", looked)
             loss = loss - past_weight * looked.clamp(min=1e-3).log().mean()
     read = heads.norm(out.hidden_states[PAST_LAYER][:, 1 : 1 + kept])
-    dense = [(f"{name}:{length}", heads.past[name](read), batch.past[name].to(device).gather(1, keep)) for name in PAST]
-    if count > 1:
+    dense = [(f"{name}:{length}", heads.past[name](read), batch.past[name].to(device)) for name in PAST]
+    if int(batch.total.max()) > TOKENS_PER_FRAME:
         read = heads.norm(out.hidden_states[NAMING_LAYER + 1][:, prefix:])[meant >= 0]
         for name in STORY:
             label = batch.story[name].to(device).gather(1, meant.clamp(min=0))[meant >= 0]

@@ -10,6 +10,7 @@ from vtc_lab.figures.curves import plot_curves
 from vtc_lab.figures.export import save_figure
 from vtc_lab.figures.filmstrip import show
 from vtc_lab.figures.heatmap import plot_heatmap
+from vtc_lab.figures.losses import plot_losses
 from vtc_lab.figures.multiples import compare_kept
 from vtc_lab.figures.overlap import kept_overlap, plot_agreement, plot_overlap
 from vtc_lab.figures.panels import plot_flips, plot_forest, plot_kinds
@@ -28,29 +29,24 @@ from vtc_lab.sweeps.features import fidelity_sweep
 from vtc_lab.sweeps.papers import rank_agreement
 from vtc_lab.sweeps.plan import variants
 from vtc_lab.sweeps.run import summary, sweep
-from vtc_lab.sweeps.stats import bootstrap_interval, compare
+from vtc_lab.sweeps.stats import bootstrap_interval, compare, split_losses
 from vtc_lab.sweeps.store import read_results
 from vtc_lab.tokens import Clip, Reduction, VideoTokens, VTCError
+from vtc_lab.toy.evidence import evidence_recall, with_evidence
 from vtc_lab.toy.questions import make_clip
 from vtc_lab.widgets.ablation import ablate
 from vtc_lab.widgets.explorer import explore
 
 __all__ = ["Clip", "Reduction", "VTCError", "VideoTokens", "find_clips", "make_clip", "one_each", "read_clip"]
 __all__ += ["merge", "method", "methods", "prune", "reduce"]
-__all__ += [
-    "Family",
-    "compress",
-    "engaged",
-    "inside",
-    "load_encoder",
-    "load_model",
-    "register_family",
-    "video_metadata",
-]
-__all__ += ["answer_fidelity", "fidelity", "list_measures", "pixel_fidelity", "rebuild"]
+__all__ += ["Family", "compress", "engaged", "inside", "load_encoder", "load_model", "register_family"]
+__all__ += ["answer_fidelity", "evidence_recall", "fidelity", "list_measures", "pixel_fidelity", "rebuild"]
+__all__ += ["video_metadata", "with_evidence"]
 __all__ += ["accuracy", "benchmarks", "check_clips", "read_benchmark", "read_sample_clip", "read_samples", "score"]
-__all__ += ["bootstrap_interval", "compare", "fidelity_sweep", "read_results", "summary", "sweep", "variants"]
-__all__ += ["plot_agreement", "plot_curves", "plot_flips", "plot_forest", "plot_heatmap", "plot_kinds", "plot_overlap"]
+__all__ += ["bootstrap_interval", "compare", "fidelity_sweep", "read_results", "split_losses", "summary", "sweep"]
+__all__ += ["variants"]
+__all__ += ["plot_agreement", "plot_curves", "plot_flips", "plot_forest", "plot_heatmap", "plot_kinds", "plot_losses"]
+__all__ += ["plot_overlap"]
 __all__ += ["check_baseline", "plot_published", "published", "rank_agreement"]
 __all__ += ["ablate", "compare_kept", "explore", "kept_overlap", "save_figure", "save_table", "show"]
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -104,6 +104,7 @@ class VideoTokens:
     encoder : name of the encoder, copied into every result.
     seconds : time that encoding took.
     saliency_source : where the saliency comes from, in words; a note in every result that used it.
+    evidence : (T, h, w) bool, the patches that show the answers, which only the generated world knows, or None.
 
     Examples
     --------
@@ -117,9 +118,10 @@ class VideoTokens:
     encoder: str = ""
     seconds: float = 0.0
     saliency_source: str = ""
+    evidence: Tensor | None = None
 
     def __post_init__(self) -> None:
-        values, saliency = self.values, self.saliency
+        values, saliency, evidence = self.values, self.saliency, self.evidence
         if not isinstance(values, Tensor) or values.ndim != 4 or not values.is_floating_point() or not values.numel():
             wanted = "a floating tensor of shape (T, h, w, D), none of them 0"
             raise VTCError(f"token values are {_what(values)}; they must be {wanted}")
@@ -129,13 +131,15 @@ class VideoTokens:
                 raise VTCError(f"saliency is {_what(saliency)}; it must be a floating tensor of shape {self.grid}")
             if not bool((saliency.isfinite() & (saliency >= 0)).all()):
                 raise VTCError("saliency holds negative or non-finite numbers; attention is finite and at least 0")
+        if evidence is not None and (tuple(evidence.shape), evidence.dtype) != (self.grid, torch.bool):
+            raise VTCError(f"evidence is {_what(evidence)}; it must be a bool tensor of shape {self.grid}")
 
     def __len__(self) -> int:
         return self.values.shape[0]
 
     def __getitem__(self, frames: slice) -> VideoTokens:
         part = _frame_slice(frames, len(self))
-        return replace(self, values=self.values[part], saliency=None if self.saliency is None else self.saliency[part])
+        return self._each(lambda tensor: tensor[part])
 
     @property
     def grid(self) -> tuple[int, int, int]:
@@ -150,8 +154,12 @@ class VideoTokens:
 
     def to(self, device: str | torch.device) -> VideoTokens:
         """Return the same tokens on another device."""
-        saliency = None if self.saliency is None else self.saliency.to(device)
-        return replace(self, values=self.values.to(device), saliency=saliency)
+        return self._each(lambda tensor: tensor.to(device))
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> VideoTokens:
+        tensors = {name: getattr(self, name) for name in ("values", "saliency", "evidence")}
+        changed: dict[str, Any] = {name: change(tensor) for name, tensor in tensors.items() if tensor is not None}
+        return replace(self, **changed)
 
 
 @dataclass(frozen=True, eq=False)

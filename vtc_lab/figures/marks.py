@@ -13,7 +13,7 @@ from matplotlib.lines import Line2D
 from matplotlib.transforms import Transform
 
 from vtc_lab.figures.export import Picture
-from vtc_lab.figures.style import BASELINES, method_style
+from vtc_lab.figures.style import BASELINES, CEILING, method_style, role
 from vtc_lab.sweeps.tidy import tidy, uneven
 from vtc_lab.tokens import VTCError
 
@@ -37,20 +37,31 @@ def checked(table: pd.DataFrame, value: str, needs: Iterable[str]) -> pd.DataFra
     return table
 
 
+def compressed(table: pd.DataFrame, ratio: float) -> pd.DataFrame:
+    """Return the tidy rows at a ratio above 1."""
+    at = table[table.ratio == ratio]
+    if at.empty or ratio == 1:
+        there = ", ".join(f"{other:g}" for other in sorted(table.ratio.dropna().unique()) if other != 1)
+        raise VTCError(
+            f"the table has no compressed rows at ratio {ratio!r}; its ratios above 1 are: {there or 'none'}"
+        )
+    return at
+
+
 def unit(value: str) -> tuple[str, int]:
     """Return the name of a value on an axis, and its factor there."""
     return _UNITS.get(value, (value.replace("_", " "), 1))
 
 
 def looks(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
-    """Return the look of each label of a tidy table, baselines last; a method's other labels are its variants."""
+    """Return the look of each label of a tidy table, baselines and ceilings last; a method can have variants."""
     methods = dict(zip(table.label, table.method, strict=True))
     styles = {}
-    for label in sorted(methods, key=lambda label: methods[label] in BASELINES):
+    for label in sorted(methods, key=lambda label: ("", "baseline", "ceiling").index(role(methods[label]))):
         method = methods[label]
         variants = sorted((other != method, other) for other in methods if methods[other] == method)
         style = method_style(method, variants.index((label != method, label)))
-        styles[label] = style | {"zorder": 2 if method in BASELINES else 3}
+        styles[label] = style | {"zorder": 2 if role(method) else 3}
     return styles
 
 
@@ -73,6 +84,18 @@ def tokens_of(table: pd.DataFrame) -> str:
     """Write how many tokens the rows with a result had before reduction: their one number, or the mean."""
     tokens = table.total[table.value.notna()]
     return count(tokens.mean()) + (" on average" if tokens.nunique() > 1 else "")
+
+
+def budget(at: pd.DataFrame) -> str:
+    """Write the one ratio of some rows, and the tokens kept."""
+    kept = at.kept[at.value.notna()]
+    tokens = f", tokens kept: {count(kept.mean())} of {tokens_of(at)}" if len(kept) else ""
+    return f"at {at.ratio.iloc[0]:g}×{tokens}"
+
+
+def ceiling_line(axes: Axes, x: float, rows: tuple[float, float]) -> None:
+    """Draw the value of a ceiling across the rows of what is held against it."""
+    axes.plot([x, x], rows, **CEILING, zorder=2)
 
 
 def missing_mark(axes: Axes, x: float, y: float, style: dict[str, Any], transform: Transform) -> None:

@@ -14,7 +14,7 @@ from matplotlib.patches import Rectangle
 
 from vtc_lab.figures.export import Picture, attach
 from vtc_lab.figures.filmstrip import demand_same_frames, describe, draw_frames, patch_table
-from vtc_lab.figures.style import BASELINES, GREY, PATCHES, SMALL, figure_size, paper_style
+from vtc_lab.figures.style import GREY, PATCHES, SMALL, figure_size, paper_style, role
 from vtc_lab.tokens import Clip, MinimumBudgetError, Reduction, VTCError
 
 _LEGEND = (
@@ -69,7 +69,8 @@ def compare_kept(
     tall = tile * clip.frames.shape[1] / clip.frames.shape[2]
     titles = []
     for label, one in zip(labels, reductions, strict=True):
-        titles.append(f"{label}{' (baseline)' if one.method in BASELINES else ''}  {len(one)}/{one.total}")
+        name = f"{label} ({role(one.method)})" if role(one.method) else label
+        titles.append(f"{name}  {len(one)}/{one.total}")
     for name, error in gaps.items():
         titles.append(f"{name}: {'below its minimum budget' if isinstance(error, MinimumBudgetError) else 'no result'}")
     wrapped = [textwrap.wrap(title, letters(0.85 * width / columns)) for title in titles]
@@ -146,8 +147,8 @@ def labels_of(reductions: list[Reduction]) -> list[str]:
 
 
 def colour_of(method: str) -> str:
-    """Return the colour of a method's name: grey for a baseline."""
-    return GREY if method in BASELINES else "black"
+    """Return the colour of a method's name: grey for a baseline or a ceiling."""
+    return GREY if role(method) else "black"
 
 
 def budget_line(reductions: list[Reduction]) -> str:

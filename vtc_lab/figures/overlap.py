@@ -16,7 +16,7 @@ from PIL import Image
 from vtc_lab.figures.export import Picture, attach
 from vtc_lab.figures.filmstrip import demand_same_frames
 from vtc_lab.figures.multiples import alike, budget_line, colour_of, labels_of, notes_of, page, shown_frames
-from vtc_lab.figures.style import GREY, SMALL, VERMILION, figure_size, paper_style
+from vtc_lab.figures.style import GREY, SMALL, VERMILION, figure_size, paper_style, role
 from vtc_lab.tokens import Clip, Reduction, VTCError
 
 _ANCHORS = "For a merged token, the patch that anchors it counts as kept."
@@ -80,7 +80,8 @@ def plot_overlap(reductions: Iterable[Reduction], *, venue: str = "neurips", spa
         raise VTCError(
             f"a heat map of {count} methods cannot be read in {width:g} inches; choose span='text' or fewer methods"
         )
-    notes += [f"{_ANCHORS} Grey names: baselines." if GREY in inks else _ANCHORS, *notes_of(reductions)]
+    grey = [f"{word}s" for word in ("baseline", "ceiling") if word in {role(one.method) for one in reductions}]
+    notes += [f"{_ANCHORS} Grey names: {' and '.join(grey)}." if grey else _ANCHORS, *notes_of(reductions)]
     share = len(reductions[0]) / reductions[0].total
     by_chance = share / (2 - share)
     header = f"{budget_line(reductions)}. Two random sets: about {by_chance:.2f}."
@@ -126,7 +127,7 @@ def plot_agreement(
     Parameters
     ----------
     clip : T frames; up to 8 are shown, each from the middle of an equal part of the clip.
-    reductions : R >= 2 of its tokens, all to the same number K of M.
+    reductions : R >= 2 of its tokens, all to the same number K of M. A ceiling such as `oracle` is not counted.
     venue, span : as in `plot_curves`.
 
     Examples
@@ -138,7 +139,7 @@ def plot_agreement(
     >>> int(figure.vtc["data"].kept_by.sum()) == 3 * tokens.total // 2
     True
     """
-    reductions = alike(reductions, least=2)
+    reductions = alike([one for one in alike(reductions) if role(one.method) != "ceiling"], least=2)
     demand_same_frames(clip, reductions[0])
     chosen, count, total = shown_frames(8, len(clip)), len(reductions), reductions[0].total
     kept_by = _kept(reductions).sum(0)

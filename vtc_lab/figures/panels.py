@@ -13,7 +13,7 @@ from matplotlib.transforms import blended_transform_factory, offset_copy
 
 from vtc_lab.figures import marks
 from vtc_lab.figures.export import Picture, attach
-from vtc_lab.figures.style import GREEN, GREY, VERMILION, figure_size, paper_style
+from vtc_lab.figures.style import CEILING, GREEN, GREY, VERMILION, figure_size, paper_style
 from vtc_lab.sweeps import tidy
 from vtc_lab.tokens import VTCError
 
@@ -45,12 +45,7 @@ def plot_kinds(
     [['uniform', 'colour', -0.5, 2]]
     """
     table = marks.checked(table, value, ("clip", "sample", "kind", "ratio", "kept", "total"))
-    at = table[table.ratio == ratio]
-    if at.empty or ratio == 1:
-        there = ", ".join(f"{other:g}" for other in sorted(table.ratio.dropna().unique()) if other != 1)
-        raise VTCError(
-            f"the table has no compressed rows at ratio {ratio!r}; its ratios above 1 are: {there or 'none'}"
-        )
+    at = marks.compressed(table, ratio)
     pairs = tidy.differences(table)
     cells = tidy.with_absent(tidy.intervals(pairs[pairs.ratio == ratio], ["label", "kind"]), "kind")
     cells = cells.rename(columns={"mean": "difference"}).assign(ratio=ratio)
@@ -58,15 +53,19 @@ def plot_kinds(
     kinds = sorted(at.kind.unique())
     name, factor = marks.unit(value)
     height = -(-len(kinds) // 3) if span == "text" else len(kinds)  # kinds above each other
-    slot = {label: (place + 0.75) / (len(styles) + 0.5) for place, label in enumerate(styles)}
+    dots = [label for label in styles if label not in set(at.label[tidy.ceilings(at)])]
+    slot = {label: (place + 0.75) / (len(dots) + 0.5) for place, label in enumerate(dots)}
     with paper_style():
-        size = (figure_size(venue, span)[0], round(0.55 + height * max(0.3, 0.085 * (len(styles) + 1)), 3))
+        size = (figure_size(venue, span)[0], round(0.55 + height * max(0.3, 0.085 * (len(dots) + 1)), 3))
         figure = Picture(figsize=size)
         panels = figure.subplots(1, -(-len(kinds) // height), sharex=True, squeeze=False)[0]
         for _, cell in cells.iterrows():
             panel, row = divmod(kinds.index(cell.kind), height)
-            style = styles[cell.label] | {"markersize": 3.5}
-            _draw_difference(panels[panel], row + slot[cell.label], cell, factor, style)
+            if cell.label in slot:
+                style = styles[cell.label] | {"markersize": 3.5}
+                _draw_difference(panels[panel], row + slot[cell.label], cell, factor, style)
+            else:
+                marks.ceiling_line(panels[panel], cell.difference * factor, (row + 0.05, row + 0.95))
         _make_room(figure, cells)
         answers = cells.groupby("kind").n.max()
         for panel, axes in enumerate(panels):
@@ -76,10 +75,8 @@ def plot_kinds(
             axes.set_yticks(np.arange(len(mine)) + 0.5, [f"{kind}\nn = {answers[kind]}" for kind in mine])
             axes.hlines(range(1, height), 0, 1, "#dddddd", linewidth=0.5, transform=axes.get_yaxis_transform())
             axes.tick_params(axis="y", length=0)
-        kept = at.kept[at.value.notna()]
-        tokens = f", tokens kept: {marks.count(kept.mean())} of {marks.tokens_of(at)}" if len(kept) else ""
         entries = {label: Line2D([], [], **style) for label, style in styles.items()} | marks.missing_entries(cells)
-        marks.legend_below(figure, entries, f"{_change(name)} against {tidy.EVERYTHING}\nat {ratio:g}×{tokens}")
+        marks.legend_below(figure, entries, f"{_change(name)} against {tidy.EVERYTHING}\n{marks.budget(at)}")
     return attach(figure, cells, **marks.told("plot_kinds", at, value=value, ratio=ratio))
 
 
@@ -91,7 +88,8 @@ def plot_forest(tests: pd.DataFrame, *, venue: str = "cvpr", span: str = "column
 
     Parameters
     ----------
-    tests : as `vtc.compare` returns them; labels stand below each other in their order, and may be renamed.
+    tests : as `vtc.compare` returns them; labels stand below each other in their order, and may be renamed,
+        but for that of a ceiling, which is a dashed line.
     venue, span : as in `figure_size`.
 
     Examples
@@ -105,7 +103,7 @@ def plot_forest(tests: pd.DataFrame, *, venue: str = "cvpr", span: str = "column
     needs = ["label", "ratio", "reference", "difference", "low", "high", "p_holm", "n", "missing", "of", "value"]
     tidy.demand(tests, needs)
     tidy.demand_single(tests)
-    labels = list(tests.label.unique())
+    labels = list(tests.label[~tidy.ceilings(tests)].unique())
     name, factor = marks.unit(tests["value"].iloc[0])
     with paper_style():
         figure, panels = _panels_of_ratios(tests, labels, venue, span)
@@ -113,11 +111,15 @@ def plot_forest(tests: pd.DataFrame, *, venue: str = "cvpr", span: str = "column
             axes.set_title(f"{ratio:.3g}×", fontsize=8)
             axes.axvline(0, color="black", linewidth=0.7, linestyle=(0, (6, 3)), zorder=1)
             for _, cell in tests[tests.ratio == ratio].iterrows():
+                if cell.label not in labels:
+                    marks.ceiling_line(axes, cell.difference * factor, axes.get_ylim())
+                    continue
                 style = _DOT if cell.p_holm < 0.05 else _DOT | {"markerfacecolor": "white"}
                 _draw_difference(axes, labels.index(cell.label), cell, factor, style)
         _make_room(figure, tests)
         entries: dict[str, Any] = {"differs beyond chance (p < 0.05 after Holm)": Line2D([], [], **_DOT)}
         entries["does not"] = Line2D([], [], **_DOT | {"markerfacecolor": "white"})
+        entries |= {label: Line2D([], [], **CEILING) for label in tests.label[tidy.ceilings(tests)].unique()}
         entries |= marks.missing_entries(tests)
         marks.legend_below(figure, entries, f"{_change(name)}\nagainst {tests.reference.iloc[0]}")
     return attach(figure, tests, plot="plot_forest")

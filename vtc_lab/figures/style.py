@@ -13,6 +13,7 @@ import matplotlib
 from cycler import cycler
 from matplotlib.colors import to_hex, to_rgb
 
+from vtc_lab.reducers.registry import is_ceiling
 from vtc_lab.tokens import VTCError, suggest
 
 VENUES = {  # widths in inches of one column and of the page's whole text
@@ -41,6 +42,7 @@ BASELINES: dict[str, dict[str, Any]] = {  # grey: every figure compares against 
     "pool": {"color": "#555555", "marker": "X", "linestyle": (0, (1, 2.5))},
     "downscale": {"color": "#999999", "marker": "1", "linestyle": (0, (6, 2))},
 }
+CEILING: dict[str, Any] = {"color": "#B2182B", "marker": "", "linestyle": (0, (2.5, 1)), "linewidth": 1.1}
 # These set variants of one method apart: 4 dashes, 3 fills and 5 shades repeat no triple for 60 variants.
 _FILLS = ("full", "none", "bottom")
 _SHADES = (0, 0.45, -0.45, 0.25, -0.25)  # towards white, or towards black
@@ -86,18 +88,24 @@ def writing() -> Iterator[None]:
         yield
 
 
+def role(name: str) -> str:
+    """Return "baseline" or "ceiling" for a method that others are held against, and "" for any other."""
+    return "baseline" if name in BASELINES else "ceiling" if is_ceiling(name) else ""
+
+
 def method_style(name: str, variant: int = 0) -> dict[str, Any]:
     """Return the colour, marker and dash of a method, as keywords of matplotlib's `plot`, the same in every figure.
 
-    Baselines are grey, the published methods have looks of their own, and any other name gets one computed from the
-    name alone; two such names could look alike. Variant 0 is the method itself; 1, 2 ... are the same method with
-    other options: the hue and marker stay, and the shade, the dash and the marker's fill change.
+    Baselines are grey, a ceiling such as `oracle` is a dashed line without markers, the published methods have looks of
+    their own, and any other name gets one computed from the name alone; two such names could look alike. Variant 0 is
+    the method itself; 1, 2 ... are the same method with other options: the hue and marker stay, and the shade, the dash
+    and the marker's fill change.
 
     >>> method_style("lftr", 1)
     {'color': '#73b1d5', 'marker': 'o', 'linestyle': (0, (5, 1.5)), 'fillstyle': 'none'}
     """
-    if name in BASELINES:
-        look = dict(BASELINES[name])
+    if role(name):
+        look = dict(BASELINES.get(name, CEILING))
     else:
         hashed = int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big")
         place = _ROSTER.index(name) if name in _ROSTER else hashed

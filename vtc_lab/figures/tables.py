@@ -12,7 +12,7 @@ import pandas as pd
 
 from vtc_lab.figures.export import csv_bytes, file_base, record, write_files
 from vtc_lab.figures.marks import count, unit
-from vtc_lab.sweeps.tidy import demand, demand_single, uneven, with_absent
+from vtc_lab.sweeps.tidy import ceilings, demand, demand_single, uneven, with_absent
 from vtc_lab.tokens import VTCError
 
 _SUFFIXES = (".tex", ".csv")
@@ -45,7 +45,7 @@ def save_table(
     name : of the files, without a folder; ".tex" or ".csv" is taken off.
     folder : made if missing; by default `figures` in the repository, or in the current folder outside of one.
     best : "max" or "min": what is set in bold at each ratio, of the column before low; None for no bold. A mean over
-        fewer samples than the rest does not compete.
+        fewer samples than the rest does not compete, nor does a ceiling such as `oracle`.
     provenance : added to the comment (seed, model revision ...).
 
     Returns
@@ -133,7 +133,7 @@ def _bold(table: pd.DataFrame, estimate: str | None, best: str | None) -> pd.Ser
     """Return the command for bold in the rows that are best at their ratio, if not all of them are."""
     bold = pd.Series("", table.index)
     if best and estimate:
-        numbers = table[estimate].where(~uneven(table))
+        numbers = table[estimate].where(~uneven(table) & ~ceilings(table))
         rivals = numbers.groupby(table.get("ratio", bold))
         bold[(numbers == rivals.transform(best)) & (rivals.transform("nunique") > 1)] = r"\bfseries "
     return bold

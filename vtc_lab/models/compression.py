@@ -109,7 +109,7 @@ def compress(
     >>> inputs = bundled.processor(text="<video> what moves ?", videos=[clip.frames[:4]], return_tensors="pt")
     >>> reduced = compress(bundled.network, inputs, "random", ratio=8)
     >>> inputs["input_ids"].shape[1] - reduced["input_ids"].shape[1], reduced.reductions[0].ledger
-    (224, 'kept 32 of 256 tokens, 8.0x, 4 of 4 frames')
+    (686, 'kept 98 of 784 tokens, 8.0x, 4 of 4 frames')
     >>> with engaged(bundled.network, reduced):
     ...     answer = bundled.network.generate(**reduced, max_new_tokens=1)
     """
@@ -169,7 +169,7 @@ def engaged(model: Model, inputs: CompressedInputs) -> Iterator[None]:
     >>> with engaged(bundled.network, reduced):
     ...     logits = bundled.network(**inputs).logits
     Traceback (most recent call last):
-    vtc_lab.tokens.VTCError: 0 of 65 reduced visual tokens reached the language model; the reduction did not engage
+    vtc_lab.tokens.VTCError: 0 of 197 reduced visual tokens reached the language model; the reduction did not engage
     """
     model = bare(model)
     if not isinstance(inputs, CompressedInputs):

@@ -19,7 +19,7 @@ from vtc_lab.models.families import FAMILIES, how_to_add
 from vtc_lab.models.video_model import VideoModel
 from vtc_lab.tokens import VTCError, suggest
 
-BUNDLED = ROOT / "data" / "models" / "shapes-onevision-2m"
+BUNDLED = ROOT / "data" / "models" / "shapes-onevision-3m"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _MARGIN = 1.2  # of the weights' size, for what a short clip takes beside them: our choice
 _WAIT = 5.0  # seconds for the hub to answer

@@ -107,7 +107,7 @@ def watch_saliency(
     >>> import vtc_lab as vtc
     >>> tower = vtc.load_model().network.model.vision_tower
     >>> with torch.no_grad(), watch_saliency(tower) as measure:
-    ...     features = tower(torch.zeros(2, 3, 64, 64)).last_hidden_state
+    ...     features = tower(torch.zeros(2, 3, 112, 112)).last_hidden_state
     >>> measure()[0].shape == features.shape[:2], measure()[1]
     (True, 'attention received in the last layer, mean over heads and queries (SigLIP has no [CLS])')
     """

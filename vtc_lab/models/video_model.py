@@ -33,7 +33,7 @@ class VideoModel:
 
     >>> import vtc_lab as vtc
     >>> vtc.load_model()
-    <LLaVA-OneVision, 2.2 million parameters, on cpu in float32, sdpa attention, 64 tokens a frame (16 of 640x360)>
+    <LLaVA-OneVision, 3.1 million parameters, on cpu in float32, sdpa attention, 196 tokens a frame (16 of 640x360)>
     """
 
     def __init__(self, network: Model, processor: Processor, name: str, spec: dict[str, Any] | None = None) -> None:
@@ -121,7 +121,7 @@ class VideoModel:
         >>> import vtc_lab as vtc
         >>> model, (clip, _) = vtc.load_model(), vtc.make_clip(7)
         >>> model.encode(clip).values.shape[1:]
-        torch.Size([8, 8, 192])
+        torch.Size([14, 14, 192])
         """
         return self._encoded(clip, saliency)[0]
 

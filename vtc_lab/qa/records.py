@@ -123,7 +123,7 @@ def records(*paths: Path) -> Iterator[Record]:
 def read_object(path: Path) -> dict[str, Any]:
     """Read a JSON file that is one object, such as a table of answers by question; empty if there is no such file.
 
-    >>> read_object(Path("data/models/shapes-onevision-2m/config.json"))["model_type"]
+    >>> read_object(Path("data/models/shapes-onevision-3m/config.json"))["model_type"]
     'llava_onevision'
     """
     return _load(path, dict, "a JSON object") if path.exists() else {}

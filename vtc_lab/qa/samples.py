@@ -34,6 +34,8 @@ class Question(TypedDict, total=False):
     candidates: Sequence[str] | None  # the closed list of answers, letters with options; None for open answers
     rule: str  # how the answer is scored, see `score`; "exact" if there is none
     also: list[str]  # other right answers
+    frames: int  # of the clip, and for each thing asked about the (frame, patch) pairs that show it: only where the
+    evidence: list[list[tuple[int, int]]]  # clip is of the generated world
     stem: str  # with options, the question alone
     options: list[str]  # the texts of the options, in the order of their letters
 
@@ -68,7 +70,7 @@ def read_samples(path: str | Path | None = None) -> list[Sample]:
     Examples
     --------
     >>> sorted(read_samples()[0])
-    ['answer', 'candidates', 'clip', 'kind', 'question']
+    ['answer', 'candidates', 'clip', 'evidence', 'frames', 'kind', 'question']
     """
     return list(read_plain(resolve(BUNDLED if path is None else path)))
 

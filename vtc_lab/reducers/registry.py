@@ -75,7 +75,8 @@ def method(
         gives the range of a number. A default for `budget` says that the options can take its place.
     name : registered name; by default the function's own, with dashes.
     paper, year : the source.
-    needs : "features", or "attention" if it also uses the encoder's saliency.
+    needs : "features"; "attention" if it also uses the encoder's saliency; "evidence" for a ceiling, which knows what
+        is asked and is not listed by `methods`.
     kind : "prunes" or "merges".
     minimum : the minimum budget, in words and as a function of (T, N, options); None if every budget is possible.
     instead : the option that takes the place of a budget, such as a threshold; None or False while it is off.
@@ -100,8 +101,11 @@ def method(
                 f"method {key!r} is called with ({', '.join(parameters)}); "
                 "it must take (tokens, budget, *, options), each option with a default"
             )
-        for what, word, known in (("needs", needs, ("features", "attention")), ("kind", kind, ("prunes", "merges"))):
-            if word not in known:
+        for what, word, known in (
+            ("needs", needs, ("features", "attention")),
+            ("kind", kind, ("prunes", "merges")),
+        ):
+            if word not in known and (what, word) != ("needs", "evidence"):
                 raise VTCError(f"method {key!r} has {what}={word!r}; {suggest(word, known)}")
         needs_ratio = parameters["budget"].default is inspect.Parameter.empty
         words, least = minimum or ("", lambda frames, patches, options: 1)
@@ -121,6 +125,11 @@ def described(run: Callable[..., Any]) -> tuple[dict[str, tuple[Any, Any]], dict
     parameters = inspect.signature(run).parameters.values()
     options = {p.name: (hints.get(p.name, object), p.default) for p in parameters if p.kind is p.KEYWORD_ONLY}
     return options, ranges
+
+
+def is_ceiling(name: str) -> bool:
+    """Return True for a method that knows where the answers are, so that it is drawn apart and ranked nowhere."""
+    return name in METHODS and METHODS[name].needs == "evidence"
 
 
 def get_method(name: str) -> Method:
@@ -148,7 +157,7 @@ def methods(stage: typing.Literal["before", "inside"] = "before") -> pd.DataFram
     columns = ["name", "paper", "year", "needs", "kind", "minimum", "options", "ours"]
     if stage not in ("before", "inside"):
         raise VTCError(f"stage is {stage!r}; choose 'before' or 'inside'")
-    known = (METHODS if stage == "before" else INSIDE).values()
+    known = [each for each in (METHODS if stage == "before" else INSIDE).values() if each.needs != "evidence"]
     table = pd.DataFrame([vars(each) for each in known])[columns].astype({"year": "Int64"})
     table["minimum"] = table["minimum"].replace("", "none")
     options = [each.options.items() for each in known]
@@ -201,7 +210,8 @@ def reduce(tokens: VideoTokens, method: str, ratio: float | None = None, **optio
     before = _state(tokens)
     _check_finite(tokens, before)
     with few_threads(tokens.values.numel()), torch.no_grad():
-        result = chosen.run(tokens, budget, **options)
+        seen = tokens if is_ceiling(method) else replace(tokens, evidence=None)  # no other method may peek
+        result = chosen.run(seen, budget, **options)
     if _state(tokens) != before:
         raise VTCError(f"method {method!r} wrote into the tokens that it was given; let it work on a copy of them")
     if not isinstance(result, Reduction):

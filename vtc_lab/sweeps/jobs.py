@@ -22,8 +22,9 @@ from vtc_lab.qa.samples import Part, Question
 from vtc_lab.qa.scoring import likeliest, score
 from vtc_lab.reducers.inside import get_inside, held, schedule, stages_of
 from vtc_lab.reducers.ops import prune
-from vtc_lab.reducers.registry import get_method, needs_saliency, reduce
+from vtc_lab.reducers.registry import get_method, is_ceiling, needs_saliency, reduce
 from vtc_lab.tokens import MinimumBudgetError, Reduction, VideoTokens, VTCError, plain
+from vtc_lab.toy.evidence import evidence_recall, with_evidence
 
 if TYPE_CHECKING:  # importing the model imports transformers, which takes seconds
     from vtc_lab.models.video_model import Answer, VideoModel
@@ -43,6 +44,7 @@ class Result(NamedTuple):
     kl: float = math.nan
     tv: float = math.nan
     flipped: float = math.nan
+    recall: float = math.nan
     read_s: float = math.nan
     encode_s: float = math.nan
     reduce_s: float = math.nan
@@ -86,6 +88,11 @@ class Setting:
         if before or self.ratio is None:
             return options
         return {name: value for name, value in options.items() if name != "keep"}
+
+    @property
+    def informed(self) -> bool:
+        """True for a ceiling, which knows where the answers are."""
+        return is_ceiling(self.stages[0])
 
 
 @dataclass(frozen=True)
@@ -183,6 +190,7 @@ class _ClipAtWork:
                     words = f"if all tokens enter, {setting.method!r} leaves {share:.1%} of them on average"
                     raise VTCError(f"{words}, not 1 / {ratio:g}; take a ratio of {1 / share:.3g} or more")
                 ratio *= share
+            tokens = with_evidence(tokens, self.job.samples.values()) if setting.informed else tokens
             options = {name: setting.options[name] for name in get_method(before).options}
             return reduce(tokens, before, ratio=ratio, **options)
         except Exception as error:
@@ -271,6 +279,8 @@ class _ClipAtWork:
         else:
             apart = answer_fidelity(full, answer)
             known |= {"kl": apart["kl"], "tv": apart["tv"], "flipped": 1 - apart["agrees"]}
+        if "evidence" in sample and self.job.asking.fps is None and not setting.stages[1]:
+            known["recall"] = evidence_recall(reduction, sample)
         return Result(
             kept=answer.entered,
             said=answer.text,

@@ -24,7 +24,16 @@ from vtc_lab.sweeps.store import to_frame
 from vtc_lab.tokens import Clip, VTCError, plain
 
 _PART = ("clip", "start", "end", "picture_rate", "tried")
-_QUESTION = ("question", "answer", "candidates", "rule", "options", "also")  # what is asked, and how it is scored
+_QUESTION = (
+    "question",
+    "answer",
+    "candidates",
+    "rule",
+    "options",
+    "also",
+    "evidence",
+    "frames",
+)  # what is asked, and how it is scored
 
 Chosen = str | tuple[str, Mapping[str, Any]]  # a method, or one with options
 
@@ -213,7 +222,14 @@ def make_plan(
         kind, own, group = (plain(said.get(key, "")) for key in ("kind", "id", "group"))
         asked.append(_Asked(clip, question, kind, own, group, name))
     ways = [digest(asking, origins[s.method], s.method, s.changed, s.seed, s.ratio) for s in settings]
-    keys = [[digest(sample.name, way) for way in ways] for sample in asked]
+    shown = [digest(*sorted(s.name for s in asked if s.clip == number)) for number in range(len(clips))]
+    keys = [
+        [
+            digest(s.name, way, shown[s.clip] if setting.informed else "")
+            for setting, way in zip(settings, ways, strict=True)
+        ]
+        for s in asked
+    ]
     return Plan(model, asking, clips, asked, settings, keys)
 
 

@@ -102,7 +102,8 @@ def sweep(
     - method, options (JSON of those that are not default, "" for none), label, seed (0 where there is none), ratio;
     - kept and total tokens, of which `kept` enter the language model;
     - said, right, likelihood (probability of the right answer among the candidates, if there are any), kl and tv
-      (from everything to what was kept, see `answer_fidelity`), flipped (the text is not that with everything);
+      (from everything to what was kept, see `answer_fidelity`), flipped (the text is not that with everything), recall
+      (of the evidence, on clips of the generated world, see `evidence_recall`);
     - read_s, encode_s, reduce_s, prefill_s, decode_s: seconds. Reading, encoding and reducing count in full on every
       row; prefill and decoding are the batch's divided by its answers. Rows that keep everything share one run;
     - engaged: as many visual tokens reached the language model as were kept; status: "ok", "minimum" (the method cannot
@@ -123,7 +124,7 @@ def sweep(
     >>> clip, asked = vtc.make_clip(7)
     >>> table = sweep(vtc.load_model(), [sample | {"clip": clip} for sample in asked], ["uniform"], [1, 2])
     >>> len(table) == 2 * len(asked), table.kept.unique().tolist(), set(table.status)
-    (True, [896, 448], {'ok'})
+    (True, [5292, 2646], {'ok'})
     """
     _check(samples, results, executor, timeout, progress, stop)
     asking = Asking(frames, fps, positions, max_new_tokens, budget)

@@ -7,7 +7,17 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from vtc_lab.sweeps.tidy import EVERYTHING, by_cluster, demand, differences, intervals, tidy, whole
+from vtc_lab.sweeps.tidy import (
+    EVERYTHING,
+    by_cluster,
+    ceilings,
+    demand,
+    differences,
+    intervals,
+    tidy,
+    uncompressed,
+    whole,
+)
 from vtc_lab.tokens import VTCError
 
 
@@ -79,7 +89,7 @@ def compare(
     value : numeric column to compare; true counts as 1.
     level, draws : of the interval of the difference, as in `bootstrap_interval`.
     permutations : random sign flips for the permutation test, or all of them if there are fewer. Its smallest p is
-        2 / (permutations + 1), which Holm's correction multiplies by the number of rows.
+        2 / (permutations + 1), which Holm's correction multiplies by the number of rows it is over.
     seed : of resamples and flips.
 
     Returns
@@ -91,7 +101,8 @@ def compare(
     - gained, lost: samples where the label is better or worse;
     - p_mcnemar: exact and two-sided, for values that are true or false; it takes samples for independent;
     - p_permutation: two-sided, flips the signs of whole clips' differences, so samples of a clip may depend;
-    - p_holm: p_permutation after Holm's correction over all rows of this table;
+    - p_holm: p_permutation after Holm's correction over all rows of this table but those of a ceiling such as `oracle`,
+      which have none;
     - missing: samples of the table that one side did not answer; of: samples that have a difference in some row. Where
       n is less, the difference is over other samples than the rest.
 
@@ -126,7 +137,7 @@ def compare(
         for gained, lost, n in zip(result.gained, result.lost, result.n, strict=True)
     ]
     result["p_permutation"] = _flip_signs(pairs, keys, permutations, seed)
-    tested = result.p_permutation.notna()
+    tested = result.p_permutation.notna() & ~result.label.isin(table.label[ceilings(table)])
     result["p_holm"] = np.nan
     if tested.any():
         result.loc[tested, "p_holm"] = multipletests(result.p_permutation[tested], method="holm")[1]
@@ -135,6 +146,63 @@ def compare(
     result = result.assign(reference=reference, value=value)
     numbers = ["n", "clips", "difference", "low", "high", "gained", "lost", "p_mcnemar", "p_permutation", "p_holm"]
     return result[[*keys, "reference", *numbers, "missing", "of", "value"]]
+
+
+def split_losses(
+    table: pd.DataFrame,
+    by: str | Sequence[str] = ("label", "ratio", "kind"),
+    *,
+    level: float = 0.95,
+    draws: int = 2000,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Return the share of right answers that a reduction loses: the evidence was dropped, or the model failed with it.
+
+    Parameters
+    ----------
+    table : tidy, as `vtc.sweep` gives it for clips of the generated world, with recall, ratio 1 and a ratio above 1.
+    by : columns that make the groups, beside `loss`.
+    level, draws, seed : of the intervals, as in `bootstrap_interval`.
+
+    Returns
+    -------
+    DataFrame with three rows for each group:
+
+    - the columns of `by`; loss: "dropped" (less than half of the evidence stayed, see `evidence_recall`), "failed"
+      (half or more stayed) or "either", which is the sum of both;
+    - share, low, high: of the answers that are right with everything, those that are lost in this way, 0 to 1, with the
+      interval over clips;
+    - n (answers that are right with everything and have a result here), clips, missing, of, kept, total as in
+      `bootstrap_interval`.
+
+    Samples without evidence are left out.
+
+    Examples
+    --------
+    >>> table = pd.DataFrame({"method": "random", "ratio": [1, 8] * 3, "sample": [1, 1, 2, 2, 3, 3], "clip": "a",
+    ...                       "kind": "colour", "recall": [1, 0.2, 1, 0.7, 1, 0.8], "right": [1, 0, 1, 0, 1, 1]})
+    >>> split_losses(table)[["label", "ratio", "kind", "loss", "share", "n"]].round(2).values.tolist()[:2]
+    [['random', 8.0, 'colour', 'dropped', 0.33, 3], ['random', 8.0, 'colour', 'failed', 0.33, 3]]
+    """
+    table = tidy(table, "right", ["clip", "sample", "ratio", "recall"])
+    by = [by] if isinstance(by, str) else list(by)
+    demand(table, by)
+    known = table.recall.notna().groupby(table["sample"]).transform("any")
+    if not known.any():
+        raise VTCError("column 'recall' is empty; only clips of the generated world, read without fps, have evidence")
+    full = uncompressed(table).groupby("sample").value.first()
+    table = table[known & (table["sample"].map(full) == 1) & (table.ratio != 1)].copy()
+    if table.empty:
+        raise VTCError("no answer about the generated world is right with everything and asked at a ratio above 1")
+    gone = table.value == 0
+    ways = {"dropped": gone & (table.recall < 0.5), "failed": gone & (table.recall >= 0.5), "either": gone}
+    has_result = table.value.notna() & table.recall.notna()
+    table["answered"] = has_result.groupby(table["sample"]).transform("any")
+    rows = pd.concat(
+        [table.assign(loss=loss, value=lost.astype(float).where(has_result)) for loss, lost in ways.items()]
+    )
+    rows = rows.sort_index(kind="stable")  # so that the ways of a group follow each other
+    return intervals(rows, [*by, "loss"], level=level, draws=draws, seed=seed).rename(columns={"mean": "share"})
 
 
 def _flip_signs(pairs: pd.DataFrame, keys: list[str], permutations: int, seed: int) -> np.ndarray:

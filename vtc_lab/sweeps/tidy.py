@@ -7,6 +7,7 @@ from collections.abc import Iterable
 import numpy as np
 import pandas as pd
 
+from vtc_lab.reducers.registry import is_ceiling
 from vtc_lab.tokens import VTCError, suggest
 
 EVERYTHING = "everything"  # the uncompressed run, ratio 1
@@ -160,6 +161,12 @@ def resamples(clusters: int, draws: int, seed: int) -> np.ndarray:
 def uneven(cells: pd.DataFrame) -> pd.Series:
     """Mark the cells that lack samples which others have, so that their means do not compare."""
     return cells["n"] < cells["of"] if "of" in cells else pd.Series(False, cells.index)
+
+
+def ceilings(table: pd.DataFrame) -> pd.Series:
+    """Mark the rows of ceilings such as `oracle`, by method or label; they compete with no other row."""
+    names = table.get("method", table.get("label", pd.Series("", table.index)))
+    return names.astype(str).str.partition(" (")[0].map(is_ceiling).astype(bool)
 
 
 def with_absent(cells: pd.DataFrame, column: str) -> pd.DataFrame:

@@ -16,6 +16,7 @@ from vtc_lab.figures.style import BASELINES, VENUES
 from vtc_lab.qa.samples import Sample
 from vtc_lab.reducers.registry import get_method, methods
 from vtc_lab.sweeps.plan import variants
+from vtc_lab.sweeps.tidy import ceilings
 from vtc_lab.tokens import VTCError, suggest
 from vtc_lab.widgets.state import State, complete, sample_set
 
@@ -116,7 +117,7 @@ def in_words(cells: pd.DataFrame, value: str) -> str:
     """Return the best at each ratio with its interval, from the numbers behind `plot_curves`."""
     name, factor = unit(value)
     digits, best = 1 if factor == 100 else 3, []
-    for ratio, group in cells[cells["mean"].notna() & (cells.ratio != 1)].groupby("ratio"):
+    for ratio, group in cells[cells["mean"].notna() & (cells.ratio != 1) & ~ceilings(cells)].groupby("ratio"):
         rows = group[group["mean"] == group["mean"].agg(better(value))]
         row = rows.iloc[0]
         who = " and ".join(f"{r.label}, a baseline," if r.method in BASELINES else r.label for r in rows.itertuples())
