@@ -1,7 +1,7 @@
 """Compare what each method keeps with what its authors' code kept of the same tensors.
 
 Prints the mean Jaccard index of the kept sets for each method and share of tokens, as a Markdown table. The answers of
-the official code are in `tests/fixtures/agreement/handed.json`, and `inputs.py` beside them makes the tensors. A method
+the official code are in `tests/agreement/handed.json`, and `inputs.py` beside them makes the tensors. A method
 is given the number of tokens that the official code kept, which is not always the share that it was asked for.
 """
 
@@ -13,7 +13,7 @@ import pandas as pd
 
 import vtc_lab as vtc
 
-FIXTURES = Path(__file__).resolve().parent.parent / "tests" / "fixtures" / "agreement"
+FIXTURES = Path(__file__).resolve().parent.parent / "tests" / "agreement"
 _spec = importlib.util.spec_from_file_location("agreement_inputs", FIXTURES / "inputs.py")
 _inputs = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(_inputs)
