@@ -165,8 +165,9 @@ def test_the_order_of_a_paper_agrees_with_itself_and_not_with_its_reverse():
     rows = vtc.published(source=EARLYTOM, **ONE)
     theirs = comparable(rows)
     theirs = theirs[(theirs.retained == 0.25) & (theirs.registered != "")].sort_values("relative", ascending=False)
+    theirs = theirs.drop_duplicates("relative")
     order = theirs.registered.tolist()
-    assert len(order) >= 4 and theirs.relative.is_unique
+    assert len(order) >= 4
     for own, tau in ((order, 1), (order[::-1], -1)):
         (row,) = vtc.rank_agreement(ranked(own), rows, 4).itertuples()
         assert (row.tau, row.low, row.high, row.n) == (tau, tau, tau, 4)
