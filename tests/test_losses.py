@@ -258,9 +258,8 @@ def gallery(monkeypatch):
 
 
 def test_the_gallery_finds_no_ceiling_best_and_says_where_it_lies(gallery):
-    table = made_up_sweep(
-        ["lftr", "fastvid", "visionzip", "vidcom2", "uniform", "random", "oracle"], [1, 4, 8], clips=6
-    )
+    methods = ["lftr", "fastvid", "visionzip", "vidcom2", "uniform", "random", "oracle"]
+    table = made_up_sweep(methods, [1, 4, 8], clips=6)
     lines = gallery.finding(table, permutations=99)
     assert not any("oracle" in line for line in lines if line.startswith(("- Best", "- Within")))
     assert sum(line.startswith("- Ceiling, `oracle`") for line in lines) == 1

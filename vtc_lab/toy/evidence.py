@@ -49,7 +49,7 @@ def evidence_recall(reduction: Reduction, sample: Question) -> float:
 
     Returns
     -------
-    0 to 1. A patch counts as kept if patches of the same thing have at least half of the weight of the token that it
+    0 to 1, of the frames that were read. A patch counts as kept if patches of the same thing have at least half of the weight of the token that it
     went into. Of a question about several things the lowest of their shares.
 
     Raises
@@ -65,21 +65,21 @@ def evidence_recall(reduction: Reduction, sample: Question) -> float:
     >>> evidence_recall(vtc.reduce(tokens, "uniform", ratio=1), samples[0])
     1.0
     """
-    recalls = []
+    recalls, reduction = [], reduction.to("cpu")
     assigned = reduction.assign >= 0
     target = reduction.assign.clamp(min=0)
     whole = torch.zeros(len(reduction)).index_add_(0, target, reduction.weight)
     for needed in _masks(sample, reduction.grid):
         part = torch.zeros(len(reduction)).index_add_(0, target, reduction.weight * needed)
         stays = assigned & (part >= 0.5 * whole)[target]
-        recalls.append(float((stays & needed).sum() / needed.sum().clamp(min=1)))
+        recalls.append(float((stays & needed).sum() / needed.sum()) if needed.any() else 1.0)
     return min(recalls)
 
 
 def with_evidence(tokens: VideoTokens, samples: Iterable[Question]) -> VideoTokens:
     """Return the tokens of a clip with the places that show the answers to some questions about it, for `oracle`."""
     masks = [mask for sample in samples for mask in _masks(sample, tokens.grid)]
-    return replace(tokens, evidence=torch.stack(masks).any(0).view(tokens.grid))
+    return replace(tokens, evidence=torch.stack(masks).any(0).view(tokens.grid).to(tokens.values.device))
 
 
 def _masks(sample: Question, grid: tuple[int, int, int]) -> list[Tensor]:
