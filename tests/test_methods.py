@@ -14,6 +14,7 @@ import torch
 from test_conformance import assert_contract, make
 
 import vtc_lab as vtc
+from vtc_lab.reducers.ops import attention, sinks
 
 # --- the baselines --------------------------------------------------------------------------------------------------
 
@@ -338,3 +339,26 @@ def test_large_finite_half_precision_features_are_accepted() -> None:
     """Their sum overflows, they do not."""
     values = torch.full((4, 4, 4, 64), 60_000.0, dtype=torch.float16)
     assert len(vtc.reduce(vtc.VideoTokens(values), "lftr", ratio=2)) == 32
+
+
+@pytest.mark.parametrize("name", ["visionzip", "fastvid", "holitom", "flashvid"])
+def test_sink_takes_tokens_from_a_position_that_draws_attention_in_every_frame(name) -> None:
+    gen = torch.Generator().manual_seed(0)
+    saliency = torch.rand(8, 4, 4, generator=gen)
+    saliency[:, 1, 2] = 5
+    tokens = vtc.VideoTokens(torch.randn(8, 4, 4, 16, generator=gen), saliency)
+    plain, same, less = (vtc.reduce(tokens, name, ratio=4, sink=sink).kept[:, 1, 2].sum() for sink in (0.0, 1e-9, 1.0))
+    assert plain == same == 8 and less <= 2
+
+
+def test_sinks_are_those_of_the_formula() -> None:
+    saliency = torch.tensor([[[1.0, 2, 4]], [[3, 2, 0]]])
+    tokens = vtc.VideoTokens(torch.ones(2, 1, 3, 2), saliency)
+    assert sinks(tokens).tolist() == [0, 0, 0]  # each position is at 2 on average
+    tokens = vtc.VideoTokens(torch.ones(1, 1, 3, 2), saliency[:1])
+    middle = (2**1.1 - 1) / (4**1.1 - 1)
+    assert sinks(tokens).tolist() == pytest.approx([0, middle, 1], abs=1e-5)
+    unit = saliency[0, 0] / (saliency[0].mean() * 729)
+    assert attention(tokens, 0.03)[0].tolist() == pytest.approx(
+        (unit - 0.03 * torch.tensor([0, middle, 1])).tolist(), abs=1e-5
+    )

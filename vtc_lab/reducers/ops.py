@@ -9,6 +9,7 @@ from torch import Tensor
 
 from vtc_lab.tokens import Reduction, VideoTokens, VTCError
 
+_QUERIES = 729  # of the tower for which SToP gives its numbers
 _BLOCK = 1 << 18  # elements of one working block: 1 MB in float32, which stays in a core's cache
 _DEVICE_BLOCK = 1 << 26  # away from the CPU, where starting a piece of work costs more than memory
 _SAFE = 1e15  # lengths from 1/_SAFE to _SAFE have squares that float32 holds
@@ -117,11 +118,24 @@ def difference(values: Tensor) -> Tensor:
     return found
 
 
-def attention(tokens: VideoTokens) -> Tensor:
-    """Return the (T, N) saliency of the tokens, which must carry it."""
+def attention(tokens: VideoTokens, sink: float = 0.0) -> Tensor:
+    """Return the (T, N) saliency of the tokens, which must carry it, with `sink` as in `sinks` taken off."""
     if tokens.saliency is None:
         raise VTCError("the tokens carry no saliency; encode with saliency=True")
-    return tokens.saliency.flatten(1)
+    salient = tokens.saliency.flatten(1)
+    if not sink:
+        return salient
+    unit = salient.float() / (_QUERIES * salient.float().mean().clamp(min=torch.finfo(torch.float32).tiny))
+    return unit - sink * sinks(tokens)
+
+
+def sinks(tokens: VideoTokens) -> Tensor:
+    """Return (N,) numbers of 0 to 1: how far a position draws attention in every frame, whatever is there.
+
+    They are the mean saliency of a position to the power of 1.1, scaled to 0..1. Source: SToP, arXiv 2604.20937, whose
+    code takes multiples of them off a saliency that is a mean over the queries of SigLIP, 729.
+    """
+    return minmax(attention(tokens).float().mean(0, keepdim=True) ** 1.1)[0]
 
 
 def unit(vectors: Tensor) -> Tensor:

@@ -49,8 +49,8 @@ def evidence_recall(reduction: Reduction, sample: Question) -> float:
 
     Returns
     -------
-    0 to 1, of the frames that were read. A patch counts as kept if patches of the same thing have at least half of the weight of the token that it
-    went into. Of a question about several things the lowest of their shares.
+    0 to 1; 1 where the frames that were read show nothing of it. A patch counts as kept if patches of the same thing
+    have at least half of the weight of the token that it went into. Of several things the lowest of their shares.
 
     Raises
     ------

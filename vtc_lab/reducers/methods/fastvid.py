@@ -14,7 +14,12 @@ _EVERY, _NEIGHBOURS, _LEAST_WEIGHT = 4, 4, 0.6
 
 @method(paper="arXiv 2503.11187", year=2025, needs="attention", kind="merges")
 def fastvid(
-    tokens: VideoTokens, budget: int, *, tau: Annotated[float, -1, 1] = 0.9, context: Annotated[float, 0, 1] = 0.4
+    tokens: VideoTokens,
+    budget: int,
+    *,
+    tau: Annotated[float, -1, 1] = 0.9,
+    context: Annotated[float, 0, 1] = 0.4,
+    sink: Annotated[float, 0, 100] = 0.0,
 ) -> Reduction:
     """Keep salient patches of every frame and, for each scene, a few density peaks into which the rest merges.
 
@@ -26,10 +31,13 @@ def fastvid(
     patch enters one anchor of each of these frames; here it enters one, because a reduction names one place for it.
     What those frames cannot hold of the context goes back to saliency in the others, which happens above about K = M /
     2.5; the original does not reach such budgets. Cost: T * N * (anchors of a scene) * D.
+
+    `sink` is SToP's correction (arXiv 2604.20937): so many times the share of attention that a position draws in every
+    frame is taken off the saliency; its authors take 0.02.
     """
     rows, patches = tokens.values.flatten(0, 2), tokens.total // len(tokens)
     own = torch.arange(tokens.total, device=rows.device).view(-1, patches)
-    home, rank, scene = torch.full_like(own, -1), ranks(attention(tokens)), shots(tokens.values, tau)
+    home, rank, scene = torch.full_like(own, -1), ranks(attention(tokens, sink)), shots(tokens.values, tau)
     share = shares(budget, len(tokens)).to(rows.device)
     merged = (context * share.double()).long()
     salient = share - merged

@@ -23,6 +23,7 @@ def flashvid(
     tau: Annotated[float, -1, 1] = 0.9,
     link: Annotated[float, -1, 1] = 0.8,
     alone: Annotated[float, 0, 1] = 0.7,
+    sink: Annotated[float, 0, 100] = 0.0,
 ) -> Reduction:
     """Keep each frame's salient and diverse patches, merge the rest along trees through time, then by density peaks.
 
@@ -38,13 +39,18 @@ def flashvid(
     The paper lets 1.25 K tokens enter and prunes on inside the language model; here K enter, for a comparison at equal
     budgets. Its code divides the sum of a tree by 1 + the direct children of its root, clusters the picked patches of
     scenes of one frame once more, and can pick a patch twice; none of that is done here. Cost: T * N^2 * D.
+
+    `sink` is SToP's correction (arXiv 2604.20937): so many times the share of attention that a position draws in every
+    frame is taken off the saliency; its authors take 0.02. What is
+    left is shifted to begin at 0, because it is a factor here.
     """
     frames, count = tokens.values.flatten(1, 2), len(tokens)
     scene = shots(tokens.values, tau)
     share = shares(budget, count).to(frames.device)
     picks = math.ceil(alone * (budget // count))
     single = share if alone and picks == budget // count else torch.full_like(share, picks)
-    worth = attention(tokens).float() * _relevance(frames, scene)
+    salient = attention(tokens, sink).float()
+    worth = (salient - salient.min() if sink else salient) * _relevance(frames, scene)
     kept, strength, parent = _pick_and_link(frames, worth, scene, single)
     place = torch.arange(tokens.total, device=frames.device)
     home, rest = torch.where(kept.flatten(), place, -1), (~kept).flatten().nonzero().flatten()

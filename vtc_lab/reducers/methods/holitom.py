@@ -6,15 +6,22 @@ import torch
 from torch import Tensor
 
 from vtc_lab.reducers.clusters import peak_of_each
-from vtc_lab.reducers.ops import add_up, attention, blocks, difference, gather, hand_out, ranks
+from vtc_lab.reducers.ops import add_up, attention, blocks, difference, gather, hand_out, ranks, sinks
 from vtc_lab.reducers.registry import method
 from vtc_lab.tokens import Reduction, VideoTokens
 
 _NEIGHBOURS, _OWN = 7, 0.6
+_STILL = 0.07 / 0.04  # of what `sink` takes off the saliency, what it adds to the cosines
 
 
 @method(paper="arXiv 2505.21334", year=2025, needs="attention", kind="merges")
-def holitom(tokens: VideoTokens, budget: int, *, tau: Annotated[float | None, -1, 1] = None) -> Reduction:
+def holitom(
+    tokens: VideoTokens,
+    budget: int,
+    *,
+    tau: Annotated[float | None, -1, 1] = None,
+    sink: Annotated[float, 0, 100] = 0.0,
+) -> Reduction:
     """Cut the clip into the windows that save most by merging static positions, then thin out both kinds of token.
 
     A position is static in a window if the cosine of all its consecutive frames there is above `tau` (by default 0.8,
@@ -27,6 +34,10 @@ def holitom(tokens: VideoTokens, budget: int, *, tau: Annotated[float | None, -1
     lowest mean cosine first; the original does not reach such budgets. Its inner stage, which merges inside the
     language model, is left out. Cost: T * N * D + T^2, and N^2 * D a window.
 
+    `sink` is SToP's correction (arXiv 2604.20937): so many times the share of attention that a position draws in every
+    frame is taken off the saliency; its authors take 0.04. It also
+    makes such positions static more easily: 1.75 times as much is added to their cosines.
+
     >>> still = VideoTokens(torch.randn(1, 3, 3, 8).expand(4, 3, 3, 8), torch.rand(4, 3, 3))
     >>> holitom(still, 9).kept.flatten(1).sum(1).tolist()
     [9, 0, 0, 0]
@@ -34,6 +45,8 @@ def holitom(tokens: VideoTokens, budget: int, *, tau: Annotated[float | None, -1
     if tau is None:
         tau = 0.65 if tokens.total >= 10 * budget else 0.8
     alike = 1 - difference(tokens.values)
+    if sink:
+        alike = alike + _STILL * sink * sinks(tokens)
     window, static = _windows(alike, tau)
     length = torch.bincount(window)
     static = _take_apart(static, alike, window, length, budget)
@@ -43,7 +56,7 @@ def holitom(tokens: VideoTokens, budget: int, *, tau: Annotated[float | None, -1
     count = hand_out(size, budget, size, torch.where(is_static, 0.5, 0.0))
     patches = still.shape[1]
     place = torch.arange(tokens.total, device=still.device).view_as(still)
-    kept = ranks(attention(tokens).masked_fill(still, -torch.inf)) < count[len(static) :, None]
+    kept = ranks(attention(tokens, sink).masked_fill(still, -torch.inf)) < count[len(static) :, None]
     home = torch.where(kept, place, -1)
     frames = tokens.values.flatten(1, 2)
     weight = torch.ones(tokens.total, device=still.device).view_as(place)
