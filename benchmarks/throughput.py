@@ -37,7 +37,7 @@ def times(model, samples: list[dict], method: str) -> pd.DataFrame:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--clips", type=int, default=400)
+    parser.add_argument("--clips", type=int, default=40)
     parser.add_argument("--method", default="lftr")
     given = parser.parse_args()
     samples = vtc.read_samples()
