@@ -243,7 +243,7 @@ def test_an_option_of_the_stages_calls_for_them(name) -> None:
 def test_blocks_change_nothing(monkeypatch) -> None:
     tokens = drifting()
     want = vtc.reduce(tokens, "lftr", ratio=5)
-    monkeypatch.setattr("vtc_lab.reducers.joint._BLOCK", tokens.values[:3].numel())
+    monkeypatch.setattr("vtc_lab.reducers.ops._BLOCK", tokens.values[:3].numel())
     got = vtc.reduce(tokens, "lftr", ratio=5)
     assert torch.equal(got.assign, want.assign) and torch.equal(got.tokens, want.tokens)
 

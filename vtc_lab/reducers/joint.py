@@ -3,10 +3,9 @@
 import torch
 from torch import Tensor
 
-from vtc_lab.reducers.ops import attention, even, gather, nearest, prune, ranks, top
+from vtc_lab.reducers.ops import attention, blocks, even, gather, nearest, prune, ranks, top
 from vtc_lab.tokens import Reduction, VideoTokens
 
-_BLOCK = 1 << 25  # elements of a block: 128 MB in float32, so that a GPU waits for no loop over frames
 _TINY = 1e-30  # beside the squares of features; makes two zero vectors alike, and one zero vector like no other
 _SQUARES = (1e-10, 1e15)  # largest values whose squares are neither lost beside the last nor infinite in float32
 _LEAST = 2.0**-10  # of each factor, so that one that is 0 everywhere does not hide the others
@@ -42,16 +41,11 @@ def joint_significance(tokens: VideoTokens, kind: str) -> tuple[Tensor, Tensor]:
     >>> joint_significance(tokens, "neighbours")[1].round(decimals=2).tolist()
     [[0.5, 0.0, 1.0, 0.5]]
     """
-    values, frames = tokens.values, len(tokens)
+    values = tokens.values
     peak = max(float(end.abs()) for end in values.aminmax())
     if not _SQUARES[0] < peak < _SQUARES[1]:
         values = values / (peak or 1)
-    step = max(1, _BLOCK // values[0].numel())
-    parts = []
-    for start in range(0, frames, step):
-        before = min(start, 1)  # the block's first frame is compared with the one before it
-        parts.append(_differences(values[start - before : start + step].float())[:, before:])
-    distinct, apart, change = (parts[0] if len(parts) == 1 else torch.cat(parts, 1)).flatten(2)
+    distinct, apart, change = _differences(values).flatten(2)
     score = apart + _LEAST
     if kind == "distinct":
         score = score * (distinct + _LEAST)
@@ -69,31 +63,35 @@ def _novelty(change: Tensor, score: Tensor) -> Tensor:
     return novelty
 
 
-def _differences(x: Tensor) -> Tensor:
+def _differences(values: Tensor) -> Tensor:
     """Return (3, T, h, w): 1 - cosine to the mean of the frame, to the 4 neighbours on average, to the frame before."""
-    scale = ((x * x).sum(-1) + _TINY).rsqrt()
-    mean = x.mean((1, 2))
-    # All four at once: to the mean, to the frame before, to the neighbour above, to the one on the left.
-    dots, other = x.new_zeros(4, *scale.shape), x.new_ones(4, *scale.shape)
-    torch.matmul(x.flatten(1, 2), mean[..., None], out=dots[0].view(len(x), -1, 1))
-    other[0] = ((mean * mean).sum(-1) + _TINY).rsqrt()[:, None, None]
-    for axis in (0, 1, 2):
-        size = x.shape[axis] - 1
-        dots[axis + 1].narrow(axis, 1, size).copy_((x.narrow(axis, 1, size) * x.narrow(axis, 0, size)).sum(-1))
-        other[axis + 1].narrow(axis, 1, size).copy_(scale.narrow(axis, 0, size))
-    apart = even(1 - (dots + _TINY) * scale * other).clamp(min=0)
-    apart[1, 0] = torch.inf
-    up, left = apart[2:]
+    frames, height, width, _ = values.shape
+    # Inner products with itself, the frame's mean, the frame before, the neighbour above and the one on the left.
+    dots = torch.zeros(5, frames, height, width, device=values.device)
+    means = torch.empty(frames, device=values.device)
+    for part in blocks(values):
+        x, low = values[part].float(), max(part.start, 1)
+        mean = x.mean((1, 2))
+        means[part] = (mean * mean).sum(-1)
+        dots[0, part] = (x * x).sum(-1)
+        dots[1, part] = (x.flatten(1, 2) @ mean[..., None]).view(-1, height, width)
+        dots[2, low : part.stop] = (x[low - part.start :] * values[low - 1 : part.stop - 1]).sum(-1)
+        dots[3, part, 1:] = (x[:, 1:] * x[:, :-1]).sum(-1)
+        dots[4, part, :, 1:] = (x[:, :, 1:] * x[:, :, :-1]).sum(-1)
+    scale, mean_scale = ((squares + _TINY).rsqrt() for squares in (dots[0], means))
+    other = torch.ones_like(dots[1:])
+    other[0] = mean_scale[:, None, None]
+    other[1, 1:], other[2, :, 1:], other[3, :, :, 1:] = scale[:-1], scale[:, :-1], scale[:, :, :-1]
+    distinct, change, up, left = even(1 - (dots[1:] + _TINY) * scale * other).clamp(min=0)
+    change[0] = torch.inf
     up[:, 0] = left[:, :, 0] = 0
     beside = up + left
     beside[:, :-1] += up[:, 1:]
     beside[:, :, :-1] += left[:, :, 1:]
-    height, width = scale.shape[1:]
-    count = [[(y > 0) + (y < height - 1) + (x > 0) + (x < width - 1) for x in range(width)] for y in range(height)]
-    if count == [[0]]:
+    if height * width == 1:
         beside += 1  # a patch without neighbours is like none
-    apart[2] = beside / torch.tensor(count, device=x.device).clamp(min=1)
-    return apart[[0, 2, 1]]
+    count = [[(y > 0) + (y < height - 1) + (x > 0) + (x < width - 1) for x in range(width)] for y in range(height)]
+    return torch.stack([distinct, beside / torch.tensor(count, device=values.device).clamp(min=1), change])
 
 
 def _carried(home: Tensor, same: Tensor) -> Tensor:
