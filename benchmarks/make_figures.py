@@ -164,6 +164,15 @@ def accuracy_table(cells: pd.DataFrame) -> list[str]:
     return lines
 
 
+def recall_table(answers: pd.DataFrame) -> list[str]:
+    """Share of the evidence that is kept at SPLIT_AT, in percent, by label and kind of question, as Markdown."""
+    at = answers[(answers.ratio == SPLIT_AT) & answers.recall.notna()]
+    cells = (100 * at.pivot_table(index="label", columns="kind", values="recall", sort=False)).round(0).astype(int)
+    kinds = sorted(cells)
+    lines = ["| method | " + " | ".join(kinds) + " |", "|---|" + "---|" * len(kinds)]
+    return lines + [f"| {label} | {' | '.join(map(str, row))} |" for label, row in cells[kinds].iterrows()]
+
+
 def _percent(row) -> str:
     text = f"{100 * row.mean:.1f} ({100 * row.low:.1f} to {100 * row.high:.1f})" if row.n else ""
     lacking = f"missing, {row.of - row.n} of {row.of}" if row.n < row.of else ""
@@ -192,6 +201,7 @@ def main() -> None:
     cells = vtc.bootstrap_interval(curves)
     text = [BEGIN, *finding(answers), END]
     page += ["## What they show", "", *text, "", *accuracy_table(cells), ""]
+    page += [f"Evidence kept at {SPLIT_AT}x, in percent, by kind of question:", "", *recall_table(curves), ""]
     for name, (figure, caption) in pictures(answers, features()).items():
         paths = vtc.save_figure(figure, name, given.folder)
         page += [f"## {name.replace('_', ' ')}", "", caption, "", f"![{caption.split('.')[0]}]({name}.png)", ""]
