@@ -722,7 +722,7 @@ def st_simdiff(x, attention, shape, budget, tau_sim=0.8, tau_diff=0.2) -> Output
     number = {token: i for i, token in enumerate(tokens)}
     joins = [(alike, number[a], number[b]) for (a, b), alike in edges.items() if alike >= tau_sim]
     communities = []
-    for group in components(tokens, joins):
+    for group in components(len(tokens), joins):
         members = [tokens[i] for i in sorted(group)]
         central = {a: round(np.mean([cosine(x[a], x[b]) for b in members]), 9) for a in members}
         communities.append((round(np.mean([*central.values()]), 9), members, central))

@@ -196,7 +196,6 @@ def signs(grid: tuple[int, int, int], seed: int, kind: str) -> vtc.VideoTokens:
         "ttf",
         "stc",
         "st-simdiff",
-        "unified",
     ],
 )
 def test_ties_go_to_the_earlier_frame_and_the_lower_patch(name, kind) -> None:

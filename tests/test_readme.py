@@ -45,18 +45,6 @@ def test_shapes_in_comments_are_right():
 
 
 @pytest.mark.slow
-def test_coverage_in_the_text_is_that_of_the_picture():
-    clip = vtc.read_clip("data/clips/sintel.mp4", frames=8)
-    tokens = vtc.load_encoder("efficientnet-lite0").encode(clip)
-    said = re.search(
-        r"`random`\s+covers more \((.*?)\) than LFTR \((.*?)\), which covers more than `uniform` \((.*?)\)",
-        PAGES["docs/model.md"],
-    )
-    for method, number in zip(("random", "lftr", "uniform"), said.groups(), strict=True):
-        coverage = vtc.fidelity(tokens, vtc.reduce(tokens, method, ratio=4))["coverage"]
-        assert f"{coverage:.2f}" == number
-
-
 def test_the_page_of_methods_has_them_all():
     rows = re.findall(r"^\| `([\w-]+)` \|.*\| (\w+) \| (.*) \|$", PAGES["docs/methods.md"], re.M)
     table = vtc.methods()

@@ -41,7 +41,7 @@ def model():
 
 @pytest.fixture(scope="module")
 def samples():
-    return vtc.read_samples()[:13]  # on two clips
+    return vtc.read_samples()[:13]  # on three clips
 
 
 @pytest.fixture(scope="module")
@@ -241,7 +241,7 @@ def test_without_an_uncompressed_answer_the_others_are_there(model, samples, mon
     ask = video_model.VideoModel.ask_each
 
     def small(self, questions, clip, reductions, **options):
-        if len(questions) * sum(896 if r is None else len(r) for r in reductions) > 600:
+        if len(questions) * sum(2744 if r is None else len(r) for r in reductions) > 1400:
             raise torch.OutOfMemoryError("out of memory")
         return ask(self, questions, clip, reductions, **options)
 
@@ -329,6 +329,7 @@ def test_progress_counts_up_and_stop_keeps_what_is_done(model, samples):
         if state.done > 6:
             stop.set()
 
+    samples = samples[:8]  # on two clips
     part = vtc.sweep(model, samples, ["lftr", "random"], [1, 2, 4], progress=progress, stop=stop)
     done, left, rows = (list(column) for column in zip(*seen, strict=True))
     assert done[0] == 0 and np.isnan(left[0]) and done == sorted(set(done)) and all(x > 0 for x in left[1:])
@@ -407,7 +408,7 @@ file, awake, forever = sys.argv[1:]
 
 @vtc.method(name="asleep")
 def asleep(tokens, budget):
-    while len(tokens.values) == 5 and budget < 100 and not os.path.exists(awake):
+    while len(tokens.values) == 5 and budget < 200 and not os.path.exists(awake):
         exec(forever)
     return vtc.prune(tokens, torch.arange(budget))
 
@@ -487,7 +488,7 @@ def test_a_dask_cluster_that_loses_a_worker_gives_the_same_table(model, ends, tm
 
     samples, methods, killed = vtc.read_samples()[:60:6], ["ends", "lftr"], []
     alone = vtc.sweep(model, samples, methods, [2, 4])
-    assert alone["clip"].nunique() == 8
+    assert alone["clip"].nunique() == 9
     with (
         LocalCluster(2, threads_per_worker=1, dashboard_address=None, local_directory=tmp_path) as cluster,
         Client(cluster) as client,
