@@ -24,7 +24,7 @@ help: ## list these targets
 lab: .venv/.lab ## open the workbench in JupyterLab (LAB_ARGS="--no-browser --port 9999" adds arguments)
 	$(BIN)/jupyter lab $(AS_ROOT) $(LAB_ARGS) $(NOTEBOOK)
 
-check: .venv/.test ## check style and types, run the fast tests: an answer in a minute
+check: .venv/.test ## check style and types, run the fast tests: an answer in two minutes
 	$(CHECK)
 	$(PYTEST) -m "not slow"
 
