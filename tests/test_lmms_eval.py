@@ -166,7 +166,7 @@ def test_the_command_line_answers_and_scores_a_local_task(runs, samples):
 @pytest.mark.parametrize(("name", "ratio"), [("lftr8", 8), ("uniform8", 8), ("compact", 8), ("lftr2", 2), ("full", 1)])
 def test_the_results_tell_how_many_visual_tokens_entered(runs, samples, clips, name, ratio):
     results, _ = outcome(runs.folder / name)
-    total = sum(len(clips[row["clip"]]) * 64 for row in samples) / len(samples)
+    total = sum(len(clips[row["clip"]]) * 196 for row in samples) / len(samples)
     assert results["throughput"]["avg_visual_tokens_total"] == pytest.approx(total)
     assert results["throughput"]["avg_visual_tokens_kept"] == pytest.approx(total / ratio)
 
