@@ -10,7 +10,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import pytest  # noqa: E402
 
 from vtc_lab.models.families import FAMILIES  # noqa: E402
-from vtc_lab.reducers.registry import METHODS  # noqa: E402
+from vtc_lab.reducers.registry import INSIDE, METHODS  # noqa: E402
 
 # Its modules import the tools that they are for, which have environments of their own.
 collect_ignore = [] if find_spec("lmms_eval") else ["vtc_lab/integrations"]
@@ -32,7 +32,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 @pytest.fixture(autouse=True)
 def registries_as_before() -> Iterator[None]:
     """Remove the methods and families that a test or an example registers."""
-    before = [(registry, dict(registry)) for registry in (METHODS, FAMILIES)]
+    before = [(registry, dict(registry)) for registry in (METHODS, INSIDE, FAMILIES)]
     yield
     for registry, entries in before:
         registry.clear()

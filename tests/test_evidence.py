@@ -112,6 +112,17 @@ def test_a_sweep_has_the_recall_of_each_row_and_runs_the_oracle() -> None:
     assert "has no evidence" in table.error[0]
 
 
+def test_evidence_that_is_not_of_this_world_or_grid_leaves_the_recall_empty(monkeypatch) -> None:
+    clip, samples = vtc.make_clip(10_007, frames=8)
+    other = {key: samples[1][key] for key in ("question", "answer", "candidates")} | {"evidence": "page 3"}
+    model = vtc.load_model()
+    table = vtc.sweep(model, [sample | {"clip": clip} for sample in (samples[0], other)], ["random"], [4])
+    assert set(table.status) == {"ok"} and table.recall.isna().tolist() == [False, True]
+    monkeypatch.setattr("vtc_lab.toy.evidence._ROW", 27)  # as for a model with a grid of its own
+    table = vtc.sweep(model, [samples[0] | {"clip": clip}], ["random"], [4])
+    assert set(table.status) == {"ok"} and table.recall.isna().all()
+
+
 def test_a_result_of_the_oracle_is_not_taken_for_that_of_other_questions(tmp_path) -> None:
     clip, samples = vtc.make_clip(10_007, frames=8)
     asked = [sample | {"clip": clip} for sample in samples[:4]]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -280,7 +281,8 @@ class _ClipAtWork:
             apart = answer_fidelity(full, answer)
             known |= {"kl": apart["kl"], "tv": apart["tv"], "flipped": 1 - apart["agrees"]}
         if "evidence" in sample and self.job.asking.fps is None and not setting.stages[1]:
-            known["recall"] = evidence_recall(reduction, sample)
+            with suppress(VTCError):  # tokens on another grid than the generated world's
+                known["recall"] = evidence_recall(reduction, sample)
         return Result(
             kept=answer.entered,
             said=answer.text,

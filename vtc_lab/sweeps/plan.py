@@ -222,7 +222,10 @@ def make_plan(
         kind, own, group = (plain(said.get(key, "")) for key in ("kind", "id", "group"))
         asked.append(_Asked(clip, question, kind, own, group, name))
     ways = [digest(asking, origins[s.method], s.method, s.changed, s.seed, s.ratio) for s in settings]
-    shown = [digest(*sorted(s.name for s in asked if s.clip == number)) for number in range(len(clips))]
+    names: list[list[str]] = [[] for _ in clips]
+    for each in asked:
+        names[each.clip].append(each.name)
+    shown = [digest(*sorted(some)) for some in names]  # what a ceiling knows
     keys = [
         [
             digest(s.name, way, shown[s.clip] if setting.informed else "")

@@ -84,14 +84,15 @@ def with_evidence(tokens: VideoTokens, samples: Iterable[Question]) -> VideoToke
 
 def _masks(sample: Question, grid: tuple[int, int, int]) -> list[Tensor]:
     """Return for each thing asked about where it is needed, (M,) bool, in the frames that were read."""
-    if "evidence" not in sample:
+    things = sample.get("evidence")
+    if not isinstance(things, list) or not things or "frames" not in sample:  # others have fields of this name, too
         raise VTCError(f"sample {str(sample)[:60]!r} has no evidence; only those of the generated world do")
     frames, height, width = grid
     if (height, width) != (_ROW, _ROW):
         raise VTCError(f"the tokens are on a grid of {height}x{width} a frame; evidence is on {_ROW}x{_ROW}")
     read = np.linspace(0, sample["frames"] - 1, frames).round().astype(int)
     masks = []
-    for pairs in sample["evidence"]:
+    for pairs in things:
         whole = torch.zeros(sample["frames"], height * width, dtype=torch.bool)
         whole[tuple(torch.tensor(pairs).T)] = True
         masks.append(whole[torch.from_numpy(read)].flatten())
