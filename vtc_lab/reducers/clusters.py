@@ -75,6 +75,20 @@ def most_alike(rows: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
     return torch.cat([b.values for b in best]), torch.cat([b.indices for b in best])
 
 
+def take_apart(static: Tensor, alike: Tensor, length: Tensor, budget: int) -> Tensor:
+    """Return which positions stay static, (S, N) bool, if as few as needed come apart to leave `budget` tokens.
+
+    static and alike are (S, N), length is (S,) frames of each segment, in which a static position is one token. Those
+    that are least alike come apart first.
+    """
+    missing = budget - int((static + (~static) * length[:, None]).sum())
+    order = alike.masked_fill(~static, torch.inf).flatten().argsort(stable=True)
+    gained = ((length - 1)[:, None] * static).flatten()[order].cumsum(0)
+    static = static.clone()
+    static.view(-1)[order[: int((gained < missing).sum()) + (missing > 0)]] = False
+    return static
+
+
 def _to_scale(rows: Tensor) -> tuple[Tensor, Tensor]:
     """The centred rows over their root mean square length, and that length over the root of the channels."""
     tiny, largest = torch.finfo(rows.dtype).tiny, rows.abs().amax()

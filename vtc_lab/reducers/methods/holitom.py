@@ -5,7 +5,7 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
-from vtc_lab.reducers.clusters import peak_of_each
+from vtc_lab.reducers.clusters import peak_of_each, take_apart
 from vtc_lab.reducers.ops import add_up, attention, blocks, difference, gather, hand_out, ranks, sinks
 from vtc_lab.reducers.registry import method
 from vtc_lab.tokens import Reduction, VideoTokens
@@ -49,7 +49,9 @@ def holitom(
         alike = alike + _STILL * sink * sinks(tokens)
     window, static = _windows(alike, tau)
     length = torch.bincount(window)
-    static = _take_apart(static, alike, window, length, budget)
+    inside = torch.where(window.diff(prepend=window[:1] - 1)[:, None] == 0, alike, 0)  # links within a window
+    links = torch.zeros(static.shape, device=alike.device).index_add_(0, window, inside)
+    static = take_apart(static, links / (length - 1).clamp(min=1)[:, None], length, budget)
     still = static[window]  # (T, N)
     size = torch.cat([static.sum(1), (~still).sum(1)])
     is_static = torch.arange(len(size), device=size.device) < len(static)
@@ -96,18 +98,3 @@ def _windows(alike: Tensor, tau: float) -> tuple[Tensor, Tensor]:
     length = torch.bincount(label)
     last = length.cumsum(0) - 1
     return label, (run[last] >= (length - 1)[:, None]) & (length > 1)[:, None]
-
-
-def _take_apart(static: Tensor, alike: Tensor, window: Tensor, length: Tensor, budget: int) -> Tensor:
-    """The static positions without the fewest of lowest mean cosine that must go to leave `budget` tokens."""
-    missing = budget - int((static + (~static) * length[:, None]).sum())
-    if missing <= 0:
-        return static
-    inside = torch.where(window.diff(prepend=window[:1] - 1)[:, None] == 0, alike, 0)  # links within a window
-    total = torch.zeros(static.shape, device=alike.device).index_add_(0, window, inside)
-    mean = (total / (length - 1).clamp(min=1)[:, None]).masked_fill(~static, torch.inf).flatten()
-    order = mean.argsort(stable=True)
-    gained = (length - 1)[:, None].expand_as(static).flatten()[order].cumsum(0)
-    static = static.clone()
-    static.view(-1)[order[: int((gained < missing).sum()) + 1]] = False
-    return static

@@ -6,7 +6,7 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
-from vtc_lab.reducers.clusters import peak_of_each
+from vtc_lab.reducers.clusters import peak_of_each, take_apart
 from vtc_lab.reducers.ops import add_up, apportion, blocks, even, frame_means, gather, unit
 from vtc_lab.reducers.registry import method
 from vtc_lab.tokens import Reduction, VideoTokens
@@ -54,7 +54,7 @@ def prunevid(
     alike = torch.stack([_likeness(part) for part in frames.split(length.tolist())])
     static = alike > tau
     if budget is not None:
-        static = _take_apart(static, alike, length, budget)
+        static = take_apart(static, alike, length, budget)
     still = static[segment]
     count = _counts(torch.cat([static.sum(1), (~still).sum(1)]), budget, cluster_ratio).tolist()
     home = torch.full_like(still, -1, dtype=torch.long)
@@ -93,16 +93,6 @@ def _likeness(frames: Tensor) -> Tensor:
         return torch.full((frames.shape[1],), -torch.inf, device=frames.device)
     total = add_up(unit(frames[part].float()).sum(0) for part in blocks(frames))
     return even((total.square().sum(-1) - number) / (number * (number - 1)))
-
-
-def _take_apart(static: Tensor, alike: Tensor, length: Tensor, budget: int) -> Tensor:
-    """The static positions without the fewest of lowest likeness that must go to leave `budget` tokens."""
-    missing = budget - int((static + (~static) * length[:, None]).sum())
-    order = alike.masked_fill(~static, torch.inf).flatten().argsort(stable=True)
-    gained = ((length - 1)[:, None] * static).flatten()[order].cumsum(0)
-    static = static.clone()
-    static.view(-1)[order[: int((gained < missing).sum()) + (missing > 0)]] = False
-    return static
 
 
 def _counts(size: Tensor, budget: int | None, ratio: float | None) -> Tensor:
