@@ -66,7 +66,7 @@ def pictures(answers: pd.DataFrame, fidelity: pd.DataFrame) -> dict[str, tuple]:
     shown = [vtc.reduce(tokens, method, ratio=4) for method in ("lftr", "uniform", "random")]
     every = [vtc.reduce(tokens, method, ratio=4) for method in vtc.methods().query("needs == 'features'").index]
     split = answers.options.str.contains("spatial_ratio")
-    curves, wide = answers[~split], {"venue": "neurips", "span": "text"}
+    curves, wide = answers[~split], {"venue": "neurips", "width": "text"}
     one = curves[curves.method.isin(["lftr", "uniform", "random", "random-per-frame", "pool", ORACLE])]
     ours = curves[curves.label.isin(["fastvid", "flashvid", "vidcom2", "visionzip", "random"])]
     heat = answers[split | (answers.method.isin(["uniform", "random"]) & answers.ratio.isin(RATIOS))]
@@ -203,7 +203,7 @@ def main() -> None:
     page += ["## What they show", "", *text, "", *accuracy_table(cells), ""]
     page += [f"Evidence kept at {SPLIT_AT}x, in percent, by kind of question:", "", *recall_table(curves), ""]
     for name, (figure, caption) in pictures(answers, features()).items():
-        paths = vtc.save_figure(figure, name, given.folder)
+        paths = vtc.save_figure(figure, name, given.folder, replace=True)
         page += [f"## {name.replace('_', ' ')}", "", caption, "", f"![{caption.split('.')[0]}]({name}.png)", ""]
     vtc.save_table(cells, "accuracy", given.folder)
     page.append("The table of accuracies as [CSV](accuracy.csv) and [LaTeX](accuracy.tex).")

@@ -206,15 +206,15 @@ def test_gap_marks_lie_below_the_data():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("span", ["column", "text"])
-def test_fourteen_methods_fit_and_the_legend_covers_nothing(span):
+@pytest.mark.parametrize("width", ["column", "text"])
+def test_fourteen_methods_fit_and_the_legend_covers_nothing(width):
     table = made_up_sweep([*FOURTEEN, *BASELINES], clips=3)
-    for plot in (plot_curves, plot_flips, lambda t, span: plot_kinds(t, 16, span=span)):
-        figure = plot(table, span=span)
+    for plot in (plot_curves, plot_flips, lambda t, width: plot_kinds(t, 16, width=width)):
+        figure = plot(table, width=width)
         renderer = drawn(figure)
         box = figure.legends[0].get_window_extent(renderer)
         width, height = figure.bbox.size
-        assert figure.get_figwidth() == figure_size("cvpr", span)[0]
+        assert figure.get_figwidth() == figure_size("cvpr", width)[0]
         assert box.x0 >= -1 and box.x1 <= width + 1 and box.y0 >= -1
         for axes in figure.axes:
             assert axes.get_tightbbox(renderer).y0 >= box.y1 - 2
@@ -236,7 +236,7 @@ def test_variants_of_a_method_share_its_marker_and_differ_in_look():
 def test_a_fidelity_table_needs_no_more_than_its_columns():
     rows = [(c, m, r, 64 // r, 64, 1 / r) for c in "abc" for m in ("lftr", "uniform") for r in (1, 2, 4)]
     table = pd.DataFrame(rows, columns=["clip", "method", "ratio", "kept", "total", "retained_variance"])
-    figure = plot_curves(table, "retained_variance", span="text", venue="acl")
+    figure = plot_curves(table, "retained_variance", width="text", venue="acl")
     assert figure.axes[0].get_ylabel() == "retained variance"
     assert figure.get_figwidth() == 6.3
     assert figure.vtc["data"]["mean"].tolist() == [1, 0.5, 0.25] * 2

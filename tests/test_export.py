@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 import vtc_lab
-from vtc_lab.figures.export import SUFFIXES, attach, save_figure
+from vtc_lab.figures.export import SUFFIXES, attach, other_state, save_figure
 from vtc_lab.figures.style import _ROSTER, VENUES, figure_size, method_style, paper_style
 from vtc_lab.figures.tables import save_table
 from vtc_lab.tokens import Clip, VideoTokens, VTCError
@@ -193,10 +193,27 @@ def refuse(message: str, earlier: Path, figure: Figure, name: str = "f", folder:
     """Saving must fail with this message and leave all files under `earlier` as they are, and no others."""
     before = contents(earlier)
     with pytest.raises(VTCError, match=message) as raised:
-        save_figure(figure, name, folder or earlier)
+        save_figure(figure, name, folder or earlier, replace=True)
     assert "\n" not in str(raised.value)
     assert contents(earlier) == before
     assert not list(earlier.rglob(".vtc*"))
+
+
+def test_a_figure_of_another_state_is_replaced_only_if_asked(tmp_path):
+    options = {"ratio": float("nan"), "values": np.arange(3) / 3, "clip": Path("/home/me/a.mp4")}
+    saved = {
+        path: path.read_bytes()
+        for path in save_figure(attach(Figure(), **options, state={"n": 4}), "v1.5", tmp_path).values()
+    }
+    save_figure(attach(Figure(), **options), "v1.5.pdf", tmp_path, provenance={"state": {"n": 4}})  # the same state
+    other = attach(Figure(), **options, state={"n": 8, "m": 1})
+    told = "state.n is 4 there and 8 here, state.m is absent there and 1 here"
+    assert other_state(other, "v1.5", tmp_path) == told and other_state(other, "new", tmp_path) == ""
+    with pytest.raises(VTCError, match=rf"figure 'v1.5' is there in another state \({told}\).*replace=True"):
+        save_figure(other, "v1.5", tmp_path)
+    assert {path: path.read_bytes() for path in saved} == saved
+    save_figure(other, "v1.5", tmp_path, replace=True)
+    assert other_state(other, "v1.5", tmp_path) == ""
 
 
 def test_a_file_that_save_figure_did_not_write_is_not_overwritten(tmp_path):
@@ -357,12 +374,18 @@ facts()
 
 
 def test_figure_sizes():
-    widths = {(venue, span): figure_size(venue, span)[0] for venue in VENUES for span in ("column", "text")}
+    widths = {(venue, width): figure_size(venue, width)[0] for venue in VENUES for width in ("column", "text")}
     assert widths == {
         ("cvpr", "column"): 3.281,
         ("cvpr", "text"): 6.875,
+        ("iccv", "column"): 3.281,
+        ("iccv", "text"): 6.875,
+        ("eccv", "column"): 4.803,
+        ("eccv", "text"): 4.803,
         ("neurips", "column"): 5.5,
         ("neurips", "text"): 5.5,
+        ("iclr", "column"): 5.5,
+        ("iclr", "text"): 5.5,
         ("icml", "column"): 3.25,
         ("icml", "text"): 6.75,
         ("acl", "column"): 3.03,
@@ -373,10 +396,10 @@ def test_figure_sizes():
     assert figure_size("NeurIPS", aspect=0.5) == (5.5, 2.75)
     with pytest.raises(VTCError, match="'nips'; did you mean 'neurips'"):
         figure_size("nips")
-    with pytest.raises(VTCError, match="'xyz'; there are 'cvpr', 'neurips'"):
+    with pytest.raises(VTCError, match="'xyz'; there are 'cvpr', 'iccv'"):
         figure_size("xyz")
-    with pytest.raises(VTCError, match="span is 'page'; choose"):
-        figure_size(span="page")
+    with pytest.raises(VTCError, match="width is 'page'; choose"):
+        figure_size(width="page")
 
 
 def test_each_method_has_one_look_of_its_own():

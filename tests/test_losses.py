@@ -106,9 +106,9 @@ def test_the_figure_demands_a_baseline_and_a_ratio_of_the_table(sweep):
             vtc.plot_losses(sweep, ratio)
 
 
-@pytest.mark.parametrize(("span", "columns"), [("text", 3), ("column", 2)])
-def test_bars_are_the_shares_and_the_ceiling_is_a_line(sweep, span, columns):
-    figure = vtc.plot_losses(sweep, 16, span=span)
+@pytest.mark.parametrize(("width", "columns"), [("text", 3), ("column", 2)])
+def test_bars_are_the_shares_and_the_ceiling_is_a_line(sweep, width, columns):
+    figure = vtc.plot_losses(sweep, 16, width=width)
     expected = vtc.split_losses(sweep, ["label", "method", "ratio", "kind"]).query("ratio == 16")
     pd.testing.assert_frame_equal(figure.vtc["data"], expected.reset_index(drop=True))
     names = [tick.get_text() for tick in figure.axes[0].get_yticklabels()]

@@ -208,9 +208,9 @@ def test_long_names_fit_into_a_narrow_column(clip, tokens):
     reductions = [vtc.reduce(tokens, "random-per-frame", ratio=4, seed=seed) for seed in range(8)]
     reductions.append(vtc.reduce(tokens, "lftr", ratio=4, **long))
     for figure in (
-        compare_kept(clip, reductions, venue="acl", span="column"),
-        plot_overlap(reductions, venue="acl", span="column"),
-        plot_agreement(clip, reductions, venue="acl", span="column"),
+        compare_kept(clip, reductions, venue="acl", width="column"),
+        plot_overlap(reductions, venue="acl", width="column"),
+        plot_agreement(clip, reductions, venue="acl", width="column"),
     ):
         figure.draw_without_rendering()
         taken = figure.get_tightbbox()  # inches
@@ -228,7 +228,7 @@ def test_figures_are_saved_with_their_tables_and_words_as_they_are(clip, tokens,
     reductions = [replace(vtc.reduce(source, name, ratio=4), method="$9") for name in ("visionzip", "random")]
     figures = {
         "shown": vtc.show(clip, *reductions),
-        "kept": compare_kept(clip, reductions, everyone[1], venue="cvpr", span="column", columns=2),
+        "kept": compare_kept(clip, reductions, everyone[1], venue="cvpr", width="column", columns=2),
         "overlap": plot_overlap(reductions, venue="cvpr"),
         "agreement": plot_agreement(clip, reductions, venue="icml"),
     }
@@ -257,7 +257,7 @@ def test_errors_are_sentences(clip, tokens):
         (lambda: compare_kept(clip, [uniform], columns=0), "columns is 0; choose 1 to 6"),
         (lambda: plot_agreement(clip, [uniform, smaller]), "at one budget"),
         (lambda: plot_overlap([uniform, random], venue="nips"), "neurips"),
-        (lambda: plot_overlap([random] * 18, venue="acl", span="column"), "18 methods cannot be read in 3.03 inches"),
+        (lambda: plot_overlap([random] * 18, venue="acl", width="column"), "18 methods cannot be read in 3.03 inches"),
         (
             lambda: compare_kept(clip, [uniform] * 9, columns=9),
             "columns is 9; choose 1 to 6, so that the frames can be seen",

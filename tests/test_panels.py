@@ -100,7 +100,7 @@ def test_kinds_are_paired_differences_from_everything():
 
 def test_kinds_stand_in_columns_across_the_text_and_show_gaps():
     table = made_up_sweep(["lftr", "dycoke", "uniform"], [1, 8], gaps={("dycoke", 8): "minimum"})
-    figure = plot_kinds(table[(table.label != "lftr") | (table.kind != "order")], 8, span="text")
+    figure = plot_kinds(table[(table.label != "lftr") | (table.kind != "order")], 8, width="text")
     assert len(figure.axes) == 2
     ticks = [[tick.get_text().split("\n")[0] for tick in axes.get_yticklabels()] for axes in figure.axes]
     assert ticks == [["colour", "count"], ["direction", "order"]]
@@ -188,7 +188,7 @@ def test_counting_flips_and_baselines_draws_no_resamples_that_could_lack_a_label
         (lambda t: plot_forest(pd.concat([compare(t), compare(t, value="kl")])), "more than one row for 'lftr' at rat"),
         (lambda t: plot_flips(t.drop(columns="flipped")), "no column 'flipped'"),
         (lambda t: plot_flips(t[t.ratio == 1]), "no ratio above 1"),
-        (lambda t: plot_flips(t, span="page"), "span is 'page'"),
+        (lambda t: plot_flips(t, width="page"), "width is 'page'"),
     ],
 )
 def test_bad_input_is_one_sentence(call, words):

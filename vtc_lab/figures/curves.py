@@ -16,7 +16,7 @@ from vtc_lab.figures.style import figure_size, paper_style
 from vtc_lab.sweeps.tidy import EVERYTHING, intervals, uneven, with_absent
 
 
-def plot_curves(table: pd.DataFrame, value: str = "right", *, venue: str = "cvpr", span: str = "column") -> Picture:
+def plot_curves(table: pd.DataFrame, value: str = "right", *, venue: str = "cvpr", width: str = "column") -> Picture:
     """Draw a value against the tokens kept, a line for each label, with 95 % intervals over clips.
 
     The numbers of `bootstrap_interval` are attached. Labels stand a few points beside each other, so that intervals can
@@ -27,7 +27,7 @@ def plot_curves(table: pd.DataFrame, value: str = "right", *, venue: str = "cvpr
     ----------
     table : tidy, as `vtc.sweep` gives it, with at least one baseline ("uniform", "random" ...).
     value : numeric column; true counts as 1.
-    venue, span : as in `figure_size`.
+    venue, width : as in `figure_size`.
 
     Examples
     --------
@@ -48,7 +48,7 @@ def plot_curves(table: pd.DataFrame, value: str = "right", *, venue: str = "cvpr
     # Labels stand a little apart, so that one's interval does not hide another's.
     asides = (np.arange(len(styles)) - (len(styles) - 1) / 2) * min(2, 12 / len(styles))
     with paper_style():
-        figure = Picture(figsize=figure_size(venue, span, 0.42 if span == "text" else 0.62))
+        figure = Picture(figsize=figure_size(venue, width, 0.42 if width == "text" else 0.62))
         axes = figure.subplots()
         for (label, style), aside in zip(styles.items(), asides, strict=True):
             rows = cells[cells.label == label].sort_values("x")

@@ -11,7 +11,8 @@ import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from importlib import metadata
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -62,12 +63,13 @@ def save_figure(
     *,
     data: pd.DataFrame | None = None,
     provenance: Mapping[str, object] | None = None,
+    replace: bool = False,
 ) -> dict[str, Path]:
     """Write a figure as PDF, SVG and PNG, the table behind it as CSV, and how it was made as JSON.
 
-    All files are replaced together, or none; a file in the way that the JSON does not list is an error. The same figure
-    from the same code gives the same bytes; no file holds a date or a local path. The JSON is also the Subject of the
-    PDF and the Description of SVG and PNG.
+    All files are replaced together, or none. A figure in the way whose recorded config differs is an error, and so is a
+    file that the JSON there does not list. The same figure from the same code gives the same bytes; no file holds a
+    date or a local path. The JSON is also the Subject of the PDF and the Description of SVG and PNG.
 
     Parameters
     ----------
@@ -75,7 +77,8 @@ def save_figure(
     name : of the files, without a folder; a suffix such as ".pdf" is taken off.
     folder : made if missing; by default `figures` in the repository, or in the current folder outside of one.
     data : tidy table, by default the one that this package's plots attach; without any there is no CSV.
-    provenance : added to the record (seed, reader, model revision ...).
+    provenance : added to the config in the record (seed, reader, model revision ...).
+    replace : also a figure of another config.
 
     Returns
     -------
@@ -89,16 +92,63 @@ def save_figure(
     """
     if not isinstance(figure, Figure):
         raise VTCError(f"a {type(figure).__name__} cannot be saved; give a Figure (of axes or a grid: .figure)")
+    if not replace and (differs := other_state(figure, name, folder, provenance=provenance)):
+        raise VTCError(
+            f"figure {name!r} is there in another state ({differs}); choose another name, or give replace=True"
+        )
     base = file_base(name, folder, SUFFIXES, "figure")
-    attached = getattr(figure, "vtc", {"data": None, "config": {}})
-    data = attached["data"] if data is None else data
+    data = getattr(figure, "vtc", {"data": None})["data"] if data is None else data
     suffixes = SUFFIXES[:-1] if data is None else SUFFIXES
-    facts = record({**attached["config"], **(provenance or {})}, suffixes)
+    facts = record(_config(figure, provenance), suffixes)
     facts["inches"] = [round(float(side), 4) for side in figure.get_size_inches()]
     contents = {".json": f"{json.dumps(facts, indent=2)}\n".encode(), **_drawn(figure, base.name, json.dumps(facts))}
     if data is not None:
         contents[".csv"] = csv_bytes(data)
     return write_files(base, contents, "figure")
+
+
+def other_state(
+    figure: Figure, name: str, folder: str | Path | None = None, *, provenance: Mapping[str, object] | None = None
+) -> str:
+    """Return in words what differs in the config of the saved figure of this name, "" if nothing, or if there is none.
+
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     files = save_figure(attach(Figure(), ratio=4, seed=0), "lftr", folder)
+    ...     other_state(attach(Figure(), ratio=8, seed=0), "lftr", folder)
+    'ratio is 4 there and 8 here'
+    """
+    base = file_base(name, folder, SUFFIXES, "figure")
+    recorded = _recorded(base.with_name(f"{base.name}.json"))
+    if not recorded:
+        return ""
+    config = json.loads(json.dumps(_plain(_config(figure, provenance), "provenance")))
+    there, here = (defaultdict(lambda: "absent", _leaves(facts)) for facts in (recorded.get("config", {}), config))
+    differs = [key for key in there | here if there[key] != here[key]]
+    words = [f"{key} is {there[key]!s:.60} there and {here[key]!s:.60} here" for key in differs]
+    return ", ".join(words[:2]) + (f", and {len(words) - 2} more" if words[2:] else "")
+
+
+def _leaves(value: object, path: str = "") -> Iterator[tuple[str, object]]:
+    """Yield the path and value of everything in nested dicts and lists."""
+    if isinstance(value, dict | list):
+        for key, item in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from _leaves(item, f"{path}.{key}" if path else f"{key}")
+    else:
+        yield path, value
+
+
+def _config(figure: Figure, provenance: Mapping[str, object] | None) -> dict[str, object]:
+    return {**getattr(figure, "vtc", {"config": {}})["config"], **(provenance or {})}
+
+
+def latex_line(files: Mapping[str, Path], width: str = "column") -> str:
+    r"""Return the line that includes in LaTeX what `save_figure` wrote, as wide as the "column" or the "text".
+
+    >>> print(latex_line({".pdf": Path("/home/me/figures/lftr.pdf")}))
+    \includegraphics[width=\columnwidth]{figures/lftr.pdf}
+    """
+    path = files[".pdf"]
+    return rf"\includegraphics[width=\{width}width]{{{path.parent.name}/{path.name}}}"
 
 
 def file_base(name: str, folder: str | Path | None, suffixes: Iterable[str], what: str) -> Path:
@@ -116,7 +166,10 @@ def write_files(base: Path, contents: dict[str, bytes], what: str) -> dict[str, 
     """Replace the files of a figure or table together; the first suffix is of the record that lists them all."""
     targets = {suffix: base.with_name(base.name + suffix) for suffix in contents}
     try:
-        earlier = _listed(next(iter(targets.values())), list(contents))
+        facts = _recorded(next(iter(targets.values())))
+        # Version 0.1 kept a hash of the CSV in place of a list.
+        every = [suffix for suffix in contents if suffix != ".csv" or facts.get("data_sha256")]
+        earlier = set(facts.get("files", every)) if facts else set()
         for suffix, target in targets.items():
             if target.is_dir() or (target.exists() and suffix not in earlier):
                 raise VTCError(f"{target} was not written by save_{what}; choose another name or move it")
@@ -142,16 +195,13 @@ def write_files(base: Path, contents: dict[str, bytes], what: str) -> dict[str, 
     return targets
 
 
-def _listed(file: Path, suffixes: list[str]) -> set[str]:
-    """Return the suffixes that a record lists; it is a JSON, or a comment that begins a LaTeX file."""
+def _recorded(file: Path) -> dict[str, Any]:
+    """Return a record, which is a JSON or a comment that begins a LaTeX file; {} for any other file."""
     try:
         facts, _ = json.JSONDecoder().raw_decode(file.read_text("utf-8").removeprefix("% ") if file.is_file() else "")
     except (OSError, ValueError):
-        return set()
-    if not (isinstance(facts, dict) and "vtc_lab" in facts):
-        return set()
-    # Version 0.1 kept a hash of the CSV in place of a list.
-    return set(facts.get("files", [s for s in suffixes if s != ".csv" or facts.get("data_sha256")]))
+        return {}
+    return facts if isinstance(facts, dict) and "vtc_lab" in facts else {}
 
 
 def _drawn(figure: Figure, title: str, about: str) -> dict[str, bytes]:

@@ -25,8 +25,8 @@ _TILE_AREA = 16_000  # pixels of a frame in the explorer
 FONT = ImageFont.load_default(12)
 
 
-def show(clip: Clip, *reductions: Reduction, venue: str = "neurips") -> Picture:
-    """Draw what each reduction keeps of a clip, with its notes, at the text width of a venue.
+def show(clip: Clip, *reductions: Reduction, venue: str = "neurips", width: str = "text") -> Picture:
+    """Draw what each reduction keeps of a clip, with its notes.
 
     The table attached has a row for each frame: method, frame, seconds, kept (patches that anchor an output token),
     merged (patches that went into another one's token), dropped.
@@ -35,7 +35,7 @@ def show(clip: Clip, *reductions: Reduction, venue: str = "neurips") -> Picture:
     ----------
     clip : the T frames.
     reductions : one or more of its tokens, drawn one under the other.
-    venue : "cvpr", "neurips", "icml", "acl" or "aaai".
+    venue, width : as in `figure_size`.
 
     Examples
     --------
@@ -51,22 +51,22 @@ def show(clip: Clip, *reductions: Reduction, venue: str = "neurips") -> Picture:
     data = pd.concat([patch_table(clip, reduction) for reduction in reductions], ignore_index=True)
     columns = min(8, len(clip))
     rows = math.ceil(len(clip) / columns)
-    width, _ = figure_size(venue, "text")
+    inches, _ = figure_size(venue, width)
     small = min(36 / columns, SMALL)  # captions as large as the frames leave room for
-    tile = width / columns * clip.frames.shape[1] / clip.frames.shape[2]
+    tile = inches / columns * clip.frames.shape[1] / clip.frames.shape[2]
     lines = [(f"{describe(r)}: {r.ledger}", "; ".join(r.notes)) for r in reductions]
-    headers = [[part for line in pair for part in textwrap.wrap(line, int(width * 20))] for pair in lines]
+    headers = [[part for line in pair for part in textwrap.wrap(line, int(inches * 20))] for pair in lines]
     heights = [0.14 * len(h) + 0.08 + rows * (tile + 2.6 * small / 72) for h in headers]
     with paper_style():
         pads = ConstrainedLayoutEngine(w_pad=0.01, h_pad=0.01, wspace=0.01, hspace=0.01)
-        figure = Picture(figsize=(width, sum(heights)), layout=pads)
+        figure = Picture(figsize=(inches, sum(heights)), layout=pads)
         panels = figure.subfigures(len(reductions), 1, squeeze=False, height_ratios=heights).ravel()
         for panel, reduction, header in zip(panels, reductions, headers, strict=True):
             panel.suptitle("\n".join(header), fontsize=7, x=0.005, ha="left")
             axes = panel.subplots(rows, columns, squeeze=False).ravel()
             for axis in axes:
                 axis.set_axis_off()
-            tiles = draw_frames(clip, reduction, max(round(300 * width / columns), 4 * reduction.grid[2]))
+            tiles = draw_frames(clip, reduction, max(round(300 * inches / columns), 4 * reduction.grid[2]))
             for axis, picture, caption in zip(axes, tiles, captions(clip, reduction), strict=False):
                 axis.imshow(picture, interpolation="none", aspect="equal")
                 axis.set_title("\n".join(caption), fontsize=small, pad=1.5)

@@ -22,7 +22,7 @@ from vtc_lab.tokens import VTCError
 _SPLIT = ["temporal_ratio", "spatial_ratio"]
 
 
-def plot_heatmap(table: pd.DataFrame, value: str = "right", *, venue: str = "cvpr", span: str = "column") -> Picture:
+def plot_heatmap(table: pd.DataFrame, value: str = "right", *, venue: str = "cvpr", width: str = "column") -> Picture:
     """Draw a value for every split of a budget between time and space.
 
     A cell gives the value, its 95 % interval, the tokens kept and how many results are missing; one without a result is
@@ -34,7 +34,7 @@ def plot_heatmap(table: pd.DataFrame, value: str = "right", *, venue: str = "cvp
     table : tidy, as `vtc.sweep` gives it; the rows whose options name both temporal_ratio and spatial_ratio, of one
         method with one set of other options, are drawn, and baselines mark what lies below them.
     value : numeric column; true counts as 1.
-    venue, span : as in `figure_size`.
+    venue, width : as in `figure_size`.
 
     Examples
     --------
@@ -55,7 +55,7 @@ def plot_heatmap(table: pd.DataFrame, value: str = "right", *, venue: str = "cvp
     name, factor = marks.unit(value)
     colour_of = Normalize(cells["mean"].min(), cells["mean"].max())
     with paper_style():
-        figure = Picture(figsize=(figure_size(venue, span)[0], round(0.6 + 0.42 * len(down), 3)))
+        figure = Picture(figsize=(figure_size(venue, width)[0], round(0.6 + 0.42 * len(down), 3)))
         axes = figure.subplots()
         for (y, x), (_, cell) in zip(np.ndindex(len(down), len(across)), cells.iterrows(), strict=True):
             _draw_cell(axes, x, y, cell, factor, colour_of)

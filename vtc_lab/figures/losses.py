@@ -22,7 +22,7 @@ _WAYS: dict[str, tuple[str, dict[str, Any]]] = {  # how an answer is lost: the l
 }
 
 
-def plot_losses(table: pd.DataFrame, ratio: float, *, venue: str = "neurips", span: str = "text") -> Picture:
+def plot_losses(table: pd.DataFrame, ratio: float, *, venue: str = "neurips", width: str = "text") -> Picture:
     """Draw how many right answers each kind of question loses at one ratio, and why.
 
     Bars are in percent of the answers that are right with everything; the line at their end is the 95 % interval over
@@ -34,7 +34,7 @@ def plot_losses(table: pd.DataFrame, ratio: float, *, venue: str = "neurips", sp
     table : tidy, as `vtc.sweep` gives it for clips of the generated world, with kind, recall, ratio 1 and at least one
         baseline.
     ratio : one of the table's, above 1.
-    venue, span : as in `figure_size`; kinds stand three beside each other across the text, else two.
+    venue, width : as in `figure_size`; kinds stand three beside each other across the text, else two.
 
     Examples
     --------
@@ -50,10 +50,10 @@ def plot_losses(table: pd.DataFrame, ratio: float, *, venue: str = "neurips", sp
     cells = tidy.with_absent(cells.reset_index(drop=True), "kind").fillna({"ratio": ratio, "loss": "either"})
     styles, kinds = marks.looks(at), sorted(cells.kind.unique())
     bars = [label for label in styles if label not in set(at.label[tidy.ceilings(at)])]
-    columns = 3 if span == "text" else 2
+    columns = 3 if width == "text" else 2
     rows = -(-len(kinds) // columns)
     with paper_style():
-        size = (figure_size(venue, span)[0], round(0.2 + rows * (0.3 + 0.12 * len(bars)), 3))
+        size = (figure_size(venue, width)[0], round(0.2 + rows * (0.3 + 0.12 * len(bars)), 3))
         figure = Picture(figsize=size)
         panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
         panels[0, 0].set_yticks(range(len(bars)), bars)

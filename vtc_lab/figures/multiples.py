@@ -31,7 +31,7 @@ def compare_kept(
     *,
     columns: int = 3,
     venue: str = "neurips",
-    span: str = "text",
+    width: str = "text",
 ) -> Picture:
     """Draw what each of many methods keeps of a clip at one budget, as small multiples.
 
@@ -45,7 +45,7 @@ def compare_kept(
     reductions : of its tokens, all to the same number.
     gaps : for each method that gave no result its error; it gets an empty panel, and the reason stands below.
     columns : panels beside each other, at least 1.
-    venue, span : as in `plot_curves`.
+    venue, width : as in `plot_curves`.
 
     Examples
     --------
@@ -59,13 +59,13 @@ def compare_kept(
     reductions, gaps = alike(reductions), dict(gaps or {})
     demand_same_frames(clip, reductions[0])
     chosen, labels = shown_frames(4, len(clip)), labels_of(reductions)
-    width, _ = figure_size(venue, span)
+    inches, _ = figure_size(venue, width)
     columns = min(columns, len(reductions) + len(gaps))
-    most = int(width / (0.2 * len(chosen) + 0.05))  # frames of 0.2 inches
+    most = int(inches / (0.2 * len(chosen) + 0.05))  # frames of 0.2 inches
     if not 1 <= columns <= most:
         raise VTCError(f"columns is {columns!r}; choose 1 to {most}, so that the frames can be seen")
     rows = math.ceil((len(reductions) + len(gaps)) / columns)
-    tile = (width / columns - 0.05) / len(chosen)
+    tile = (inches / columns - 0.05) / len(chosen)
     tall = tile * clip.frames.shape[1] / clip.frames.shape[2]
     titles = []
     for label, one in zip(labels, reductions, strict=True):
@@ -73,14 +73,14 @@ def compare_kept(
         titles.append(f"{name}  {len(one)}/{one.total}")
     for name, error in gaps.items():
         titles.append(f"{name}: {'below its minimum budget' if isinstance(error, MinimumBudgetError) else 'no result'}")
-    wrapped = [textwrap.wrap(title, letters(0.85 * width / columns)) for title in titles]
+    wrapped = [textwrap.wrap(title, letters(0.85 * inches / columns)) for title in titles]
     lines = sum(max(map(len, wrapped[n : n + columns])) for n in range(0, len(wrapped), columns))
     seconds = ", ".join(f"{clip.times[t]:.2f}" for t in chosen)
     notes = [f"Frames at {seconds} s, {len(chosen)} of {len(clip)}. {_LEGEND}", *notes_of(reductions)]
     notes += [f"No result: {error}." for error in gaps.values()]
     with paper_style():
         body = rows * (tall + _BAR + 0.09) + 0.115 * lines
-        figure = page(width, body, f"{budget_line(reductions)}.", notes)
+        figure = page(inches, body, f"{budget_line(reductions)}.", notes)
         axes = figure.subplots(2 * rows, columns, squeeze=False, height_ratios=[tall, _BAR] * rows)
         for one in axes.ravel():
             one.set_axis_off()

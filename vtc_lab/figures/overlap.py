@@ -50,7 +50,7 @@ def kept_overlap(reductions: Iterable[Reduction]) -> pd.DataFrame:
     return pd.DataFrame(both / (2 * len(reductions[0]) - both), index=names, columns=names)
 
 
-def plot_overlap(reductions: Iterable[Reduction], *, venue: str = "neurips", span: str = "text") -> Picture:
+def plot_overlap(reductions: Iterable[Reduction], *, venue: str = "neurips", width: str = "text") -> Picture:
     """Draw `kept_overlap` as a heat map, ordered by average linkage on 1 - Jaccard with optimal leaves.
 
     The table attached has a row for each two methods in the order drawn: label, other, jaccard.
@@ -58,7 +58,7 @@ def plot_overlap(reductions: Iterable[Reduction], *, venue: str = "neurips", spa
     Parameters
     ----------
     reductions : as for `kept_overlap`.
-    venue, span : as in `plot_curves`.
+    venue, width : as in `plot_curves`.
 
     Examples
     --------
@@ -72,13 +72,13 @@ def plot_overlap(reductions: Iterable[Reduction], *, venue: str = "neurips", spa
     table = kept_overlap(reductions)
     places = _by_similarity(table.to_numpy())
     table, inks = table.iloc[places, places], [colour_of(reductions[place].method) for place in places]
-    count, (width, _) = len(table), figure_size(venue, span)
+    count, (inches, _) = len(table), figure_size(venue, width)
     names, notes = _shortened(list(table.index))
     longest = max(map(len, names)) * SMALL / 160
-    cell = (width - longest - 0.75) / count
+    cell = (inches - longest - 0.75) / count
     if cell < 0.12:
         raise VTCError(
-            f"a heat map of {count} methods cannot be read in {width:g} inches; choose span='text' or fewer methods"
+            f"a heat map of {count} methods cannot be read in {inches:g} inches; choose width='text' or fewer methods"
         )
     grey = [f"{word}s" for word in ("baseline", "ceiling") if word in {role(one.method) for one in reductions}]
     notes += [f"{_ANCHORS} Grey names: {' and '.join(grey)}." if grey else _ANCHORS, *notes_of(reductions)]
@@ -86,7 +86,7 @@ def plot_overlap(reductions: Iterable[Reduction], *, venue: str = "neurips", spa
     by_chance = share / (2 - share)
     header = f"{budget_line(reductions)}. Two random sets: about {by_chance:.2f}."
     with paper_style():
-        figure = page(width, cell * count + longest + 0.1, header, notes)
+        figure = page(inches, cell * count + longest + 0.1, header, notes)
         axes = figure.subplots()
         _draw_numbers(axes, table.to_numpy(), min(SMALL + 1, cell * 72 / 2))
         axes.set_xticks(range(count), names, rotation=90, fontsize=SMALL)
@@ -116,7 +116,7 @@ def _draw_numbers(axes: Axes, values: np.ndarray, size: float) -> None:
 
 
 def plot_agreement(
-    clip: Clip, reductions: Iterable[Reduction], *, venue: str = "neurips", span: str = "text"
+    clip: Clip, reductions: Iterable[Reduction], *, venue: str = "neurips", width: str = "text"
 ) -> Picture:
     """Draw how many of the methods keep each patch, over frames of the clip and as a distribution.
 
@@ -128,7 +128,7 @@ def plot_agreement(
     ----------
     clip : T frames; up to 8 are shown, each from the middle of an equal part of the clip.
     reductions : R >= 2 of its tokens, all to the same number K of M. A ceiling such as `oracle` is not counted.
-    venue, span : as in `plot_curves`.
+    venue, width : as in `plot_curves`.
 
     Examples
     --------
@@ -146,15 +146,15 @@ def plot_agreement(
     often = np.bincount(kept_by.ravel(), minlength=count + 1)
     share = len(reductions[0]) / total
     alone = [total * math.comb(count, k) * share**k * (1 - share) ** (count - k) for k in range(count + 1)]
-    width, _ = figure_size(venue, span)
-    tile = 0.9 * width / len(chosen)
+    inches, _ = figure_size(venue, width)
+    tile = 0.9 * inches / len(chosen)
     tall = tile * clip.frames.shape[1] / clip.frames.shape[2]
     size = (round(300 * tile), round(300 * tall))
     norm, colours = Normalize(0, count), colormaps["viridis"]
     header = f"{budget_line(reductions)}. Kept by all {count}: {often[count]} patches; by none: {often[0]}."
     notes = [f"Methods: {', '.join(labels_of(reductions))}. {_ANCHORS}", *notes_of(reductions)]
     with paper_style():
-        figure = page(width, 2 * tall + 1.45, header, notes)
+        figure = page(inches, 2 * tall + 1.45, header, notes)
         above, below = figure.subfigures(2, 1, squeeze=False, height_ratios=[2 * tall + 0.2, 1.25]).ravel()
         panels = above.subplots(2, len(chosen), squeeze=False)
         for upper, lower, t in zip(*panels, chosen, strict=True):

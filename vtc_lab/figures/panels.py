@@ -26,7 +26,7 @@ _DOT: dict[str, Any] = {"color": "black", "marker": "o", "markersize": 4, "lines
 
 
 def plot_kinds(
-    table: pd.DataFrame, ratio: float, value: str = "right", *, venue: str = "cvpr", span: str = "column"
+    table: pd.DataFrame, ratio: float, value: str = "right", *, venue: str = "cvpr", width: str = "column"
 ) -> Picture:
     """Draw what each kind of question loses at one ratio, with paired 95 % intervals over clips (numbers attached).
 
@@ -35,7 +35,7 @@ def plot_kinds(
     table : tidy, as `vtc.sweep` gives it, with kind, ratio 1 and at least one baseline.
     ratio : one of the table's, above 1.
     value : numeric column; true counts as 1.
-    venue, span : as in `figure_size`; across the text the kinds stand in up to three columns.
+    venue, width : as in `figure_size`; across the text the kinds stand in up to three columns.
 
     Examples
     --------
@@ -52,11 +52,11 @@ def plot_kinds(
     styles = {label: look for label, look in marks.looks(table).items() if label in set(at.label)}
     kinds = sorted(at.kind.unique())
     name, factor = marks.unit(value)
-    height = -(-len(kinds) // 3) if span == "text" else len(kinds)  # kinds above each other
+    height = -(-len(kinds) // 3) if width == "text" else len(kinds)  # kinds above each other
     dots = [label for label in styles if label not in set(at.label[tidy.ceilings(at)])]
     slot = {label: (place + 0.75) / (len(dots) + 0.5) for place, label in enumerate(dots)}
     with paper_style():
-        size = (figure_size(venue, span)[0], round(0.55 + height * max(0.3, 0.085 * (len(dots) + 1)), 3))
+        size = (figure_size(venue, width)[0], round(0.55 + height * max(0.3, 0.085 * (len(dots) + 1)), 3))
         figure = Picture(figsize=size)
         panels = figure.subplots(1, -(-len(kinds) // height), sharex=True, squeeze=False)[0]
         for _, cell in cells.iterrows():
@@ -80,7 +80,7 @@ def plot_kinds(
     return attach(figure, cells, **marks.told("plot_kinds", at, value=value, ratio=ratio))
 
 
-def plot_forest(tests: pd.DataFrame, *, venue: str = "cvpr", span: str = "column") -> Picture:
+def plot_forest(tests: pd.DataFrame, *, venue: str = "cvpr", width: str = "column") -> Picture:
     """Draw paired differences with their intervals, a panel for each ratio.
 
     A filled dot differs beyond chance (p_holm < 0.05). A difference over fewer samples than others is pale and marked
@@ -90,7 +90,7 @@ def plot_forest(tests: pd.DataFrame, *, venue: str = "cvpr", span: str = "column
     ----------
     tests : as `vtc.compare` returns them; labels stand below each other in their order, and may be renamed,
         but for that of a ceiling, which is a dashed line.
-    venue, span : as in `figure_size`.
+    venue, width : as in `figure_size`.
 
     Examples
     --------
@@ -106,7 +106,7 @@ def plot_forest(tests: pd.DataFrame, *, venue: str = "cvpr", span: str = "column
     labels = list(tests.label[~tidy.ceilings(tests)].unique())
     name, factor = marks.unit(tests["value"].iloc[0])
     with paper_style():
-        figure, panels = _panels_of_ratios(tests, labels, venue, span)
+        figure, panels = _panels_of_ratios(tests, labels, venue, width)
         for ratio, axes in panels.items():
             axes.set_title(f"{ratio:.3g}×", fontsize=8)
             axes.axvline(0, color="black", linewidth=0.7, linestyle=(0, (6, 3)), zorder=1)
@@ -125,7 +125,7 @@ def plot_forest(tests: pd.DataFrame, *, venue: str = "cvpr", span: str = "column
     return attach(figure, tests, plot="plot_forest")
 
 
-def plot_flips(table: pd.DataFrame, *, venue: str = "cvpr", span: str = "column") -> Picture:
+def plot_flips(table: pd.DataFrame, *, venue: str = "cvpr", width: str = "column") -> Picture:
     """Draw how many answers turn from right to wrong, from wrong to right, and from wrong to another wrong.
 
     Bars are in percent of the answers; what is lost goes to the left, what is gained to the right. The table attached
@@ -134,7 +134,7 @@ def plot_flips(table: pd.DataFrame, *, venue: str = "cvpr", span: str = "column"
     Parameters
     ----------
     table : tidy, as `vtc.sweep` gives it, with right, flipped, ratio 1 and at least one baseline.
-    venue, span : as in `figure_size`.
+    venue, width : as in `figure_size`.
 
     Examples
     --------
@@ -160,7 +160,7 @@ def plot_flips(table: pd.DataFrame, *, venue: str = "cvpr", span: str = "column"
     cells, styles = tidy.with_absent(cells, "ratio"), marks.looks(table)
     labels = [label for label in styles if label in set(small.label)]
     with paper_style():
-        figure, panels = _panels_of_ratios(cells, labels, venue, span)
+        figure, panels = _panels_of_ratios(cells, labels, venue, width)
         for ratio, axes in panels.items():
             mine = cells[cells.ratio == ratio]
             _draw_flips(axes, mine, labels)
@@ -208,11 +208,11 @@ def _make_room(figure: Picture, cells: pd.DataFrame) -> None:
 
 
 def _panels_of_ratios(
-    cells: pd.DataFrame, labels: list[str], venue: str, span: str
+    cells: pd.DataFrame, labels: list[str], venue: str, width: str
 ) -> tuple[Picture, dict[float, Axes]]:
     """Return a figure with a panel for each ratio, in which labels stand below each other."""
     ratios = sorted(cells.ratio.dropna().unique())
-    figure = Picture(figsize=(figure_size(venue, span)[0], round(0.7 + 0.14 * len(labels), 3)))
+    figure = Picture(figsize=(figure_size(venue, width)[0], round(0.7 + 0.14 * len(labels), 3)))
     panels = figure.subplots(1, len(ratios), sharex=True, sharey=True, squeeze=False)[0]
     panels[0].set_yticks(range(len(labels)), labels, fontsize=marks.LEGEND)
     panels[0].set_ylim(len(labels) - 0.4, -0.6)

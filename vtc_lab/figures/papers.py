@@ -27,7 +27,7 @@ _SHARES = (1, 2, 5, 10, 15, 25, 50, 100)  # labelled, in per cent
 
 
 def plot_published(
-    rows: pd.DataFrame, own: pd.DataFrame | None = None, *, venue: str = "cvpr", span: str = "text"
+    rows: pd.DataFrame, own: pd.DataFrame | None = None, *, venue: str = "cvpr", width: str = "text"
 ) -> Picture:
     """Draw published accuracy, relative to no reduction, against the share of tokens kept, a panel for each table.
 
@@ -39,7 +39,7 @@ def plot_published(
     rows : of `published`.
     own : a sweep's tidy table with ratio 1, drawn in every panel with thick lines and 95 % intervals over clips. Where
         it lacks results that other settings have, it has no point.
-    venue, span : as in `figure_size`.
+    venue, width : as in `figure_size`.
 
     Examples
     --------
@@ -56,13 +56,13 @@ def plot_published(
         cells["retained"] = cells.kept / cells.total
         told = marks.told("plot_published", tidy(own, "right"))
     groups = [group for _, group in rows.groupby(COMPARISON, sort=False, dropna=False)]
-    lines = -(-len(groups) // (2 if span == "column" else 3))
+    lines = -(-len(groups) // (2 if width == "column" else 3))
     columns = -(-len(groups) // lines)
     entries: dict[str, Any] = {}
     mine: dict[str, Any] = {}
     with paper_style():
-        width = figure_size(venue, span)[0]
-        figure = Picture(figsize=(width, round(0.3 + lines * min(2.2, 0.3 + 0.7 * width / columns), 3)))
+        inches = figure_size(venue, width)[0]
+        figure = Picture(figsize=(inches, round(0.3 + lines * min(2.2, 0.3 + 0.7 * inches / columns), 3)))
         panels = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False).flatten()
         for axes, group in zip(panels, groups, strict=False):
             axes.axhline(100, color="black", linewidth=0.7, linestyle=(0, (6, 3)), zorder=1)

@@ -18,7 +18,10 @@ from vtc_lab.tokens import VTCError, suggest
 
 VENUES = {  # widths in inches of one column and of the page's whole text
     "cvpr": (3.281, 6.875),
+    "iccv": (3.281, 6.875),
+    "eccv": (4.803, 4.803),
     "neurips": (5.5, 5.5),
+    "iclr": (5.5, 5.5),
     "icml": (3.25, 6.75),
     "acl": (3.03, 6.30),
     "aaai": (3.3125, 7.0),
@@ -59,8 +62,8 @@ _WRITING = {key: value for key, value in _STYLE.items() if key.startswith(("pdf.
 _LOCK = threading.RLock()
 
 
-def figure_size(venue: str = "cvpr", span: str = "column", aspect: float = 0.62) -> tuple[float, float]:
-    """Return the (width, height) in inches of a column or of all the text of a venue; `aspect` is height / width.
+def figure_size(venue: str = "cvpr", width: str = "column", aspect: float = 0.62) -> tuple[float, float]:
+    """Return the (width, height) in inches of a "column" or of all the "text" of a venue; `aspect` is height / width.
 
     >>> figure_size("icml", "text", aspect=0.5)
     (6.75, 3.375)
@@ -68,10 +71,10 @@ def figure_size(venue: str = "cvpr", span: str = "column", aspect: float = 0.62)
     key = str(venue).lower()
     if key not in VENUES:
         raise VTCError(f"no venue is called {venue!r}; {suggest(key, VENUES)}")
-    if span not in ("column", "text"):
-        raise VTCError(f"span is {span!r}; choose 'column' or 'text'")
-    width = VENUES[key][span == "text"]
-    return width, round(width * aspect, 3)
+    if width not in ("column", "text"):
+        raise VTCError(f"width is {width!r}; choose 'column' or 'text'")
+    inches = VENUES[key][width == "text"]
+    return inches, round(inches * aspect, 3)
 
 
 @contextmanager

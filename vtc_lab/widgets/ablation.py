@@ -241,7 +241,7 @@ class Ablation(Panel):
         result = "nothing of this has been run yet; press Run"
         shown = whole.method.isin(study.ALWAYS).any()
         if shown:
-            figure = plot_curves(whole, state["value"], venue=state["venue"], span="text")
+            figure = plot_curves(whole, state["value"], venue=state["venue"], width="text")
             self._image.value = figure._repr_png_()
             result = study.in_words(vars(figure)["vtc"]["data"], state["value"])
         show_if(shown, self._image)
@@ -259,8 +259,8 @@ class Ablation(Panel):
         table = study.comparable(progress.table(), study.study_samples(state), progress.total)
         name, value = state["figure"], state["value"]
         made: State = {"ablation": state}
-        figure = plot_curves(table, value, venue=state["venue"], span="text")
-        files, rows = save_figure(figure, name, provenance=made), bootstrap_interval(table, value)
+        figure = plot_curves(table, value, venue=state["venue"], width="text")
+        files, rows = save_figure(figure, name, provenance=made, replace=True), bootstrap_interval(table, value)
         self._say_written(files, save_table(rows, f"{name}_table", best=study.better(value), provenance=made))
 
     def _rows(self) -> list[widgets.Widget]:

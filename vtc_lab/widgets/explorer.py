@@ -171,7 +171,7 @@ class Explorer(Panel):
         view = build_view(state, self._encoder(state))
         figure = show(view.shown, *view.reductions, venue=state["venue"])
         made: State = {"explorer": state, "encoder": view.tokens.encoder}
-        self._say_written(save_figure(figure, state["figure"], provenance=made))
+        self._say_written(save_figure(figure, state["figure"], provenance=made, replace=True))
 
     def _arrange(self) -> None:
         show_if(self._controls["encoder"].value == MODEL, self._controls["model"])
