@@ -1,5 +1,6 @@
 """Exported figures: the bytes on disk, what they say about themselves, and what an error leaves behind."""
 
+import base64
 import io
 import json
 import os
@@ -11,6 +12,7 @@ import xml.etree.ElementTree as ET
 from pathlib import Path
 
 import matplotlib
+import nbformat
 import numpy as np
 import pandas as pd
 import pypdf
@@ -18,6 +20,7 @@ import pytest
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from nbclient import NotebookClient
 from PIL import Image
 
 import vtc_lab
@@ -172,6 +175,18 @@ def test_figures_of_pyplot_and_seaborn(tmp_path):
             save_figure(grid, "grid", tmp_path)
     finally:
         plt.close("all")
+
+
+@pytest.mark.slow
+def test_a_notebook_shows_pictures_in_the_same_size_after_pyplot_was_used():
+    shown = "from vtc_lab.figures.export import Picture\nPicture(figsize=(5.5, 2))"
+    cells = [shown, "import matplotlib.pyplot as plt\n%matplotlib inline\nplt.plot([1, 2])", shown]
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
+    NotebookClient(notebook, timeout=120).execute()
+    before, after = notebook.cells[0].outputs[0], notebook.cells[2].outputs[0]
+    assert before == after | {"execution_count": before.execution_count}
+    assert before.metadata == {"image/png": {"width": 660, "height": 240}}
+    assert Image.open(io.BytesIO(base64.b64decode(after.data["image/png"]))).size == (1320, 480)
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", "../x", "a/b", "a\\b", ".pdf", "a\0", "a\n", "a:b", "end.", 7, None])

@@ -10,6 +10,7 @@ import platform
 import re
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
@@ -35,6 +36,7 @@ FOLDER = ROOT / "figures" if (ROOT / "pyproject.toml").exists() else Path("figur
 _FOLDERS = r"(?:(?:(?!\.\w{1,5}\s|:\s)[^/\\'\"\n]|(?<=\w)'(?=\w))+[/\\])*"  # with spaces, but not behind a suffix
 _PATHS = re.compile(rf"(?:file://|(?<![\w.:/\\~-]))(?:/[^\s/\\'\"]+/|[A-Za-z]:[/\\]){_FOLDERS}")  # not the last part
 _Figure = TypeVar("_Figure", bound=Figure)
+_CSS = 120  # pixels an inch in a notebook
 
 
 class Picture(Figure):
@@ -42,8 +44,20 @@ class Picture(Figure):
 
     def _repr_png_(self) -> bytes:
         data = io.BytesIO()
-        self.savefig(data, format="png", dpi=180)
+        with writing():
+            self.savefig(data, format="png", dpi=2 * _CSS)
         return data.getvalue()
+
+
+def _shown(picture: Picture) -> tuple[bytes, dict[str, int]]:
+    """Return a PNG and its size in CSS pixels, half its own, so that it is sharp on a dense screen too."""
+    width, height = (round(side * _CSS) for side in picture.get_size_inches())
+    return picture._repr_png_(), {"width": width, "height": height}
+
+
+if "IPython" in sys.modules and (shell := sys.modules["IPython"].get_ipython()):
+    # Once pyplot is imported, IPython would show every other Figure cropped and at pyplot's resolution.
+    shell.display_formatter.formatters["image/png"].for_type(Picture, _shown)
 
 
 def attach(figure: _Figure, data: pd.DataFrame | None = None, **config: object) -> _Figure:
