@@ -2,7 +2,7 @@
 
 Prints the worst over methods and ratios of the median of several runs, for tokens of the bundled encoders and, with
 `--wide`, for the 3584 channels of a 7B model. On one x86-64 core those that follow a slider (`vtc.list_measures`)
-took 5 ms together at 112 channels and 24 ms at 768, cka alone 3 ms and 113 ms, psnr and ssim 355 ms at 640x272.
+took 8 ms together at 112 channels and 50 ms at 768, cka alone 4 ms and 111 ms, psnr and ssim 352 ms at 640x272.
 """
 
 import argparse

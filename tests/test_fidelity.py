@@ -80,15 +80,10 @@ def cosine(a, b) -> float:
 
 
 def coverage_reference(tokens: vtc.VideoTokens, reduced: vtc.Reduction) -> list[float]:
-    frames = tokens.values.double().flatten(1, 2).tolist()
-    outputs, home = reduced.tokens.double().tolist(), reduced.assign.view(len(frames), -1).tolist()
-    present = [{k for k in row if k >= 0} for row in home]
-    alike = []
-    for t, frame in enumerate(frames):
-        full = min((u for u in range(len(frames)) if present[u]), key=lambda u, t=t: (abs(u - t), u))
-        for x, k in zip(frame, home[t], strict=True):
-            alike.append(max(cosine(x, outputs[j]) for j in ({k} if k >= 0 else present[full])))
-    return alike
+    outputs, assign = reduced.tokens.double().tolist(), reduced.assign.tolist()
+    every = range(len(outputs))
+    rows = zip(tokens.values.double().flatten(0, 2).tolist(), assign, strict=True)
+    return [max(cosine(x, outputs[j]) for j in ([k] if k >= 0 else every)) for x, k in rows]
 
 
 def both(tokens: vtc.VideoTokens, reduced: vtc.Reduction) -> tuple[np.ndarray, np.ndarray]:
@@ -181,6 +176,21 @@ def test_keeping_everything_has_the_best_value_of_the_table(case) -> None:
     tokens, _ = case
     for name, value in fidelity(tokens, vtc.reduce(tokens, "pool", ratio=1), "all").items():
         assert value == pytest.approx(list_measures().loc[name, "best"], abs=1e-5), name
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_coverage_never_rises_when_tokens_are_taken_away(data) -> None:
+    """Whole frames too, in some of which nothing is left."""
+    frames, patches = data.draw(st.integers(1, 6)), data.draw(st.integers(1, 5))
+    tokens = tokens_of((frames, 1, patches), data.draw(st.integers(1, 6)), data.draw(st.integers(0, 99)))
+    order = torch.tensor(data.draw(st.permutations(range(tokens.total))))
+    found = []
+    for count in range(1, tokens.total + 1):
+        reduced = vtc.prune(tokens, order[:count].sort().values)
+        found.append(list(fidelity(tokens, reduced, ["coverage", "coverage_p5"]).values()))
+    assert (np.diff(found, axis=0) > -1e-6).all()
+    assert found[-1] == pytest.approx([1, 1], abs=1e-6)
 
 
 def test_lossless_is_exactly_no_error() -> None:

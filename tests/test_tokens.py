@@ -222,15 +222,10 @@ def test_merge_is_a_weighted_mean_in_any_order_of_anchors() -> None:
 @given(reductions())
 def test_fidelity_is_the_cosine_to_what_stands_for_each_token(pair) -> None:
     tokens, reduced = pair
-    source, (frames, height, width) = tokens.values.double().numpy(), tokens.grid
-    assign, outputs = reduced.assign.view(frames, -1).numpy(), reduced.tokens.double().numpy()
-    alive = [t for t in range(frames) if (assign[t] >= 0).any()]
-    alike = []
-    for t in range(frames):
-        near = min(alive, key=lambda s, t=t: (abs(s - t), s))
-        for n, x in enumerate(source[t].reshape(height * width, -1)):
-            homes = [assign[t, n]] if assign[t, n] >= 0 else sorted(set(assign[near]) - {-1})
-            alike.append(max(x @ outputs[k] / np.linalg.norm(x) / np.linalg.norm(outputs[k]) for k in homes))
+    outputs, alike = reduced.tokens.double().numpy(), []
+    for x, home in zip(tokens.values.double().flatten(0, 2).numpy(), reduced.assign.tolist(), strict=True):
+        cosines = outputs @ x / np.linalg.norm(x) / np.linalg.norm(outputs, axis=1)
+        alike.append(cosines[home] if home >= 0 else cosines.max())
     found = vtc.fidelity(tokens, reduced)
     assert found["coverage"] == pytest.approx(np.mean(alike), abs=1e-5)
     assert found["coverage_p5"] == pytest.approx(np.quantile(alike, 0.05), abs=1e-5)

@@ -82,7 +82,7 @@ def fidelity(
     tokens, Y those of `Reduction.reconstruct()`, in which the *nearest* kept token's output replaces a dropped one.
 
     - coverage, coverage_p5: mean and 5th percentile of the cosine of each source token to the output it went into or,
-      if it was dropped, to the *most similar* output of its frame (of the nearest frame that has any).
+      if it was dropped, to the *most similar* output of the clip; of nested prunings the smaller never has more.
     - reconstruction_error: the relative squared error; zeros for Y would give 1.
     - retained_variance: the share of X's variance that Y explains, up to its scale. Where every token went into a plain
       mean it is the explained variance; methods that add tokens up are not punished for their size.

@@ -355,44 +355,21 @@ def _sums(weight: Tensor, home: Tensor, count: int) -> Tensor:
 def coverage(values: Tensor, reduction: Reduction, sample: int | None = None) -> Tensor:
     """Return the (T, N) cosine of each token of the source (T, h, w, D) to the output that stands for it.
 
-    That is the output it went into; for a dropped token the most similar output that its frame still has, or else the
-    nearest frame that has any (the earlier on ties). With `sample`, only that many evenly spaced positions of a frame
-    are compared. The cost is T * N * (outputs in a frame) * D.
+    That is the output it went into, and for a dropped token the most similar output of the whole clip: of two prunings
+    of which one keeps all that the other does, it covers no token less. With `sample`, only that many evenly spaced
+    positions of a frame are compared. The cost is (dropped tokens) * (outputs) * D.
     """
     frames = values.flatten(1, 2)
     assign = reduction.assign.view(frames.shape[:2])
-    present = _present(assign)[_nearest_row((assign >= 0).any(1))]  # (T, k), padded with -1
     if sample is not None and sample < frames.shape[1]:
         spread = torch.arange(sample, device=assign.device) * frames.shape[1] // sample
         frames, assign = frames[:, spread], assign[:, spread]
+    outputs = unit(reduction.tokens.float())
     parts = []
     for part in blocks(frames):
-        source, home, near = frames[part].float(), assign[part], present[part]
-        alike = cosine(source, reduction.tokens[home.clamp(min=0)].float())
-        if bool((home < 0).any()):
-            near = near[:, : int((near >= 0).sum(1).max())]
-            outputs = unit(reduction.tokens[near.clamp(min=0)].float())
-            to_all = (unit(source) @ outputs.mT).masked_fill_((near < 0)[:, None], -torch.inf)
-            alike = torch.where(home >= 0, alike, to_all.amax(-1).clamp(-1, 1))
+        source, home = frames[part].float(), assign[part]
+        alike, dropped = cosine(source, reduction.tokens[home.clamp(min=0)].float()), home < 0
+        if bool(dropped.any()):
+            alike[dropped] = (unit(source[dropped]) @ outputs.mT).amax(-1).clamp(-1, 1)
         parts.append(alike)
     return torch.cat(parts)
-
-
-def _present(assign: Tensor) -> Tensor:
-    """(T, k) distinct outputs in each row of (T, N), ascending, padded with -1."""
-    ordered = assign.sort(dim=1).values
-    new = (ordered >= 0) & torch.cat([torch.ones_like(ordered[:, :1]), ordered.diff(dim=1)], 1).ne(0)
-    column = new.cumsum(1) - 1
-    packed = torch.full((len(assign), int(new.sum(1).max())), -1, dtype=torch.long, device=assign.device)
-    row = torch.arange(len(assign), device=assign.device)[:, None].expand_as(assign)
-    packed[row[new], column[new]] = ordered[new]
-    return packed
-
-
-def _nearest_row(full: Tensor) -> Tensor:
-    """(T,) the nearest True row of each row, the earlier on ties."""
-    rows, place = full.nonzero().flatten(), torch.arange(len(full), device=full.device)
-    after = torch.searchsorted(rows, place).clamp(max=len(rows) - 1)
-    before = (after - 1).clamp(min=0)
-    earlier = (place - rows[before]).abs() <= (rows[after] - place).abs()
-    return torch.where(earlier, rows[before], rows[after])
