@@ -17,6 +17,7 @@ from test_your_model import QUESTIONS, own_way
 from tiny_checkpoints import checkpoint, frames, prompt
 from torch.nn.functional import cosine_similarity
 from transformers import AutoModelForImageTextToText
+from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
 import vtc_lab as vtc
 import vtc_lab.models.inside as inside_module
@@ -27,7 +28,7 @@ from vtc_lab.reducers.inside_methods import averaged_in, halved_in, recycled
 from vtc_lab.reducers.registry import INSIDE
 
 FAMILY = "llava_next_video"
-SMALL = {"fastv": {"keep": 0.3}, "pyramiddrop": {}, "sparsevlm": {"layers": "2 3"}, "random-inside": {"keep": 0.3}}
+SMALL = {"fastv": {"keep": 0.3}, "pyramiddrop": {}, "sparsevlm-plus": {"layers": "2 3"}, "random-inside": {"keep": 0.3}}
 
 
 # --- budgets -----------------------------------------------------------------------------------------------------
@@ -58,14 +59,27 @@ def test_the_published_mean_per_layer(method, options, depth, mean) -> None:
     assert round(sum(layers) / depth / 100_000 + 1e-9, 3) == pytest.approx(mean, abs=1e-9)
 
 
-def test_the_published_tokens_of_sparsevlm() -> None:
-    layers = held(576, 32, schedule("sparsevlm", 32))
-    assert layers == [576] * 3 + [309] * 4 + [204] * 9 + [113] * 16 and sum(layers) / 32 == 206.5
+@pytest.mark.parametrize(
+    ("method", "tokens", "stages", "mean"),
+    [
+        ("sparsevlm", "192", (309, 204, 113), 206.5),
+        ("sparsevlm", "128", (312, 117, 39), 145.4),
+        ("sparsevlm", "64", (82, 32, 18), 82.3),
+        ("sparsevlm-plus", "192", (300, 200, 118), 206.8),
+        ("sparsevlm-plus", "128", (238, 108, 60), 144.1),
+        ("sparsevlm-plus", "64", (66, 34, 20), 81.8),
+    ],
+)
+def test_the_published_tokens_of_sparsevlm(method, tokens, stages, mean) -> None:
+    layers = held(576, 32, schedule(method, 32, tokens=tokens))
+    first, second, third = stages
+    assert layers == [576] * 3 + [first] * 4 + [second] * 9 + [third] * 16
+    assert sum(layers) / 32 == pytest.approx(mean, abs=0.051)
 
 
 @settings(deadline=None, max_examples=60)
 @given(
-    method=st.sampled_from(sorted(set(INSIDE) - {"drop-inside"})),
+    method=st.sampled_from(sorted(set(INSIDE) - {"drop-inside", "dycoke-dp"})),
     depth=st.sampled_from([28, 32, 40]),
     ratio=st.floats(1, 20),
     budget=st.sampled_from(["enters", "mean"]),
@@ -161,7 +175,37 @@ def test_rating_is_by_the_rows_that_eager_attention_gives(method) -> None:
     assert stage.last.attention[0].shape[1] == 1  # a single row
 
 
+def test_the_pull_of_near_positions_is_taken_out_and_half_of_the_heads_rate() -> None:
+    model, inputs = load(FAMILY, 4)[0], dict(asked(FAMILY))
+    eager = AutoModelForImageTextToText.from_pretrained(checkpoint(FAMILY, 4), attn_implementation="eager")
+    with torch.no_grad():
+        weights = eager(**inputs, output_attentions=True).attentions[1]
+    with vtc.inside(model, "sparsevlm-plus", keep=0.3, layers="2") as stage:
+        logits(model, inputs)
+    length, wide = inputs["input_ids"].shape[1], model.get_decoder().layers[0].self_attn.head_dim
+    ones = torch.ones(1, 1, length, wide)
+    query, key = apply_rotary_pos_emb(ones, ones, *model.get_decoder().rotary_emb(ones, torch.arange(length)[None]))
+    visual, rows = places_of(model, "video", inputs)[0], stage.last.rows["chosen"][0]
+    seen = (weights[0] / (query @ key.mT / wide**0.5)[0])[:, rows][:, :, visual]
+    heads = seen.sum((1, 2)).topk(len(seen) // 2).indices
+    best = seen[heads].mean((0, 1)).topk(round(0.3 * 24)).indices.sort().values
+    assert torch.equal(stage.kept(3)[0][visual].nonzero().flatten(), best) and len(seen) > 2
+
+
 # --- in the model's own code, against a loop over its layers -----------------------------------------------------
+
+
+def test_what_is_read_while_decoding_stays_in_every_layer() -> None:
+    assert held(100, 28, schedule("dycoke-dp", 28)) == [100] * 28
+
+
+def row_of_attention(layer, hidden: torch.Tensor, turn: tuple, row: int) -> torch.Tensor:
+    """Attention of one token to itself and those before it, mean over heads, with the layer's own weights."""
+    own, normed = layer.self_attn, layer.input_layernorm(hidden)
+    query, key = (part(normed).unflatten(2, (-1, own.head_dim)).mT.mT for part in (own.q_proj, own.k_proj))
+    query, key = apply_rotary_pos_emb(query.transpose(1, 2), key.transpose(1, 2), *turn)
+    key = key.repeat_interleave(query.shape[1] // key.shape[1], 1)[:, :, : row + 1]
+    return (query[:, :, row : row + 1] @ key.mT / own.head_dim**0.5).softmax(-1).mean(1)[0, 0]
 
 
 @torch.no_grad()
@@ -175,6 +219,7 @@ def by_hand(model, inputs: dict, said: torch.Tensor, cuts: list, kept: list[torc
     length, visual = inputs["input_ids"].shape[1], places_of(model, "video", inputs)[0]
     total = hidden.shape[1]
     here = place = torch.arange(total)
+    reads = torch.ones(total, total, dtype=torch.bool)
     for number, layer in enumerate(decoder.layers):
         for cut, stays in zip(cuts, kept, strict=True):
             if cut.layer == number:
@@ -197,6 +242,15 @@ def by_hand(model, inputs: dict, said: torch.Tensor, cuts: list, kept: list[torc
             if cut.everywhere and number < cut.layer:
                 mask[length:, :length] &= stays
         turn = decoder.rotary_emb(hidden, place[None])
+        for cut in cuts:
+            if cut.decoding and cut.layer <= number:
+                mask &= reads
+            if cut.decoding and cut.layer == number + 1:
+                for row in range(length, total):
+                    seen = row_of_attention(layer, hidden, turn, row)[:length][visual]
+                    reads[row, :length][visual] = torch.zeros(len(seen), dtype=torch.bool).index_fill(
+                        0, seen.topk(cut.stays(len(seen))).indices, True
+                    )
         hidden = layer(hidden, attention_mask=mask[None, None], position_embeddings=turn, position_ids=place[None])
     return model.lm_head(decoder.norm(hidden))[0, -said.shape[1] :]
 
@@ -204,15 +258,19 @@ def by_hand(model, inputs: dict, said: torch.Tensor, cuts: list, kept: list[torc
 PLAIN = ["fastv", "pyramiddrop", "random-inside", "uniform-inside", "drop-inside", "prunevid-inner", "holitom-inner"]
 
 
-@pytest.mark.parametrize("method", [*PLAIN, "flashvid-inner", "framefusion-inner"])
-def test_prefill_and_decoding_are_those_of_a_loop_over_the_layers(method) -> None:
-    model, inputs = load(FAMILY, 4)[0], dict(asked(FAMILY))
+@pytest.mark.parametrize("clips", [1, 2])
+@pytest.mark.parametrize("method", [*PLAIN, "flashvid-inner", "framefusion-inner", "dycoke-dp"])
+def test_prefill_and_decoding_are_those_of_a_loop_over_the_layers(method, clips) -> None:
+    model, processor = load(FAMILY, 4)
+    words = ("what moves first , then ?", frames(1), "is the circle red ?", frames(2), "where ?")
+    inputs = dict(asked(FAMILY) if clips == 1 else prompt(FAMILY, processor, words))
     cuts = schedule(method, 4)
     with vtc.inside(model, method) as stage:
         output = generate(model, inputs)
     kept = [stage.kept(cut.layer)[0] for cut in cuts]
     entered = int(places_of(model, "video", inputs).sum())
-    assert stage.layers == [held(entered, 4, cuts)] and stage.layers[0][-1] < entered
+    assert stage.layers == [held(entered, 4, cuts)] and (stage.layers[0][-1] < entered or method == "dycoke-dp")
+    assert entered == 24 * clips
     expected = by_hand(model, inputs, new_tokens(inputs, output), cuts, kept)
     same(torch.stack(output.logits)[:, 0], expected)
 
@@ -258,6 +316,18 @@ def test_prompts_padded_on_the_right() -> None:
                 same(together[n, -1 - after], alone)
 
 
+@pytest.mark.parametrize("beams", [1, 3])
+def test_what_is_read_while_decoding_is_the_own_choice_of_each_prompt_and_beam(beams) -> None:
+    model, processor = load(FAMILY, 4)
+    rows = [("what moves", frames(1), "where ?"), ("is the circle red ?", frames(2), "then", frames(3), "?")]
+    inputs = prompt(FAMILY, processor, *rows)
+    with vtc.inside(model, "dycoke-dp", p=0.9):
+        together = new_tokens(inputs, generate(model, inputs, num_beams=beams))
+        for n, row in enumerate(rows):
+            alone = prompt(FAMILY, processor, row)
+            assert torch.equal(new_tokens(alone, generate(model, alone, num_beams=beams))[0], together[n])
+
+
 # --- refusals, and what is left behind ---------------------------------------------------------------------------
 
 
@@ -288,13 +358,21 @@ def test_nothing_is_left_behind_also_after_an_exception() -> None:
     gc.collect()
 
 
+def test_without_a_decoded_token_what_cuts_there_did_not_engage() -> None:
+    model, inputs = load(FAMILY, 4)[0], asked(FAMILY)
+    before = logits(model, inputs)
+    idle = pytest.raises(vtc.VTCError, match="chosen from while decoding; the stage did not engage")
+    with idle, vtc.inside(model, "dycoke-dp"):
+        assert torch.equal(logits(model, inputs), before)
+
+
 def test_a_stage_that_does_nothing_is_told(monkeypatch) -> None:
     model, processor = load(FAMILY, 4)
     with pytest.raises(vtc.VTCError, match="did not engage"), vtc.inside(model, "fastv"):
         pass
     with pytest.raises(vtc.VTCError, match="did not engage"), vtc.inside(model, "fastv"):
         logits(model, prompt(FAMILY, processor, ("what is red ?",)))
-    monkeypatch.setattr(inside_module, "_cut", lambda run, cut, hidden: hidden)
+    monkeypatch.setattr(inside_module, "cut_tokens", lambda run, cut, hidden, waves: hidden)
     engaging = pytest.raises(vtc.VTCError, match=r"held \[24, 24, 24, 24\] .* not \[24, 24, 12, 12\]; .* not engage")
     with engaging, vtc.inside(model, "fastv"):
         logits(model, asked(FAMILY))

@@ -9,8 +9,7 @@ from __future__ import annotations
 import inspect
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any, Literal
 from weakref import WeakKeyDictionary
@@ -23,9 +22,9 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from vtc_lab.models.families import Model, bare, family_of
+from vtc_lab.models.inside_runs import Part, Run, cut_tokens, rating_rows, reads_of, taken
 from vtc_lab.models.prompt_clips import places_of
-from vtc_lab.reducers.inside import Cut, Look, Rows, held, schedule
-from vtc_lab.reducers.ops import top
+from vtc_lab.reducers.inside import Cut, Rows, held, schedule
 from vtc_lab.tokens import VTCError
 
 _HERE = threading.local()  # `stage`: whose model's layers are at work in this thread
@@ -34,47 +33,6 @@ _ACTIVE: WeakKeyDictionary[Model, Inside] = WeakKeyDictionary()
 
 class _Peeked(Exception):  # noqa: N818  (no error: it ends a layer's forward once its queries and keys are known)
     pass
-
-
-@dataclass
-class _Part:
-    """The tokens of the prompts that the layers from `start` on hold."""
-
-    start: int
-    order: Tensor  # (B, n) long: which of the prompts' tokens
-    real: Tensor  # (B, n) bool: False for padding, where prompts keep different numbers of tokens
-    renumber: bool = False
-    made: dict[str, Any] | None = None  # positions and mask, in the forward that is running
-
-
-@dataclass
-class _Run:
-    """A batch of prompts, from its prefill on."""
-
-    visual: Tensor  # (B, N) bool
-    alive: Tensor  # (B, N) bool: no padding
-    parts: list[_Part]
-    before: int = 0  # tokens that were in the cache when the forward that is running began
-    mask: Tensor | None = None  # (B, tokens so far) of that forward
-    rows: dict[Rows, list[Tensor]] = field(default_factory=dict)  # the rating tokens of each prompt, by kind
-    attention: list[Tensor] = field(default_factory=list)  # (H, R, n) of each prompt, in the layer that rates next
-    lengths: dict[int, int] = field(default_factory=dict)  # number of keys in each layer
-
-    def part(self, layer: int) -> _Part:
-        """Return what a layer holds."""
-        return next(part for part in reversed(self.parts) if part.start <= layer)
-
-    def places(self, part: _Part, kind: Rows) -> list[Tensor]:
-        """Return where the rating tokens of each prompt are in this part."""
-        each = zip(self.rows[kind], part.order, part.real, strict=True)
-        return [((order == rows[:, None]) & real).long().argmax(1) for rows, order, real in each]
-
-    def repeat(self, times: int) -> None:
-        """Repeat each prompt, as its cache was."""
-        if times > 1:
-            self.visual, self.alive = (each.repeat_interleave(times, 0) for each in (self.visual, self.alive))
-            for part in self.parts:
-                part.order, part.real = (each.repeat_interleave(times, 0) for each in (part.order, part.real))
 
 
 class Inside:
@@ -88,10 +46,16 @@ class Inside:
         self.network, self.decoder, self.cuts = network, network.get_decoder(), cuts
         self.layers: list[list[int]] = []
         self.engaged = False  # a visual token has passed through
+        self.watching = False  # note where the last token looks in each layer
         self.thread = threading.get_ident()
-        self.runs: WeakKeyDictionary[Any, _Run] = WeakKeyDictionary()  # by their caches
-        self.run: _Run | None = None  # while the model's forward is running
-        self.last: _Run | None = None  # of the last prefill
+        self.runs: WeakKeyDictionary[Any, Run] = WeakKeyDictionary()  # by their caches
+        self.run: Run | None = None  # while the model's forward is running
+        self.last: Run | None = None  # of the last prefill
+
+    @property
+    def decoding(self) -> bool:
+        """True if nothing is cut before the first token is decoded."""
+        return all(cut.decoding for cut in self.cuts)
 
     @property
     def here(self) -> bool:
@@ -126,16 +90,15 @@ class Inside:
             alive = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask.bool()
             visual = places_of(network, family_of(network).modality, given) & alive
             everything = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
-            run = _Run(visual, alive, [_Part(0, everything, torch.ones_like(alive))])
-        run.mask, run.before = mask, before
+            run = Run(visual, alive, [Part(0, everything, torch.ones_like(alive))])
+        run.mask, run.before, run.reads = mask, before, None
         for part in run.parts:
             part.made = None
         self.run, _HERE.stage = run, self
 
     def end(self, network: Model, args: tuple, given: dict[str, Any], output: Any) -> None:
         """Remember the run by its cache, and check what each layer held against the schedule."""
-        run = self.run
-        if run is None or not self.here:
+        if getattr(_HERE, "stage", None) is not self or (run := self.run) is None:
             return
         self.run = _HERE.stage = None
         if (cache := getattr(output, "past_key_values", None)) is not None:
@@ -146,7 +109,7 @@ class Inside:
         text, depth = (~run.visual).sum(1), len(self.decoder.layers)
         counts = [run.lengths[n] - (~run.part(n).real).sum(1) - text for n in range(depth)]
         self.layers = torch.stack(counts, 1).tolist()
-        self.engaged |= bool(run.visual.any())
+        self.engaged |= bool(run.visual.any()) and not self.decoding
         for row, entered in zip(self.layers, run.visual.sum(1).tolist(), strict=True):
             if row != (wanted := held(entered, depth, self.cuts)):
                 raise VTCError(f"the layers held {row} visual tokens, not {wanted}; the stage did not engage")
@@ -155,34 +118,29 @@ class Inside:
 
     def enter(self, number: int, layer: Model, args: tuple, given: dict[str, Any]) -> tuple | None:
         """Return what enters a layer."""
-        run = self.run
-        if run is None or not self.here:
+        if getattr(_HERE, "stage", None) is not self or (run := self.run) is None:
             return None
         given = {**given, **({"hidden_states": args[0]} if args else {})}
         if not run.before:
             if number == 0:
-                for kind in {cut.rows for cut in self.cuts} - {"none"}:
+                kinds: set[Rows] = {"last", *(cut.rows for cut in self.cuts)}
+                for kind in kinds:
                     each = zip(given["hidden_states"], run.visual, run.alive, strict=True)
-                    run.rows[kind] = [_rating_rows(kind, *one) for one in each]
+                    run.rows[kind] = [rating_rows(kind, *one) for one in each]
             for cut in self.cuts:
-                if cut.layer == number:
+                if cut.layer == number and not cut.decoding:
+                    uncut = run.parts[-1].given(given)
                     if cut.peek:
-                        self._peek(run, layer, args[1:], given)
-                    given["hidden_states"] = _cut(run, cut, given["hidden_states"])
+                        _peek(layer, args[1:], uncut)
+                    given["hidden_states"] = cut_tokens(run, cut, given["hidden_states"], uncut["position_embeddings"])
         part = run.part(number)
         if part.made is None:
             part.made = self._made(run, part, given)
-        given |= {name: value for name, value in part.made.items() if name in given}
+        given = part.given(given)
+        if run.reads and run.reads[0] <= number:
+            mask, reads = given["attention_mask"], run.reads[1][:, None]
+            given["attention_mask"] = reads if mask is None else mask & reads
         return (given.pop("hidden_states"), *args[1:]), given
-
-    def _peek(self, run: _Run, layer: Model, args: tuple, given: dict[str, Any]) -> None:
-        """Run a layer on what it would hold without a cut, only to see its queries and keys."""
-        made = run.parts[-1].made or {}
-        given = {**given, **{name: value for name, value in made.items() if name in given}, "past_key_values": None}
-        try:
-            layer.forward(given.pop("hidden_states"), *args, **given)
-        except _Peeked:
-            return
 
     def note(self, number: int, query: Tensor, key: Tensor, mask: Tensor | None, scaling: float) -> None:
         """Look at a layer's queries and keys, to count the keys and to rate by them."""
@@ -193,19 +151,23 @@ class Inside:
             expected = part.order.shape[1] + run.before - run.visual.shape[1] + query.shape[2]
             if key.shape[2] != expected:
                 raise VTCError(f"layer {number} has {key.shape[2]} tokens in its cache, not {expected}; do not crop it")
+            for cut in self.cuts:
+                if cut.decoding and cut.layer == number + 1:
+                    run.reads = cut.layer, reads_of(run, cut, query, key, mask, scaling)
+                    self.engaged |= bool(run.visual.any())
             return
         for cut in self.cuts:
             peeking = cut.peek and cut.layer == number and part.start < number
             if peeking or (not cut.peek and cut.rows != "none" and cut.layer == number + 1):
-                run.attention = [
-                    _attention(query[n], key[n], None if mask is None else mask[n], rows, scaling)
-                    for n, rows in enumerate(run.places(part, cut.rows))
-                ]
+                run.attention = run.looks(run.places(part, cut.rows), query, key, mask, scaling)
             if peeking:
                 raise _Peeked
         run.lengths[number] = key.shape[2]
+        if self.watching:
+            looks = torch.stack(run.looks(run.places(part, "last"), query, key, mask, scaling)).mean(1)[:, 0]
+            run.seen.append(torch.zeros(run.visual.shape, device=key.device).scatter(1, part.order, looks))
 
-    def _made(self, run: _Run, part: _Part, given: dict[str, Any]) -> dict[str, Any]:
+    def _made(self, run: Run, part: Part, given: dict[str, Any]) -> dict[str, Any]:
         """The positions and the mask of the tokens of a part."""
         padded = not bool(part.real.all())
         if not part.start and not padded:
@@ -216,7 +178,7 @@ class Inside:
             later = torch.arange(run.visual.shape[1], run.before + new, device=order.device).expand(len(order), -1)
             order, real = torch.cat([order, later], 1), torch.cat([real, torch.ones_like(later, dtype=torch.bool)], 1)
         else:
-            turn = tuple(_taken(each.expand(len(order), -1, -1), order) for each in given["position_embeddings"])
+            turn = tuple(taken(each.expand(len(order), -1, -1), order) for each in given["position_embeddings"])
             if place is not None:
                 axes = place.shape[:-2]
                 place = place.expand(*axes, len(order), -1).gather(-1, order.expand(*axes, -1, -1))
@@ -241,6 +203,13 @@ class Inside:
         return {"position_embeddings": turn, "position_ids": place, "attention_mask": mask}
 
 
+def _peek(layer: Model, args: tuple, given: dict[str, Any]) -> None:
+    """Run a layer on what it would hold without a cut, only to see its queries and keys."""
+    given = given | {"past_key_values": None}
+    with suppress(_Peeked):
+        layer.forward(given.pop("hidden_states"), *args, **given)
+
+
 def _probe(
     module: Model, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **given: Any
 ) -> Any:
@@ -253,58 +222,6 @@ def _probe(
 
 AttentionInterface.register("probe", _probe)
 AttentionMaskInterface.register("probe", sdpa_mask)
-
-
-def _taken(values: Tensor, order: Tensor) -> Tensor:
-    """Rows (B, n, D) of values (B, N, D)."""
-    return values.gather(1, order[..., None].expand(-1, -1, values.shape[2]))
-
-
-def _rating_rows(kind: Rows, hidden: Tensor, visual: Tensor, alive: Tensor) -> Tensor:
-    """(R,) the tokens of one prompt that rate, given its embeddings (N, D)."""
-    last = alive.nonzero()[-1]
-    if kind == "last" or not bool(visual.any()):
-        return last
-    text = alive.clone()
-    text[: int(visual.nonzero()[-1]) + 1] = False
-    rows = text.nonzero().flatten()
-    if not len(rows):
-        raise VTCError("no text stands behind the clip, and this method rates by it; ask a question after the clip")
-    if kind == "text":
-        return rows
-    relevance = (hidden[visual].float() @ hidden[rows].float().T).softmax(1).mean(0)
-    return rows[relevance >= relevance.mean()]
-
-
-def _attention(query: Tensor, key: Tensor, mask: Tensor | None, rows: Tensor, scaling: float) -> Tensor:
-    """(H, R, n) float32 attention of some rows of queries (H, n, d) to the keys (H / groups, n, d) before them."""
-    key = key.repeat_interleave(len(query) // len(key), 0).float()
-    columns = torch.arange(key.shape[1], device=key.device)
-    seen = columns <= rows[:, None] if mask is None else mask[:, rows]
-    return (query[:, rows].float() @ key.mT * scaling).masked_fill(~seen, -torch.inf).softmax(-1)
-
-
-@torch.no_grad()
-def _cut(run: _Run, cut: Cut, hidden: Tensor) -> Tensor:
-    """Choose what stays from a layer on, and return its hidden states."""
-    part = run.parts[-1]
-    visual, stays = run.visual.gather(1, part.order) & part.real, part.real.clone()
-    hidden = hidden.clone() if cut.merge else hidden
-    places = run.places(part, cut.rows) if cut.rows != "none" else [part.order.new_zeros(0)] * len(hidden)
-    for n, mine in enumerate(visual):
-        values = hidden[n, mine]
-        if not len(values):
-            continue
-        seen = run.attention[n][..., mine] if cut.rows != "none" else hidden.new_zeros(0, 0, len(values))
-        scores = cut.score(Look(seen, values, hidden[n, places[n]])).to(hidden.device)
-        kept = torch.zeros_like(scores, dtype=torch.bool)
-        kept[top(scores, cut.stays(int(run.visual[n].sum())))] = True
-        if cut.merge:
-            hidden[n, mine], kept = cut.merge(values, kept, scores)
-        stays[n, mine] = kept
-    index = stays.long().argsort(dim=1, stable=True)[:, -int(stays.sum(1).max()) :]
-    run.parts.append(_Part(cut.layer, part.order.gather(1, index), stays.gather(1, index), cut.renumber))
-    return _taken(hidden, index)
 
 
 def inside_of(network: Model) -> Inside | None:
@@ -391,4 +308,5 @@ def inside(
         for handle in handles:
             handle.remove()
     if not stage.engaged:
-        raise VTCError("no visual token of a prompt passed through the layers; the stage did not engage")
+        done = "was chosen from while decoding" if stage.decoding else "of a prompt passed through the layers"
+        raise VTCError(f"no visual token {done}; the stage did not engage")

@@ -23,8 +23,9 @@ class Look:
     """Hold what a rater sees of one prompt before a cut: its n visual tokens and R rating rows."""
 
     attention: Tensor  # (H, R, n) float32: how much each head of each rating row looks at the visual tokens
-    visual: Tensor  # (n, D) hidden states
-    text: Tensor  # (R, D) hidden states of the rating rows
+    visual: Tensor  # (n, D) hidden states; none while decoding
+    text: Tensor  # (R, D) hidden states of the rating rows; none while decoding
+    turn: Tensor  # (R, n) float32: cosines of the angles between their rotary positions, summed over the channels
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,8 @@ class Cut:
         stay.
     renumber : count positions from 0 again.
     everywhere : while decoding, the earlier layers do not see the dropped tokens either.
+    decoding : cut while decoding alone: all layers hold everything, and from `layer` on each new token reads only what
+        stays, by its own row in the layer before.
     """
 
     layer: int
@@ -54,6 +57,7 @@ class Cut:
     recycled: Callable[[int], int] = lambda dropped: 0  # how many tokens `merge` adds to those that stay
     renumber: bool = False
     everywhere: bool = False
+    decoding: bool = False
 
 
 def inside_method(
@@ -160,6 +164,8 @@ def held(entered: int, depth: int, cuts: Sequence[Cut]) -> list[int]:
     """
     layers = [entered] * depth
     for cut in cuts:
+        if cut.decoding:
+            continue
         before = layers[cut.layer]
         stays = min(before, cut.stays(entered))
         layers[cut.layer :] = [stays + cut.recycled(before - stays)] * (depth - cut.layer)

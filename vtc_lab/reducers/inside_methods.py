@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor
@@ -14,6 +14,8 @@ from vtc_lab.reducers.inside import Cut, Look, inside_method
 from vtc_lab.reducers.ops import group_means, top, weighted_sums
 
 Share = Annotated[float, 0, 1]
+Some = Annotated[float | None, 0, 1]
+List = Literal["192", "128", "64"]
 
 
 def share(keep: float) -> Callable[[int], int]:
@@ -147,28 +149,43 @@ def pyramiddrop(depth: int, *, keep: Share = 0.125, layers: str = "") -> list[Cu
 @inside_method(
     paper="arXiv 2410.04417", year=2024, kind="merges", ours="the place of a mean, at the centre of its cluster"
 )
-def sparsevlm(depth: int, *, keep: Share = 110 / 576, layers: str = "") -> list[Cut]:
+def sparsevlm(depth: int, *, keep: Some = None, layers: str = "", tokens: List = "192") -> list[Cut]:
     """Cut behind layers 2, 6 and 15 by the text that is nearest to the picture, and recycle some of what goes (1.5).
 
     Text rows rate that are above the mean of softmax(V T') over V, before layer 0. Of the dropped tokens the best 30 %
-    become n // 10 + 1 means by density peaks. `keep` is the share after the last cut; 300 : 200 : 110, the published
-    list for "192" of 576, gives those before. Departs from the code in the place of a mean: it stands at its cluster's
-    centre, not behind all kept tokens. Positions count from 0 again. `layers` are the first after each cut.
+    become n // 10 + 1 means by density peaks. `tokens` names a published list of what stays of 576, such as 300, 200
+    and 110 for "192"; with `keep`, the share after the last cut, its proportions. Departs from the code in the place of
+    a mean: it stands at its cluster's centre, not behind all kept tokens. Positions count from 0 again. `layers` are
+    the first after each cut.
     """
+    lists = {"192": (300, 200, 110), "128": (303, 110, 36), "64": (66, 30, 17)}
+    how = {"merge": recycled, "recycled": _means, "renumber": True}
+    return _by_chosen_text(lists[tokens], depth, keep, layers, mean_row, **how)
+
+
+@inside_method(paper="arXiv 2410.04417", year=2024, ours="half of the heads where there are fewer than 28")
+def sparsevlm_plus(depth: int, *, keep: Some = None, layers: str = "", tokens: List = "192") -> list[Cut]:
+    """Cut as `sparsevlm` does, by attention without the pull of near positions, and recycle nothing (SparseVLM+).
+
+    The attention to each token is divided by what rotary positions alone make of a product of equal vectors. Then the
+    14 heads rate that look most at the clip. Positions are kept.
+    """
+    lists = {"192": (300, 200, 118), "128": (238, 108, 60), "64": (66, 34, 20)}
+    return _by_chosen_text(lists[tokens], depth, keep, layers, _without_positions)
+
+
+def _by_chosen_text(
+    shares: tuple[int, ...], depth: int, keep: float | None, layers: str, score: Callable[[Look], Tensor], **how: Any
+) -> list[Cut]:
     given = _layers(layers, (3, 7, 16), depth)
-    cuts = zip(given, (300 / 110, 200 / 110, 1)[-len(given) :], strict=True)
-    return [
-        Cut(
-            layer,
-            share(min(1.0, keep * part)),
-            mean_row,
-            rows="chosen",
-            merge=recycled,
-            recycled=_means,
-            renumber=True,
-        )
-        for layer, part in cuts
-    ]
+    keep = shares[-1] / 576 if keep is None else keep
+    cuts = zip(given, shares[-len(given) :], strict=True)
+    return [Cut(at, share(min(1.0, keep * n / shares[-1])), score, "chosen", **how) for at, n in cuts]
+
+
+def _without_positions(look: Look) -> Tensor:
+    seen = look.attention / look.turn
+    return seen[top(seen.sum((1, 2)), min(14, -(-len(seen) // 2)))].mean((0, 1))
 
 
 @inside_method(paper="arXiv 2412.16117", year=2024, ours="one group of tokens")
@@ -206,6 +223,17 @@ def framefusion_inner(depth: int, *, keep: Share = 0.3, layer: int = 1) -> list[
     before the next, which gives the same numbers.
     """
     return [Cut(layer, share(keep), mean_row)]
+
+
+@inside_method(paper="arXiv 2411.15024", year=2024, ours="a choice of its own for each token")
+def dycoke_dp(depth: int, *, p: Share = 0.7, layer: int = 3) -> list[Cut]:
+    """While decoding, let each new token read the 1 - p of the clip at which it looks most in the layer before.
+
+    Prefill and caches stay whole, so both budgets do, and `ratio` is none of it; it is accuracy that this shows, by a
+    mask. The paper keeps a choice while the cosine of two steps' attention is 0.9 or more; its code then reads the
+    whole cache. Here each token chooses anew, so that beams do not depend on each other.
+    """
+    return [Cut(layer, share_down(1 - p), mean_row, decoding=True)]
 
 
 @inside_method(
