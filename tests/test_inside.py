@@ -509,6 +509,11 @@ def test_sweep() -> None:
         in mean[mean.method == pair].error.iloc[0]
     )
     assert set(mean.asked) == {'{"max_new_tokens": 2, "budget": "mean"}'} and untouched(model.network)
+    open_ended = [{**samples[0], "candidates": None}]
+    idle = vtc.sweep(model, open_ended, ["dycoke-dp"], [None], max_new_tokens=1)
+    assert idle.error.str.contains("did not engage").all() and idle.said.isna().all()
+    read = vtc.sweep(model, open_ended, ["dycoke-dp", ("dycoke + dycoke-dp", {"k": 0.5})], [None], max_new_tokens=2)
+    assert (read.per_layer == read.kept).all() and read.kept.iloc[1] < read.kept.iloc[0] == 24
     broken = vtc.sweep(model, samples[:1], ["drop-inside", ("fastv", {"layer": 9})], [2])
     assert broken.error.str.contains("has no keep|layer is 9; this model has 4").all()
     with pytest.raises(vtc.VTCError, match="no method inside .* 'holitom-iner'; did you mean 'holitom-inner'"):

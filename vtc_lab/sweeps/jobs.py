@@ -225,13 +225,14 @@ class _ClipAtWork:
         before, inner = setting.stages
         how = setting.inside()
         how |= {} if before else {"ratio": setting.ratio, "budget": self.job.asking.budget}
-        rows: list[list[Answer | Exception]] = []
+        answers: list[Answer | Exception] = []
         try:
             with inside(self.model.network, inner, **how):
-                rows = self._answers(asked, [reduction])
-        except Exception as error:
-            rows = rows or [[error] * len(asked)]
-        return rows[0]
+                answers = self._answers(asked, [reduction])[0]
+        except Exception as error:  # at the start; or on leaving, since it did not engage
+            failed = [isinstance(answer, Exception) for answer in answers] or [False] * len(asked)
+            answers = [answers[n] if known else error for n, known in enumerate(failed)]
+        return answers
 
     def _answers(self, asked: Sequence[int], reductions: Sequence[Reduction | None]) -> list[list[Answer | Exception]]:
         """Return each reduction's answers to some samples; a batch that is too large or fails is halved."""
