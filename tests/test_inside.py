@@ -6,6 +6,7 @@ What holds for each family is in tests/conformance_table.py.
 from __future__ import annotations
 
 import gc
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -483,6 +484,19 @@ def test_asking() -> None:
     assert torch.equal(again.logits, whole.logits) and not torch.equal(again.logits, answer.logits)
 
 
+@pytest.mark.parametrize("method", ["", "fastv", "pyramiddrop", "holitom-inner", "prunevid-inner"])
+def test_the_cache_holds_what_each_layer_does(method) -> None:
+    """PruneVid's earlier layers do not see what was dropped, but they hold it."""
+    model = vtc.load_model(checkpoint(FAMILY, 4))
+    text = own_way(model, CLIP, QUESTIONS[0])["input_ids"].shape[1] - 24
+    config, depth = model.network.config.text_config, 4
+    with vtc.inside(model, method) if method else nullcontext():
+        answer = model.ask(QUESTIONS[0], CLIP, max_new_tokens=1)
+    layers = held(24, depth, schedule(method, depth) if method else [])
+    wide = config.hidden_size // config.num_attention_heads * config.num_key_value_heads
+    assert answer.cache_bytes == 2 * 4 * wide * (depth * text + sum(layers))
+
+
 def test_sweep() -> None:
     model = vtc.load_model(checkpoint(FAMILY, 4))
     samples = [
@@ -491,6 +505,7 @@ def test_sweep() -> None:
     pair = "lftr + flashvid-inner"
     table = vtc.sweep(model, samples, ["lftr", "fastv", (pair, {"keep": 0.5, "layer": 2})], [1, 2], max_new_tokens=2)
     assert set(table.status) == {"ok"} and table.engaged.all(), table.error.tolist()
+    assert (table.cache_bytes[table.ratio == 2] < table.cache_bytes[table.ratio == 1].to_numpy()).all()
     cells = table.groupby(["method", "ratio"])[["kept", "per_layer"]].first().apply(tuple, axis=1).to_dict()
     assert cells == {
         ("lftr", 1): (24, 24),

@@ -279,6 +279,19 @@ def test_a_table_read_back_from_csv_gives_the_same_and_samples_without_a_clip_ar
     assert summary(fine)[1] == "48 results: 48 ok, 0 below a minimum budget, 0 failed"
 
 
+def test_a_letter_that_takes_too_many_answers_is_told():
+    """Under one setting of three; in another the samples' own answers are that letter as often, and one is small."""
+    right = ["D", "A", "B", "C"] * 10
+    table = made_up_sweep(["lftr"], [1], clips=1)[:1]
+    table = pd.concat([table] * 40, ignore_index=True).assign(answer=right, letter=right)
+    worse = table.assign(ratio=10, letter=["D"] * 18 + ["A", "B", "C"] * 7 + [""])
+    alike = table.assign(label="uniform", answer="D", letter="D")
+    counts, sentence = summary(pd.concat([table, worse, alike, worse[:19].assign(label="pool")]))
+    assert sentence.split("; ")[1:] == ["one letter takes 45% of the answers: lftr at 10x says D in 46%, right in 26%"]
+    assert counts.loc["lftr", [*"ABCD"]].tolist() == [17, 17, 17, 28] and counts.loc["all", "D"] == 86
+    assert summary(table)[1] == "40 results: 40 ok, 0 below a minimum budget, 0 failed"
+
+
 @pytest.mark.filterwarnings("error")
 def test_too_few_draws_for_a_label_of_few_clips_give_no_interval_and_no_warning():
     table = made_up_sweep(["lftr", "uniform"], [4], clips=12)

@@ -95,6 +95,8 @@ def test_a_sample_is_scored_by_its_rule(model, tmp_path) -> None:
     assert table.right.tolist()[:3] == [1, 1, 1]
     assert table.right.tolist() == [vtc.score(one, answer) for one, answer in zip(rules, answers, strict=True)]
     assert table["sample"].nunique() == len(rules)
+    assert table.letter.tolist() == ["", "", "", "B", ""]
+    assert vtc.summary(table)[0].loc["all"].to_dict() == {"ok": 5, "minimum": 0, "error": 0, "unsaved": 0, "B": 1}
 
 
 def test_a_rule_that_cannot_score_is_a_row(model) -> None:

@@ -34,6 +34,8 @@ class Answer:
     seconds : time of each stage: read, encode, reduce, prefill, decode. The last two are those of the whole batch of
         questions divided by their number.
     per_layer : visual tokens that its layers held, on average: fewer than entered if a stage inside cut them.
+    cache_bytes : size of the keys and values that its layers held at the end, of all tokens; of several questions that
+        were asked together, each with the padding to the longest.
     """
 
     text: str
@@ -43,6 +45,7 @@ class Answer:
     total: int
     seconds: dict[str, float]
     per_layer: float = math.nan
+    cache_bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -56,8 +59,9 @@ class Entering:
     together: bool  # several questions can be run at once: padding before them is ignored, and they rate no tokens
 
 
-# The text, the first logits, the seconds of prefill and decoding, and the mean of layers as a share of what entered.
-Said = tuple[str, Tensor, dict[str, float], float]
+# The text, the first logits, the seconds of prefill and decoding, the mean of layers as a share of what entered, and
+# the bytes of the cache.
+Said = tuple[str, Tensor, dict[str, float], float, int]
 
 
 def say(entering: Entering, tokenizer: Processor, tails: Sequence[Rows], max_new_tokens: int) -> list[list[Said]]:
@@ -162,7 +166,10 @@ def _say(
     first = output.logits[0].float().cpu()
     stage = inside_of(entering.network)
     shares = [sum(held) / len(held) / held[0] for held in stage.layers] if stage else [1.0] * count
-    answers = [(text.strip(), logits, times, share) for text, logits, share in zip(texts, first, shares, strict=True)]
+    stored = [vars(layer).values() for layer in getattr(output.past_key_values, "layers", ())]
+    cache = sum(each.nbytes for layer in stored for each in layer if isinstance(each, Tensor)) // count
+    said_of_each = zip(texts, first, shares, strict=True)
+    answers = [(text.strip(), logits, times, share, cache) for text, logits, share in said_of_each]
     return [answers[n : n + len(tails)] for n in range(0, count, len(tails))]
 
 

@@ -238,9 +238,9 @@ class VideoModel:
         for made, reduction, same in zip(answers, reductions, twin, strict=True):
             place, reducing = different.index(same), 0.0 if reduction is None else reduction.seconds
             before = {"read": clip.seconds, "encode": tokens.seconds, "reduce": reducing}
-            for (text, first, times, share), scored in zip(said[place], scores, strict=True):
+            for (text, first, times, share, cache), scored in zip(said[place], scores, strict=True):
                 counts, mean = (lengths[0], tokens.total), lengths[0] * share
-                made.append(Answer(text, scored[place], first, *counts, before | times, mean))
+                made.append(Answer(text, scored[place], first, *counts, before | times, mean, cache))
         return answers
 
     def _tail(self, question: str) -> Rows:

@@ -20,7 +20,7 @@ import torch
 from vtc_lab.measures import NO_NUMBERS, answer_fidelity, log_probabilities
 from vtc_lab.qa.clips import read_sample_clip
 from vtc_lab.qa.samples import Part, Question
-from vtc_lab.qa.scoring import likeliest, score
+from vtc_lab.qa.scoring import letter_of, likeliest, score
 from vtc_lab.reducers.inside import get_inside, held, schedule, stages_of
 from vtc_lab.reducers.ops import prune
 from vtc_lab.reducers.registry import get_method, is_ceiling, needs_saliency, reduce
@@ -57,6 +57,8 @@ class Result(NamedTuple):
     frames: float = math.nan
     likeliest: str | None = None
     per_layer: float = math.nan
+    cache_bytes: float = math.nan
+    letter: str | None = None
     again: bool = False
 
 
@@ -295,6 +297,8 @@ class _ClipAtWork:
             engaged=True,
             per_layer=answer.per_layer,
             likeliest=(likeliest(answer, candidates) or "") if candidates else "",
+            cache_bytes=answer.cache_bytes,
+            letter=letter_of(answer.text, sample["options"]) or "" if "options" in sample else "",
             **known,
         )
 

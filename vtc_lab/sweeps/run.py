@@ -25,6 +25,7 @@ from vtc_lab.tokens import VTCError
 if TYPE_CHECKING:  # importing the model imports transformers, which takes seconds
     from vtc_lab.models.video_model import VideoModel
 
+_COLLAPSED, _MANY = 0.45, 20  # a share of the answers that one letter takes, of no fewer than so many
 STAGES = ("read", "encode", "reduce", "prefill", "decode")
 
 
@@ -109,9 +110,11 @@ def sweep(
     - engaged: as many visual tokens reached the language model as were kept; status: "ok", "minimum" (the method cannot
       go down to this budget) or "error"; error: in words. Rows that are not ok have no result, and NaN for it;
     - frames (that were read), likeliest (the candidate with the highest probability; "" if two share it, or without
-      candidates), per_layer (visual tokens that the layers held on average; as `kept` without a stage inside), id and
-      group (of the sample in its benchmark; "" if it has none), asked (JSON of those of frames, fps, positions,
-      max_new_tokens and budget that are not default, "" for none).
+      candidates), per_layer (visual tokens that the layers held on average; as `kept` without a stage inside),
+      cache_bytes (of keys and values at the end of the answer, see `Answer`), letter (of the option that the text was
+      taken for; "" if it is unclear, or without options), id and group (of the sample in its benchmark; "" if it has
+      none), asked (JSON of those of frames, fps, positions, max_new_tokens and budget that are not default, "" for
+      none).
 
     Raises
     ------
@@ -183,8 +186,10 @@ def summary(table: pd.DataFrame) -> tuple[pd.DataFrame, str]:
 
     Returns
     -------
-    DataFrame with the columns ok, minimum, error and unsaved (computed, but not written to the results file), a row
-    for each label and "all" as the last; and a sentence.
+    DataFrame with the columns ok, minimum, error and unsaved (computed, but not written to the results file), and one
+    for each letter that questions with options were answered by; a row for each label and "all" as the last. And a
+    sentence, which warns where one letter takes 45 % of 20 or more answers and is right less often: so a model fails
+    that sees too little.
 
     Examples
     --------
@@ -201,15 +206,29 @@ def summary(table: pd.DataFrame) -> tuple[pd.DataFrame, str]:
     counts = pd.DataFrame({status: table.status == status for status in ("ok", "minimum", "error")})
     counts["unsaved"] = errors.str.contains(UNSAVED, regex=False)
     counts = counts.groupby(table.label, sort=False).sum().astype(int)
+    chosen = table[table.letter.fillna("") != ""] if "letter" in table else table[:0]
+    if len(chosen):
+        counts = counts.join(pd.crosstab(chosen.label, chosen.letter)).fillna(0).astype(int)
     counts.loc["all"] = counts.sum()
-    ok, minimum, failed, unsaved = counts.loc["all"]
+    ok, minimum, failed, unsaved, *_ = counts.loc["all"]
     words = [f"{len(table)} results: {ok} ok, {minimum} below a minimum budget, {failed} failed"]
     if failed:
         reasons = errors[table.status == "error"].value_counts()
         words.append(f"most often ({reasons.iloc[0]} times): {reasons.index[0]}")
     if unsaved:
         words.append(f"{unsaved} could not be saved")
-    return counts, "; ".join(words)
+    return counts, "; ".join(words + _collapsed(chosen))
+
+
+def _collapsed(chosen: pd.DataFrame) -> list[str]:
+    """Name the settings that answer with one letter too often, in words."""
+    found = []
+    for (label, ratio), rows in chosen.groupby(["label", "ratio"], sort=False) if len(chosen) else ():
+        shares = rows.letter.value_counts(normalize=True)
+        right = (rows.answer == shares.index[0]).mean()
+        if len(rows) >= _MANY and shares.iloc[0] >= _COLLAPSED > right:
+            found.append(f"{label} at {ratio:g}x says {shares.index[0]} in {shares.iloc[0]:.0%}, right in {right:.0%}")
+    return [f"one letter takes {_COLLAPSED:.0%} of the answers: {', '.join(found)}"] if found else []
 
 
 def _planned(model: VideoModel, samples: Iterable, settings: list[Setting], asking: Asking, results: object) -> Plan:

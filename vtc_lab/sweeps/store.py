@@ -22,12 +22,14 @@ from vtc_lab.tokens import VTCError
 _FACTS = ("sample", "model", "clip", "kind", "question", "answer", "method", "options", "label", "seed", "ratio")
 COLUMNS = (*_FACTS, *Result._fields[:-1], "id", "group", "asked")
 _TYPES = dict.fromkeys(COLUMNS, "float64")
-_TYPES |= dict.fromkeys((*_FACTS[:-2], "said", "status", "error", "likeliest", "id", "group", "asked"), "str")
-_TYPES |= dict.fromkeys(("kept", "total", "frames"), "Int64") | dict.fromkeys(("right", "flipped"), "boolean")
+_TYPES |= dict.fromkeys((*_FACTS[:-2], "said", "status", "error", "likeliest", "letter", "id", "group", "asked"), "str")
+_TYPES |= dict.fromkeys(("kept", "total", "frames", "cache_bytes"), "Int64") | dict.fromkeys(
+    ("right", "flipped"), "boolean"
+)
 _TYPES |= {"seed": "int64", "engaged": "bool"}
 _QUOTED = [f'"{name}"' for name in (*COLUMNS, "again")]  # SQL has a word "group" of its own
 _PATIENCE = 10  # seconds to wait for another process that is writing
-TABLE = "results_5"  # another number whenever columns change: older tables in a file are left alone
+TABLE = "results_6"  # another number whenever columns change: older tables in a file are left alone
 _SCHEMA = f"""CREATE TABLE {TABLE} (
     key TEXT, place TEXT, computed INTEGER DEFAULT 1, {", ".join(_QUOTED)}, PRIMARY KEY (key, id))"""
 _OLDER = re.compile(r"CREATE TABLE results\w* \(\s*key TEXT.*?, place TEXT,")
