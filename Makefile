@@ -39,12 +39,13 @@ test-lmms: $(LMMS)/.done ## run lmms-eval itself on a small task, in an environm
 figures: .venv/.test ## compute the gallery in figures/ anew (under 20 minutes on two cores)
 	$(BIN)/python benchmarks/make_figures.py
 
-bench: .venv/.test ## measure: slider to picture, cost of each method and measure, a sweep against single runs, throughput
+bench: .venv/.test ## measure: slider to picture, cost of each method and measure, a sweep against single runs, throughput, stages inside
 	$(BIN)/python benchmarks/explorer_latency.py
 	$(BIN)/python benchmarks/reduce.py
 	$(BIN)/python benchmarks/fidelity_cost.py
 	$(BIN)/python benchmarks/sweep_cost.py
 	$(BIN)/python benchmarks/throughput.py
+	$(BIN)/python benchmarks/inside.py
 
 kills: .venv/.test ## kill a sweep twenty times and compare its table with an undisturbed one
 	$(BIN)/python benchmarks/sweep_kills.py --together

@@ -147,6 +147,14 @@ def test_merging_against_a_loop(seed, count, part) -> None:
         assert torch.equal(same_kept, kept)
 
 
+@pytest.mark.parametrize("merger", [halved_in, averaged_in])
+@pytest.mark.parametrize("stay", [0, 9])
+def test_merging_where_nothing_or_everything_stays(merger, stay) -> None:
+    values, kept, scores = states(0, 9, stay)
+    after, stays = merger(values, kept, scores)
+    assert torch.equal(after, values) and torch.equal(stays, kept)
+
+
 def test_recycling_takes_means_of_the_best_of_the_dropped() -> None:
     values, kept, scores = states(0, 576, 300)
     scores[kept] += 1

@@ -47,6 +47,8 @@ def mean_row(look: Look) -> Tensor:
 
 def halved_in(values: Tensor, kept: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
     """Merge each dropped token, in order, into the kept one of best cosine: kept = (kept + dropped) / 2."""
+    if not kept.any():
+        return values, kept
     home = _homes(values, kept)
     size = torch.bincount(home, minlength=int(kept.sum()))
     order = home.masked_fill(kept, -1).argsort(stable=True)  # by target, in order of position
@@ -61,14 +63,16 @@ def halved_in(values: Tensor, kept: Tensor, scores: Tensor) -> tuple[Tensor, Ten
 
 def averaged_in(values: Tensor, kept: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
     """Replace each kept token by the mean of itself and the dropped tokens that are nearest to it by cosine."""
+    if not kept.any():
+        return values, kept
     merged = group_means(values, _homes(values, kept), int(kept.sum()))
     return values.index_put((kept,), merged.to(values.dtype)), kept
 
 
 def _homes(values: Tensor, kept: Tensor) -> Tensor:
     """(n,) the number, among the kept tokens, of the one that each token goes into."""
-    home = most_alike(values.float(), values[kept].float())[1]
-    home[kept] = torch.arange(int(kept.sum()), device=home.device)
+    home = kept.cumsum(0) - 1
+    home[~kept] = most_alike(values[~kept].float(), values[kept].float())[1]
     return home
 
 

@@ -1,0 +1,67 @@
+"""Time of a stage inside the language model, against what its FLOPs promise, and the size of its cache.
+
+The bundled model prefills a whole clip and a question without a stage, with FastV that keeps all, and with FastV at
+10 % after layer 2. The three take turns in one process; each number is a median over `--turns` turns.
+"""
+
+import argparse
+import contextlib
+import random
+import statistics
+import time
+
+import numpy as np
+import torch
+
+import vtc_lab as vtc
+from vtc_lab.models.compression import put_back
+from vtc_lab.models.prompt_clips import encode_prompt
+from vtc_lab.models.prompts import ask_processor
+from vtc_lab.reducers.inside import held, schedule
+from vtc_lab.reducers.ops import prune
+
+WAYS = {"no stage": None, "keeps all": 1.0, "10 %": 0.1}
+
+
+@torch.no_grad()
+def prefill(network, inputs, keep: float | None) -> float:
+    """Seconds of one prefill."""
+    with vtc.inside(network, "fastv", keep=keep) if keep else contextlib.nullcontext():
+        start = time.perf_counter()
+        network(**inputs, use_cache=True, logits_to_keep=1)
+        return time.perf_counter() - start
+
+
+def flops(config, layers: list[int]) -> float:
+    """Multiplications of a prefill whose layers hold these numbers of tokens; attention is causal."""
+    wide, deep = config.hidden_size, config.intermediate_size
+    return sum(count * (4 * wide**2 + 3 * wide * deep) + count**2 * wide for count in layers)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--turns", type=int, default=25)
+    turns = parser.parse_args().turns
+    model, (clip, samples) = vtc.load_model(), vtc.make_clip(7)
+    network, config = model.network, model.network.config.text_config
+    for frames in (16, 32):
+        which = np.linspace(0, len(clip) - 1, frames).round().astype(int)
+        longer = vtc.Clip(clip.frames[which], np.arange(frames) / 4)
+        prompt = encode_prompt(network, ask_processor(model.processor, model.family, longer, samples[0]["question"]))
+        entered = prompt.tokens[0].total
+        inputs = put_back(network, prompt, [prune(prompt.tokens[0], torch.arange(entered))])
+        total, depth = inputs["input_ids"].shape[1], config.num_hidden_layers
+        cut = [total - entered + count for count in held(entered, depth, schedule("fastv", depth, keep=0.1))]
+        promised = flops(config, [total] * depth) / flops(config, cut)
+        times = [{way: prefill(network, inputs, WAYS[way]) for way in random.sample([*WAYS], 3)} for _ in range(turns)]
+        ratio = {way: statistics.median(turn[way] / turn["no stage"] for turn in times) for way in WAYS}
+        seconds = statistics.median(turn["no stage"] for turn in times)
+        print(
+            f"{frames} frames, {total} tokens: {seconds:.2f} s; keeping all takes {ratio['keeps all']:.3f} of it, "
+            f"10 % is {1 / ratio['10 %']:.2f}x as fast; FLOPs promise {promised:.2f}x, so "
+            f"{1 / ratio['10 %'] / promised:.2f} of that; the cache has {sum(cut) / total / depth:.1%} of the full one"
+        )
+
+
+if __name__ == "__main__":
+    main()
