@@ -47,10 +47,10 @@ def _tell(progress) -> None:
     print(f"\r{progress.done} of {progress.total}, {progress.seconds_left:.0f} s left  ", end="", flush=True)
 
 
-def features() -> pd.DataFrame:
-    """Fidelity of the bundled clips' CNN features under every method that needs no attention."""
+def features(count: int) -> pd.DataFrame:
+    """Fidelity of the bundled clips' CNN features, the first ones, under every method that needs no attention."""
     encoder = vtc.load_encoder("efficientnet-lite0")
-    tokens = {path.stem: encoder.encode(vtc.read_clip(path, frames=16)) for path in vtc.find_clips()}
+    tokens = {path.stem: encoder.encode(vtc.read_clip(path, frames=16)) for path in vtc.find_clips()[:count]}
     return vtc.fidelity_sweep(tokens, list(vtc.methods().query("needs == 'features'").index), RATIOS)
 
 
@@ -202,7 +202,7 @@ def main() -> None:
     text = [BEGIN, *finding(answers), END]
     page += ["## What they show", "", *text, "", *accuracy_table(cells), ""]
     page += [f"Evidence kept at {SPLIT_AT}x, in percent, by kind of question:", "", *recall_table(curves), ""]
-    for name, (figure, caption) in pictures(answers, features()).items():
+    for name, (figure, caption) in pictures(answers, features(given.clips)).items():
         paths = vtc.save_figure(figure, name, given.folder, replace=True)
         page += [f"## {name.replace('_', ' ')}", "", caption, "", f"![{caption.split('.')[0]}]({name}.png)", ""]
     vtc.save_table(cells, "accuracy", given.folder)

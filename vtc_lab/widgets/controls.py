@@ -12,6 +12,7 @@ import ipywidgets as widgets
 import traitlets
 
 from vtc_lab.reducers.registry import get_method
+from vtc_lab.widgets.wake import answer_beside_cells
 
 _LATER = {"continuous_update": False}
 _WRAP = {"flex_flow": "row wrap", "align_items": "center"}
@@ -56,6 +57,7 @@ def show_if(shown: object, *controls: widgets.Widget) -> None:
 def put(box: widgets.Box, controls: Sequence[widgets.Widget]) -> None:
     """Show other controls in a box and close those that it had, which the kernel and the page would keep for ever."""
     old, box.children = box.children, controls
+    answer_beside_cells(box)
     close_all(old)
 
 

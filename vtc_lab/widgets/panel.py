@@ -21,6 +21,7 @@ import ipywidgets as widgets
 from vtc_lab.tokens import VTCError
 from vtc_lab.widgets.controls import button, close_all
 from vtc_lab.widgets.state import State, shortened
+from vtc_lab.widgets.wake import answer_beside_cells
 
 if TYPE_CHECKING:  # importing the model imports transformers, which takes seconds
     from vtc_lab.models.video_model import VideoModel
@@ -83,6 +84,7 @@ class Panel(widgets.VBox):
 
     def __init__(self, fixed: State, model: VideoModel | None) -> None:
         super().__init__()
+        self.observe(lambda _: answer_beside_cells(self), "children")
         _return_memory()
         self._fixed, self._model = fixed, model
         self._controls: dict[str, Any] = {}
