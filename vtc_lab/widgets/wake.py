@@ -1,4 +1,4 @@
-"""What lets a widget answer while a cell runs."""
+"""Widgets that answer while a cell runs."""
 
 from __future__ import annotations
 
