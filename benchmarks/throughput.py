@@ -1,54 +1,64 @@
-"""Questions per second on the bundled test set under each ratio, relative to no reduction.
+"""Time every stage from a file to the last token with the bundled model, under each ratio, against the ideal.
 
-Every setting is timed on the same clips in turn, in one process, in an order that changes from clip to clip; a clip is
-read once, and its encoding, reduction, prefill and decoding are timed. `--clips` takes the first few.
+Prints one table and, with `--out`, writes it as JSON together with the machine and the command.
 """
 
 import argparse
-import itertools
-import platform
-import random
+import json
+import sys
+from pathlib import Path
 
 import pandas as pd
-import torch
 
 import vtc_lab as vtc
 
-RATIOS = (1, 2, 4, 8, 16)
+SHOWN = ["read", "encode", "reduce", "prefill", "decode", "ttft", "total", "questions_per_second"]
+SHOWN += ["best_questions_per_second", "tokens_per_second", "peak_gb"]
 
 
-def times(model, samples: list[dict], method: str) -> pd.DataFrame:
-    """Seconds for a clip's questions under each ratio; settings interleaved."""
-    rows, order = [], random.Random(0)
-    for source, group in itertools.groupby(samples, key=lambda sample: sample["clip"]):
-        questions = [sample["question"] for sample in group]
-        clip = vtc.read_clip(source)
-        model.encode(clip)
-        settings = list(RATIOS)
-        order.shuffle(settings)
-        for ratio in settings:
-            tokens = model.encode(clip)
-            reduced = None if ratio == 1 else vtc.reduce(tokens, method, ratio=ratio)
-            made = model.ask(questions, clip, reduced)[0].seconds
-            answering = (made["prefill"] + made["decode"]) * len(questions) + made["reduce"]
-            rows.append((ratio, len(questions), answering, answering + made["encode"]))
-    return pd.DataFrame(rows, columns=["ratio", "questions", "answering", "with_encoding"])
+def show(table: pd.DataFrame) -> str:
+    """Return seconds and rates of each setting, then its speed-ups with the share of the ideal in brackets."""
+    index = ["method", "ratio", "entered", "per_layer"]
+    values = table.pivot(index=index, columns="quantity", values="value")[SHOWN]
+    gains = table.dropna(subset="ideal").query("method != 'none'")
+    words = gains.speedup.map("{:.2f}".format) + " (" + gains.of_ideal.map("{:.2f}".format) + ")"
+    gains = gains.assign(words=words).pivot(index=index, columns="quantity", values="words")
+    gains = gains[["prefill", "decode", "ttft", "total"]]
+    return f"{values.round(4).to_string()}\n\nspeed-up (measured / ideal)\n{gains.to_string()}"
+
+
+def write(tables: list[pd.DataFrame], path: Path) -> None:
+    """Write tables with what they say about the machine, and the command."""
+    command = f"python {' '.join(['benchmarks/' + Path(sys.argv[0]).name, *sys.argv[1:]])}"
+    each = [table.attrs | {"rows": json.loads(table.to_json(orient="records", double_precision=5))} for table in tables]
+    path.write_text(json.dumps({"command": command, "tables": each}, indent=1) + "\n")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--clips", type=int, default=40)
-    parser.add_argument("--method", default="lftr")
+    parser.add_argument("--methods", nargs="+", default=["lftr"])
+    parser.add_argument("--ratios", nargs="+", type=float, default=[2, 4, 8, 16])
+    parser.add_argument("--batches", nargs="+", type=int, default=[1, 4])
+    parser.add_argument("--repeats", type=int, default=9)
+    parser.add_argument("--new-tokens", type=int, default=2)
+    parser.add_argument("--clip", default="data/clips/bikes.mp4")
+    parser.add_argument("--frames", type=int, default=16)
+    parser.add_argument("--model", help="a folder or hub id; by default the bundled model")
+    parser.add_argument("--out", type=Path)
     given = parser.parse_args()
-    samples = vtc.read_samples()
-    clips = set(list(dict.fromkeys(sample["clip"] for sample in samples))[: given.clips])
-    timed = times(vtc.load_model(), [sample for sample in samples if sample["clip"] in clips], given.method)
-    rate = timed.groupby("ratio").sum()
-    rate = pd.DataFrame({name: rate.questions / rate[name] for name in ("answering", "with_encoding")})
-    print(
-        f"{given.method}, questions per second relative to 1x, {torch.get_num_threads()} threads, {platform.machine()}"
+    table = vtc.measure(
+        vtc.load_model(given.model),
+        given.clip,
+        given.methods,
+        given.ratios,
+        frames=given.frames,
+        batches=given.batches,
+        new_tokens=given.new_tokens,
+        repeats=given.repeats,
     )
-    print((rate / rate.loc[1]).round(2).to_string())
+    print(table.attrs, show(table), sep="\n")
+    if given.out:
+        write([table], given.out)
 
 
 if __name__ == "__main__":

@@ -38,7 +38,7 @@ from vtc_lab.widgets.ablation import ablate
 from vtc_lab.widgets.explorer import explore
 
 __all__ = ["Clip", "Reduction", "VTCError", "VideoTokens", "find_clips", "make_clip", "one_each", "read_clip"]
-__all__ += ["ideal_speedup", "stage_costs"]
+__all__ += ["ideal_speedup", "machine", "measure", "stage_costs"]
 __all__ += ["merge", "method", "methods", "prune", "reduce"]
 __all__ += ["Family", "compress", "engaged", "inside", "load_encoder", "load_model", "register_family"]
 __all__ += ["answer_fidelity", "evidence_recall", "fidelity", "list_measures", "pixel_fidelity", "rebuild"]
@@ -59,6 +59,8 @@ _LATER = {
     "ideal_speedup": "vtc_lab.cost",
     "inside": "vtc_lab.models.inside",
     "load_model": "vtc_lab.models.loading",
+    "machine": "vtc_lab.speed",
+    "measure": "vtc_lab.speed",
     "register_family": "vtc_lab.models.families",
     "stage_costs": "vtc_lab.cost",
     "video_metadata": "vtc_lab.models.prompts",

@@ -142,7 +142,7 @@ def _say(
     tails: Sequence[Rows],
     max_new_tokens: int,
 ) -> list[list[Said]]:
-    clock, start = _Clock(), time.perf_counter()
+    clock, start = Clock(), time.perf_counter()
     options = {
         "max_new_tokens": max_new_tokens,
         "do_sample": False,
@@ -213,12 +213,12 @@ def _begun(
     return rows, {**rows, "past_key_values": cache}, behind(inputs, rows, shared)
 
 
-class _Clock(LogitsProcessor):
+class Clock(LogitsProcessor):
     """Notes when the first token's logits are there, which ends the prefill."""
 
     first = math.nan
 
-    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:  # noqa: D102
         if math.isnan(self.first):
             settle(scores)
             self.first = time.perf_counter()

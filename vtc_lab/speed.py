@@ -1,0 +1,312 @@
+"""Measure the time of every stage from a file to the last token, settings interleaved, against what could be had."""
+
+from __future__ import annotations
+
+import math
+import os
+import platform
+import time
+import warnings
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from itertools import product
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+import transformers
+from scipy.stats import binom
+from transformers import LogitsProcessorList
+
+from vtc_lab.clips.reading import read_clip
+from vtc_lab.cost import ideal_speedup, stage_costs
+from vtc_lab.models.answers import Clock
+from vtc_lab.models.compression import engaged, put_back
+from vtc_lab.models.inside import inside
+from vtc_lab.models.loading import free_memory
+from vtc_lab.models.prompt_clips import EncodedPrompt, encode_prompt, settle
+from vtc_lab.models.prompts import ask_processor, join
+from vtc_lab.models.video_model import VideoModel
+from vtc_lab.reducers.inside import parts_of, stages_of
+from vtc_lab.reducers.ops import prune
+from vtc_lab.reducers.registry import check_ratio, needs_saliency, reduce
+from vtc_lab.tokens import Clip, MinimumBudgetError, VTCError
+
+FULL = ("none", 1.0)  # the setting that everything is compared with
+_STAGES = ["read", "encode", "reduce", "prefill", "decode"]
+_IDEALS = {  # the stages whose times a quantity is made of
+    "prefill": ["prefill"],
+    "decode": ["decode"],
+    "ttft": ["encode", "prefill"],
+    "total": ["read", "encode", "prefill", "decode"],
+    "tokens_per_second": ["decode"],
+    "questions_per_second": ["read", "encode", "prefill", "decode"],
+}
+_QUANTITIES = [*_STAGES, "ttft", "total", "tokens_per_second", "questions_per_second"]
+_QUANTITIES += ["best_questions_per_second", "peak_gb", "largest_batch"]
+_ROOM = 0.9  # of the free memory, for the largest batch
+_STATUS = Path("/proc/self/status")  # of Linux, with the highest memory of the process
+Setting = tuple[str, float]  # method, ratio
+
+
+class _Trial(NamedTuple):
+    """The seconds of one run, and what it held."""
+
+    reduce: float
+    prefill: float
+    decode: float
+    peak_gb: float
+    entered: int
+    held: list[int]  # visual tokens of each layer
+    text: int
+
+
+class _Known(NamedTuple):
+    """A setting's tokens that enter, their mean over the layers, costs, and the batch that fits."""
+
+    entered: int
+    per_layer: float
+    costs: pd.DataFrame
+    fits: int
+
+
+def measure(
+    model: VideoModel,
+    clip: Clip | str | Path,
+    methods: Sequence[str],
+    ratios: Sequence[float] = (2, 4, 8, 16),
+    *,
+    frames: int | None = None,
+    question: str = "what moves ?",
+    batches: Sequence[int] = (1, 4),
+    new_tokens: int = 8,
+    repeats: int = 7,
+) -> pd.DataFrame:
+    """Measure the speed of a model with and without reductions, each against the ideal.
+
+    Each round reads and encodes the clip once and then runs every setting and batch, in an order that changes from
+    round to round, so that a machine that slows down slows everything. A first round warms up and is not counted.
+
+    Parameters
+    ----------
+    model : from `load_model`.
+    clip : a clip, or a video file, of which `frames` are then read in each round.
+    methods : names of `methods()`, of `methods(stage="inside")`, or pairs of them.
+    ratios : of the tokens that enter, or for a method inside, of those left in the last layer.
+    question : asked of every clip.
+    batches : numbers of prompts, each with a clip of its own, that the language model gets at once. Clips are read,
+        encoded and reduced one by one.
+    new_tokens : length of each answer, at least 2: the model is not allowed to end earlier.
+    repeats : rounds that count.
+
+    Returns
+    -------
+    DataFrame with a row for each setting and quantity. "none" at ratio 1, every token, is the first.
+
+    - method, ratio; entered, visual: tokens that entered the language model, and that the clip has; per_layer: mean
+      over the layers;
+    - quantity: seconds of "read", "encode" (the processor's work with it), "reduce", "prefill" (with taking the tokens
+      out of the prompt), "decode", "ttft" (encode to the first token) and "total" (read to the last);
+      "tokens_per_second" of decoding; "questions_per_second" one at a time; "best_questions_per_second" over the
+      batches; "peak_gb", the highest memory from reduction to the last token, weights included (NaN on macOS);
+      "largest_batch", estimated to fit into memory;
+    - batch, at which it was measured;
+    - value, low, high: the median and its interval, of at least 95 % from 6 rounds on;
+    - speedup, speedup_low, speedup_high: against "none" in the same rounds; for memory, how many times less;
+    - ideal: the speed-up that `ideal_speedup` allows; of_ideal: measured / ideal.
+
+    `attrs` describes the machine. A method that cannot go down to a ratio is left out, with a warning.
+
+    Raises
+    ------
+    VTCError
+        For a batch that does not fit under any setting, arguments that are none of those above, or a family whose costs
+        are not known.
+
+    Examples
+    --------
+    >>> import vtc_lab as vtc
+    >>> model, (clip, _) = vtc.load_model(), vtc.make_clip(7)
+    >>> table = vtc.measure(model, clip[:4], ["lftr"], [8], batches=[1], new_tokens=2, repeats=1)
+    >>> table.query("method == 'lftr' and quantity == 'prefill'").speedup.item() > 1
+    True
+    """
+    for name, value, least in (("new_tokens", new_tokens, 2), ("repeats", repeats, 1), ("batches", min(batches), 1)):
+        if value < least:
+            raise VTCError(f"{name} is {value}; it must be at least {least}")
+    settings = [FULL, *((name, check_ratio("ratio", ratio, 1 << 30)) for name, ratio in product(methods, ratios))]
+    salient = {name: _salient(name) for name in methods}
+    rows: list[dict[str, Any]] = []
+    order = np.random.default_rng(0)
+    for number in range(repeats + 1):
+        start = time.perf_counter()
+        here = clip if isinstance(clip, Clip) else read_clip(clip, frames=frames)
+        read = here.seconds if isinstance(clip, Clip) else time.perf_counter() - start
+        prompt, encode, encode_salient = _encoded(model, here, question, any(salient.values()))
+        if not number:
+            about = _tried(model, prompt, settings, max(batches), new_tokens)
+            runs = [(setting, batch) for setting, batch in product(about, batches) if batch <= about[setting].fits]
+            continue
+        for setting, batch in (runs[n] for n in order.permutation(len(runs))):
+            done = _run(model, prompt, setting, batch, new_tokens)
+            row = {"method": setting[0], "ratio": setting[1], "batch": batch, "round": number, "read": read}
+            row |= {"encode": encode_salient if salient.get(setting[0]) else encode}
+            rows.append(row | {name: getattr(done, name) for name in ("reduce", "prefill", "decode", "peak_gb")})
+    table = _table(pd.DataFrame(rows), about, new_tokens).assign(visual=prompt.tokens[0].total)
+    table.attrs = machine(model) | {"clip": list(here.frames.shape), "new_tokens": new_tokens, "rounds": repeats}
+    return table
+
+
+def machine(model: VideoModel) -> dict[str, Any]:
+    """Return what a table of speeds has to say about the machine and the software that it was measured with."""
+    device, cpu = str(model.network.device), platform.processor() or platform.machine()
+    if Path("/proc/cpuinfo").exists():
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        cpu = next((line.partition(": ")[2] for line in lines if line.startswith("model name")), cpu)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    told = {"model": model.name, "device": device, "cpu": cpu, "cores": cores, "threads": torch.get_num_threads()}
+    if device.startswith("cuda"):
+        told["gpu"] = torch.cuda.get_device_name(device)
+    dtype = str(model.network.dtype).removeprefix("torch.")
+    return told | {"dtype": dtype, "torch": torch.__version__, "transformers": transformers.__version__}
+
+
+def _salient(name: str) -> bool:
+    """True if a method looks at the encoder's attention; a VTCError for an unknown one."""
+    parts_of(name)
+    before, _ = stages_of(name)
+    return bool(before) and needs_saliency(before, {})
+
+
+def _encoded(model: VideoModel, clip: Clip, question: str, salient: bool) -> tuple[EncodedPrompt, float, float]:
+    """The encoded prompt, and the seconds of the processor and the encoder, without and with saliency."""
+    start = time.perf_counter()
+    inputs = ask_processor(model.processor, model.family, clip, question)
+    processing = time.perf_counter() - start
+    clips = [slice(None)] if model.family.frames_as_pictures else None
+    prompt = encode_prompt(model.network, inputs, saliency=salient, clips=clips)
+    if prompt is None:
+        raise VTCError(f"the processor of {model.name} makes no {model.family.pixels}; name its pixels in the family")
+    return prompt, processing + prompt.seconds, time.perf_counter() - start
+
+
+@torch.no_grad()
+def _run(
+    model: VideoModel, prompt: EncodedPrompt, setting: Setting, batch: int, new_tokens: int, check: bool = False
+) -> _Trial:
+    """Reduce the clip of an encoded prompt and answer a batch of copies of it."""
+    (name, ratio), tokens, network = setting, prompt.tokens[0], model.network
+    before, inner = ("", "") if setting == FULL else stages_of(name)
+    _reset_peak(network.device)
+    start = time.perf_counter()
+    if before:
+        reduced = reduce(tokens, before, ratio=ratio)
+    else:
+        reduced = prune(tokens, torch.arange(tokens.total, device=tokens.values.device))
+    settle(reduced.tokens)
+    reducing = time.perf_counter() - start if before else 0.0
+    clock = Clock()
+    length: Mapping[str, Any] = {"max_new_tokens": new_tokens, "min_new_tokens": new_tokens, "do_sample": False}
+    with inside(network, inner, ratio=None if before else ratio) if inner else nullcontext() as stage:
+        begun = time.perf_counter()
+        given = put_back(network, prompt, [reduced])
+        text = given["input_ids"].shape[1] - len(reduced)
+        given = join([given] * batch)
+        with engaged(network, given) if check else nullcontext():
+            network.generate(**given, **length, num_beams=1, logits_processor=LogitsProcessorList([clock]))
+        end = time.perf_counter()
+    depth, most = len(network.get_decoder().layers), tokens.total
+    held = [min(most, n) for n in stage.layers[0]] if stage else [len(reduced)] * depth
+    peak = _peak_gb(network.device)
+    return _Trial(reducing, clock.first - begun, end - clock.first, peak, len(reduced), held, text)
+
+
+def _tried(
+    model: VideoModel, prompt: EncodedPrompt, settings: Sequence[Setting], most: int, new_tokens: int
+) -> dict[Setting, _Known]:
+    """Run each setting once, checked and not timed; a VTCError if the largest batch fits under none of them."""
+    about = {}
+    for setting in settings:
+        try:
+            tried = _run(model, prompt, setting, 1, new_tokens, check=True)
+        except MinimumBudgetError as error:
+            warnings.warn(f"{setting[0]} at {setting[1]:g}x is left out: {error}", RuntimeWarning, stacklevel=3)
+            continue
+        grid, held = prompt.tokens[0].grid, tried.held
+        costs = stage_costs(model.network, grid, held, text=tried.text, new_tokens=new_tokens)
+        about[setting] = _Known(tried.entered, sum(held) / len(held), costs, _fitting(model, costs))
+    if most > (fits := max(each.fits for each in about.values())):
+        free = free_memory(str(model.network.device)) / 1e9
+        raise VTCError(
+            f"a batch of {most} prompts does not fit into the {free:.1f} GB that are free under any of these settings; "
+            f"the largest that does has {fits}"
+        )
+    return about
+
+
+def _reset_peak(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    elif _STATUS.exists():
+        (_STATUS.parent / "clear_refs").write_text("5")
+
+
+def _peak_gb(device: torch.device) -> float:
+    """The highest memory since the reset: of the allocator on a GPU, of the process on Linux."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e9
+    if not _STATUS.exists():
+        return math.nan
+    line = next(line for line in _STATUS.read_text().splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1]) * 1024 / 1e9
+
+
+def _fitting(model: VideoModel, costs: pd.DataFrame) -> int:
+    """Estimate the prompts that fit into free memory: their caches, the work of one layer, and their logits."""
+    config, size = model.network.config.get_text_config(), model.network.dtype.itemsize
+    tokens = costs.tokens[costs.stage == "prefill"].max()
+    each = costs.kv_bytes.sum() + tokens * size * (8 * config.hidden_size + 3 * config.intermediate_size)
+    return int(_ROOM * free_memory(str(model.network.device)) / (each + 8 * config.vocab_size))
+
+
+def _table(rounds: pd.DataFrame, about: Mapping[Setting, _Known], new: int) -> pd.DataFrame:
+    """The rows of `measure`, from those of all runs."""
+    rounds["ttft"] = rounds.batch * (rounds.encode + rounds.reduce) + rounds.prefill
+    rounds["total"] = rounds.batch * rounds.read + rounds.ttft + rounds.decode
+    rounds["tokens_per_second"] = rounds.batch * (new - 1) / rounds.decode
+    rounds["questions_per_second"] = rounds.batch / rounds.total
+    runs = {key: each.set_index("round") for key, each in rounds.groupby(["method", "ratio", "batch"])}
+    rate = {key: each.questions_per_second.median() for key, each in runs.items()}
+    best = {
+        setting: max((key for key in runs if key[:2] == setting), key=lambda key: rate[key])[2] for setting in about
+    }
+    full = runs[*FULL, 1][_STAGES].median()
+    rows = []
+    for setting, quantity in product(about, _QUANTITIES):
+        best_of = quantity.startswith("best")
+        column, batch, other = quantity.removeprefix("best_"), *((best[s] if best_of else 1) for s in (setting, FULL))
+        known = about[setting]
+        row = {"method": setting[0], "ratio": setting[1], "entered": known.entered, "visual": 0}
+        row |= {"per_layer": known.per_layer, "quantity": quantity, "batch": batch}
+        if quantity == "largest_batch":
+            rows.append(row | {"value": known.fits})
+            continue
+        value, base = runs[*setting, batch][column], runs[*FULL, other][column]
+        row |= _interval(value, "value")
+        if quantity not in ("read", "encode", "reduce"):
+            row |= _interval(value / base if "per_second" in column else base / value, "speedup")
+        if quantity in _IDEALS:
+            row["ideal"] = ideal_speedup(about[FULL].costs, known.costs, full[_IDEALS[quantity]].to_dict())
+            row["of_ideal"] = row["speedup"] / row["ideal"]
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def _interval(values: pd.Series, name: str) -> dict[str, float]:
+    """The median, and the order statistics between which it is with 95 %: with few values, the smallest and largest."""
+    ranked = sorted(values)
+    out = max(int(binom.ppf(0.025, len(ranked), 0.5)), 1) - 1
+    low, high = ("low", "high") if name == "value" else (f"{name}_low", f"{name}_high")
+    return {name: float(pd.Series(ranked).median()), low: ranked[out], high: ranked[-1 - out]}
