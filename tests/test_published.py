@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import vtc_lab as vtc
 from benchmarks.agreement import agreement
-from vtc_lab.reducers.clusters import closest, density_peaks, most_diverse, shots
+from vtc_lab.reducers.clusters import density_peaks, most_diverse, peak_of_each, shots
 from vtc_lab.reducers.ops import apportion, shares
 from vtc_lab.reducers.registry import get_method
 
@@ -553,7 +553,7 @@ def test_dtd_can_keep_the_same_share_of_every_frame() -> None:
 
 
 def test_density_includes_the_row_itself() -> None:
-    assert density_peaks(torch.tensor([0, 0.25, 0.5, 1, 1.75, 2])[:, None], 2, 4).tolist() == [2, 4]
+    assert peaks_of(torch.tensor([0, 0.25, 0.5, 1, 1.75, 2])[:, None], 2, 4) == [2, 4]
 
 
 @pytest.mark.slow
@@ -752,11 +752,18 @@ def rows_of(number: int, channels: int = 8, seed: int = 0) -> torch.Tensor:
     return torch.randn(number, channels, generator=torch.Generator().manual_seed(seed))
 
 
+def peaks_of(rows: torch.Tensor, count: int, neighbours: int) -> list[int]:
+    """The centres of one set."""
+    found = density_peaks(rows, torch.arange(len(rows)), torch.tensor([len(rows)]), torch.tensor([count]), neighbours)
+    return found.nonzero().flatten().tolist()
+
+
 def test_density_peaks_by_hand() -> None:
     """The middles of two triples: equally dense, so the first counts as denser and the other is 9 from a denser one."""
     rows = torch.tensor([0.0, 1, 2, 10, 11, 12])[:, None]
-    assert density_peaks(rows, 2, 3).tolist() == [1, 4]
-    assert closest(rows, torch.tensor([1, 4])).tolist() == [1, 1, 1, 4, 4, 4]
+    assert peaks_of(rows, 2, 3) == [1, 4]
+    home = peak_of_each(rows, torch.arange(6), torch.tensor([6]), torch.tensor([2]), 3)
+    assert home.tolist() == [1, 1, 1, 4, 4, 4]
 
 
 @pytest.mark.parametrize("neighbours", [1, 4, 7, 50])
@@ -766,7 +773,23 @@ def test_density_peaks_are_what_their_description_says(number, neighbours) -> No
         rows = rows_of(number, seed=seed)
         for count in {1, number // 3, number - 1, number} - {0}:
             want = reference.density_peaks([*rows.double().numpy()], count, neighbours)
-            assert density_peaks(rows, count, neighbours).tolist() == want
+            assert peaks_of(rows, count, neighbours) == want
+
+
+def test_sets_that_are_clustered_together_are_clustered_as_if_alone(monkeypatch) -> None:
+    """Of equal and of other sizes, with centres for none, some and all of their rows, in pieces and in one."""
+    sizes, count = torch.tensor([9, 30, 9, 5, 30, 1]), torch.tensor([2, 7, 0, 5, 3, 1])
+    neighbours, rows = torch.tensor([2, 7, 3, 1, 3, 7]), rows_of(100)
+    member = torch.randperm(100, generator=torch.Generator().manual_seed(1))[:84]
+    for elements in (1 << 23, 1 << 9):
+        monkeypatch.setattr("vtc_lab.reducers.clusters._ELEMENTS", elements)
+        home = peak_of_each(rows, member, sizes, count, neighbours)
+        for some, found, number, k in zip(
+            member.split(sizes.tolist()), home.split(sizes.tolist()), count.tolist(), neighbours.tolist(), strict=True
+        ):
+            peaks = some[reference.density_peaks([*rows[some].double().numpy()], number, k)] if number else some[:0]
+            far = (rows[some, None].double() - rows[peaks].double()).square().sum(-1)
+            assert torch.equal(found, peaks[far.argmin(1)] if number else torch.full_like(some, -1))
 
 
 @pytest.mark.parametrize("number", [20, 60])
@@ -774,22 +797,20 @@ def test_density_peaks_do_not_depend_on_an_offset_common_to_all(number) -> None:
     for seed in range(5):
         rows = rows_of(number, 16, seed) + 300
         want = reference.density_peaks([*rows.double().numpy()], number // 4, 7)
-        assert density_peaks(rows, number // 4, 7).tolist() == want
-        far = (rows[:, None].double() - rows[want].double()).square().sum(-1)
-        assert torch.equal(closest(rows, torch.tensor(want)), torch.tensor(want)[far.argmin(1)])
+        assert peaks_of(rows, number // 4, 7) == want
 
 
 @pytest.mark.parametrize(("different", "times"), [(6, 2), (10, 4), (10, 9)])
 def test_no_row_is_a_density_peak_twice(different, times) -> None:
     for seed in range(20):
         rows = 4 * rows_of(different, 16, seed)
-        peaks = density_peaks(rows.repeat(times, 1), different, 7)
-        assert (peaks % different).unique().tolist() == list(range(different))
+        peaks = peaks_of(rows.repeat(times, 1), different, 7)
+        assert {peak % different for peak in peaks} == {*range(different)}
 
 
 @pytest.mark.parametrize("number", [5, 40])
 def test_density_peaks_of_equal_rows_are_the_first_ones(number) -> None:
-    assert density_peaks(rows_of(1).repeat(number, 1), 3, 7).tolist() == [0, 1, 2]
+    assert peaks_of(rows_of(1).repeat(number, 1), 3, 7) == [0, 1, 2]
 
 
 @pytest.mark.slow
@@ -805,12 +826,13 @@ def test_the_most_diverse_rows_are_those_of_the_plain_greedy_choice(pool, repeat
 
 def test_shots_by_hand() -> None:
     tokens = given_shape([on_circle(angle, angle) for angle in (0, 10, 60, 65, 155)])
-    assert shots(tokens.values, 0.9, 1).tolist() == [0, 0, 1, 1, 2]
-    assert shots(tokens.values, -1, 1).tolist() == [0] * 5
-    assert shots(tokens.values, -1, 2).tolist() == [0, 0, 0, 0, 1]  # the lowest in any case
-    assert shots(tokens.values, 0.9, 4).tolist() == [0, 1, 2, 2, 3]
-    assert shots(tokens.values, 0.9, 8).tolist() == [0, 1, 2, 3, 4]
-    assert shots(tokens.values[:1], 0.9, 8).tolist() == [0]
+    means = tokens.values.mean((1, 2))
+    assert shots(means, 0.9, 1).tolist() == [0, 0, 1, 1, 2]
+    assert shots(means, -1, 1).tolist() == [0] * 5
+    assert shots(means, -1, 2).tolist() == [0, 0, 0, 0, 1]  # the lowest in any case
+    assert shots(means, 0.9, 4).tolist() == [0, 1, 2, 2, 3]
+    assert shots(means, 0.9, 8).tolist() == [0, 1, 2, 3, 4]
+    assert shots(means[:1], 0.9, 8).tolist() == [0]
 
 
 @pytest.mark.parametrize(

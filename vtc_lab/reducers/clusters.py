@@ -1,77 +1,136 @@
 """Clustering that the published methods share: density peaks, the most diverse subset, cuts between shots."""
 
-import math
-from collections.abc import Iterator
-
 import torch
 from torch import Tensor
 
-from vtc_lab.reducers.ops import blocks, cosine, cosines, even, length, top, unit
+from vtc_lab.reducers.ops import cosine, cosines, even, length, ranks, top, unit, weighted_sums
 
-_ELEMENTS = 1 << 24  # of a block of distances or cosines: 64 MB
-_NOISE = 2e-6  # rows that differ by this share of their largest number are equal
-_SAME = 1e-5  # squared distances below this share of the squared norms are rounding
+_ELEMENTS = 1 << 23  # of a block of distances or cosines: 32 MB in float32
+_FINE = 1 << 20
+_NOISE = 4e-12  # rows are equal whose variance is below this share of their largest square
 
 
-def shots(values: Tensor, below: float, at_least: int = 8) -> Tensor:
-    """Return the (T,) long label of each frame's shot, 0 upwards.
+def shots(mean: Tensor, below: float, at_least: int = 8) -> Tensor:
+    """Return the (T,) long label of each frame's shot, 0 upwards, given the frames' means (T, D).
 
     A shot ends where the cosine between the means of two adjacent frames is below the threshold, and at the
     at_least - 1 lowest cosines in any case (ties to the earlier).
     """
-    mean = torch.cat([values[part].float().mean((1, 2)) for part in blocks(values)])
     alike = even(cosine(mean[1:], mean[:-1]))
     cut = alike < below
     cut[top(-alike, at_least - 1)] = True
     return torch.cat([cut.new_zeros(1), cut]).long().cumsum(0)
 
 
-def density_peaks(rows: Tensor, count: int, neighbours: int) -> Tensor:
-    """Return (count,) long, ascending: the rows (n, D) that are cluster centres by density and distance (DPC-KNN).
+def density_peaks(rows: Tensor, member: Tensor, sizes: Tensor, count: Tensor, neighbours: Tensor | int) -> Tensor:
+    """Return (m,) bool: the members that are cluster centres of their set by density and distance (DPC-KNN).
 
-    Those of highest density * delta: density = exp(-mean squared distance to the k nearest rows, itself included),
-    delta = distance to the nearest denser row (for the densest: to the farthest). Distances are divided by the root of
-    the channels, as in TCFormer. Ties go to the lower index, in density too; TCFormer and its users add noise of up to
-    1e-6 to the density instead.
+    Those of highest density * delta: density = exp(-mean squared distance to the k nearest members, itself included),
+    delta = distance to the nearest denser one (for the densest: to the farthest). Distances are divided by the root of
+    the channels, as in TCFormer. Ties go to the earlier member, in density too; TCFormer and its users add noise of up
+    to 1e-6 to the density instead.
 
-    >>> density_peaks(torch.tensor([0.0, 0.25, 0.5, 1, 1.75, 2])[:, None], 2, 4).tolist()
+    Parameters
+    ----------
+    rows : (n, D).
+    member : (m,) indices of rows, those of one set after those of the other.
+    sizes, count : (S,) long, how many members each set has, and how many of them are to be centres.
+    neighbours : k, one for all or (S,) long.
+
+    >>> rows = torch.tensor([0.0, 0.25, 0.5, 1, 1.75, 2])[:, None]
+    >>> density_peaks(rows, torch.arange(6), torch.tensor([6]), torch.tensor([2]), 4).nonzero().flatten().tolist()
     [2, 4]
     """
-    number = len(rows)
-    if count == number:
-        return torch.arange(number, device=rows.device)
-    rows, scale = _to_scale(rows)
-    parts = [*_distances(rows, rows)] if number**2 <= _ELEMENTS else None  # else they are computed twice
-    near = [far.topk(min(neighbours, number), largest=False).values for _, far in parts or _distances(rows, rows)]
-    sparse = even(torch.cat(near).mean(1))  # minus the logarithm of the density, in units of the scale
-    place = torch.empty(number, dtype=torch.long, device=rows.device)
-    place[sparse.argsort(stable=True)] = torch.arange(number, device=rows.device)
-    delta = []
-    for part, far in parts or _distances(rows, rows):
-        denser = far.masked_fill(place[None] >= place[part, None], torch.inf).amin(1)
-        delta.append(torch.where(denser.isinf(), far.amax(1), denser))
+    return _clustered(rows, member, sizes, count, neighbours)[0]
+
+
+def peak_of_each(rows: Tensor, member: Tensor, sizes: Tensor, count: Tensor, neighbours: Tensor | int) -> Tensor:
+    """Return (m,) long: for each member the row that is the nearest of the `density_peaks` of its set, -1 for none."""
+    return _clustered(rows, member, sizes, count, neighbours)[1]
+
+
+def merge_static(
+    frames: Tensor, static: Tensor, window: Tensor, count: Tensor, neighbours: Tensor | int
+) -> tuple[Tensor, Tensor]:
+    """Cluster the static positions of each window by density peaks of their means over its frames.
+
+    frames is (T, N, D), static (W, N) bool, window (T,), count (W,) the clusters of each window. Returns (T, N) long
+    each: the raster index of the token that a static patch goes into, in the window's first frame (-1 for none and for
+    patches that are not static), and how many positions its cluster has.
+    """
+    patches, still = static.shape[1], static[window]
+    length = torch.bincount(window)
+    place = (static.flatten().cumsum(0) - 1).view_as(static)[window]  # among the static positions of all windows
+    position = static.flatten().nonzero().flatten()
+    weight = (1 / length.float())[window, None].expand_as(place)
+    means = weighted_sums(frames, torch.where(still, place, -1).flatten(), weight.flatten(), len(position))
+    every = torch.arange(len(position), device=frames.device)
+    peaks = peak_of_each(means, every, static.sum(1), count, neighbours)
+    start = (length.cumsum(0) - length)[position // patches] * patches
+    home = torch.where(peaks >= 0, start + position[peaks] % patches, -1)
+    size = torch.bincount(peaks[peaks >= 0], minlength=len(peaks))[peaks]
+    found = torch.stack([torch.full_like(place, -1), torch.zeros_like(place)])
+    found[:, still] = torch.stack([home, size])[:, place[still]]
+    return found[0], found[1]
+
+
+def _clustered(
+    rows: Tensor, member: Tensor, sizes: Tensor, count: Tensor, neighbours: Tensor | int
+) -> tuple[Tensor, Tensor]:
+    """(m,) each: which members are centres, and the row of the nearest centre of each."""
+    peak = torch.repeat_interleave(count == sizes, sizes)
+    home = torch.where(peak, member, -1)
+    neighbours = torch.as_tensor(neighbours, device=rows.device).minimum(sizes)
+    first, todo = sizes.cumsum(0) - sizes, (count > 0) & (count < sizes)
+    for size in sizes[todo].unique().tolist():  # sets of the same size in one piece, as far as memory allows
+        same = (todo & (sizes == size)).nonzero().flatten()
+        for some in same.split(max(1, _ELEMENTS // (4 * size * max(size, rows.shape[1])))):
+            place = first[some, None] + torch.arange(size, device=rows.device)
+            which = member[place]
+            peak[place], nearest = _cluster(
+                rows.index_select(0, which.flatten()).view(*which.shape, -1).double(), count[some], neighbours[some]
+            )
+            home[place] = which.gather(1, nearest)
+    return peak, home
+
+
+def _cluster(rows: Tensor, count: Tensor, neighbours: Tensor) -> tuple[Tensor, Tensor]:
+    """(b, n) each, of sets (b, n, D): which rows are centres, and the nearest one of each. Doubles keep ties."""
+    sets, size, channels = rows.shape
+    square = length(rows).square()
+    spread = square.mean(1) - rows.mean(1).square().sum(1)  # mean squared distance to the centre
+    spread = torch.where(spread > _NOISE * square.amax(1), spread, torch.inf)[:, None]
+    step = max(1, _ELEMENTS // (sets * size))
+    parts = [slice(start, start + step) for start in range(0, size, step)]
+
+    def distances(part: slice) -> Tensor:
+        """Squared distances of some rows to all in units of the spread, as whole multiples of 1 / _FINE."""
+        far = torch.baddbmm(square[:, part, None] + square[:, None], rows[:, part], rows.mT, alpha=-2)
+        return far.mul_(_FINE / spread[..., None]).round_().float()
+
+    known = [distances(part) for part in parts] if len(parts) == 1 else None  # else they are computed three times
+    most = int(neighbours.amax())
+    beyond = torch.arange(most, device=rows.device) >= neighbours[:, None, None]
+    sparse, delta = torch.empty_like(square), torch.empty_like(square)
+    for part, far in zip(parts, known or map(distances, parts), strict=True):
+        sparse[:, part] = far.topk(most, largest=False).values.double().masked_fill_(beyond, 0).sum(2)
+    sparse = even(sparse / neighbours[:, None] / _FINE)  # minus the logarithm of the density, in units of the spread
+    place = ranks(-sparse)
+    for part, far in zip(parts, known or map(distances, parts), strict=True):
+        denser = far.masked_fill(place[:, None] >= place[:, part, None], torch.inf).amin(2)
+        delta[:, part] = torch.where(denser.isinf(), far.amax(2), denser)
     # log(density * delta); where distances are large, divided by the square of their scale.
-    score = torch.cat(delta).log() / 2 / scale.square().clamp(min=1) - sparse * scale.square().clamp(max=1)
-    return top(even(score), count).sort().values
-
-
-def closest(rows: Tensor, centre: Tensor) -> Tensor:
-    """Return (n,) long: the centre (an index of a row) nearest to each row, a centre naming itself."""
-    rows, _ = _to_scale(rows)
-    home = torch.cat([far.argmin(1) for _, far in _distances(rows, rows[centre])])
-    home[centre] = torch.arange(len(centre), device=rows.device)
-    return centre[home]
-
-
-def peak_of_each(rows: Tensor, count: int, neighbours: int) -> Tensor:
-    """Return (n,) long: for each row the nearest of `count` density peaks."""
-    return closest(rows, density_peaks(rows, count, neighbours))
+    scale = torch.where(spread.isinf(), 0, spread / channels)
+    score = (delta / _FINE).log() / 2 / scale.clamp(min=1) - sparse * scale.clamp(max=1)
+    peak, home = ranks(even(score)) < count[:, None], torch.empty_like(place)
+    for part, far in zip(parts, known or map(distances, parts), strict=True):
+        home[:, part] = far.masked_fill(~peak[:, None], torch.inf).argmin(2)
+    return peak, torch.where(peak, torch.arange(size, device=home.device), home)
 
 
 def most_alike(rows: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
     """Return the highest cosine of each row to any of the others, and the index of that one, (n,) each."""
-    others = unit(others)
-    best = [cosines(unit(part), others).max(1) for part in rows.split(max(1, _ELEMENTS // len(others)))]
+    best = [cosines(part, others).max(1) for part in rows.split(max(1, _ELEMENTS // len(others)))]
     return torch.cat([b.values for b in best]), torch.cat([b.indices for b in best])
 
 
@@ -87,28 +146,6 @@ def take_apart(static: Tensor, alike: Tensor, length: Tensor, budget: int) -> Te
     static = static.clone()
     static.view(-1)[order[: int((gained < missing).sum()) + (missing > 0)]] = False
     return static
-
-
-def _to_scale(rows: Tensor) -> tuple[Tensor, Tensor]:
-    """The centred rows over their root mean square length, and that length over the root of the channels."""
-    tiny, largest = torch.finfo(rows.dtype).tiny, rows.abs().amax()
-    rows = rows - rows.mean(0)  # distances do not see a common offset, but their float32 products would
-    most = rows.abs().amax().clamp(min=tiny)  # the squares of 1e20 would overflow
-    rows = rows / most * (most > _NOISE * largest)
-    size = length(rows).square().mean().sqrt().clamp(min=tiny)
-    return rows / size, most * (size / math.sqrt(rows.shape[1]))
-
-
-def _distances(rows: Tensor, others: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """Blocks of the indices of rows and their squared distances to all others, rounded by `even`."""
-    square, size = rows.square().sum(1), others.square().sum(1)
-    for part in torch.arange(len(rows), device=rows.device).split(max(1, _ELEMENTS // len(others))):
-        both = square[part, None] + size
-        far = torch.addmm(both, rows[part], others.T, alpha=-2)
-        far.masked_fill_(far < both.mul_(_SAME), 0)
-        if rows is others and len(part) == len(rows):  # two rows are as far from each other, whoever is asked
-            far = torch.minimum(far, far.T)
-        yield part, far.mul_(1 << 20).round_().div_(1 << 20)
 
 
 def most_diverse(rows: Tensor, count: int, pool: int = 256) -> Tensor:

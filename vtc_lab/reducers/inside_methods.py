@@ -82,10 +82,11 @@ def recycled(values: Tensor, kept: Tensor, scores: Tensor) -> tuple[Tensor, Tens
     if not dropped:
         return values, kept
     some = top(scores.masked_fill(kept, -torch.inf), _some(dropped)).sort().values
-    centre = peak_of_each(values[some].float(), _means(dropped), 5)
+    size = torch.full_like(some[:1], len(some))
+    centre = peak_of_each(values, some, size, torch.full_like(size, _means(dropped)), 5)
     own, group = centre.unique(return_inverse=True)
     means = group_means(values[some], group, len(own)).to(values.dtype)
-    return values.index_put((some[own],), means), kept.index_fill(0, some[own], True)
+    return values.index_put((own,), means), kept.index_fill(0, own, True)
 
 
 def _some(dropped: int) -> int:

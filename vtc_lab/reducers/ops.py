@@ -24,6 +24,11 @@ def blocks(values: Tensor) -> Iterator[slice]:
         yield slice(start, min(start + step, len(values)))
 
 
+def wide(values: Tensor) -> Iterator[slice]:
+    """Yield slices over the first axis to be made float32 one by one: all at once where they are float32 already."""
+    yield from [slice(0, len(values))] if values.dtype == torch.float32 else blocks(values)
+
+
 def add_up(parts: Iterable[Tensor]) -> Tensor:
     """Return the sum of the tensors, added in their order."""
     return functools.reduce(torch.add, parts)
@@ -88,7 +93,14 @@ def minmax(scores: Tensor) -> Tensor:
 
 def frame_means(values: Tensor) -> Tensor:
     """Return the (T, D) float32 mean of each frame of (T, h, w, D) values."""
-    return torch.cat([values[part].float().mean((1, 2)) for part in blocks(values)])
+    return torch.cat([values[part].float().mean((1, 2)) for part in wide(values)])
+
+
+def dots(a: Tensor, b: Tensor) -> Tensor:
+    """Return (n, N) inner products of vectors (n, N, D), without a product of their size."""
+    if not (a.is_contiguous() and b.is_contiguous()):
+        return torch.stack([dots(x[None].contiguous(), y[None].contiguous())[0] for x, y in zip(a, b, strict=True)])
+    return torch.bmm(a.view(-1, 1, a.shape[-1]), b.view(-1, 1, b.shape[-1]).mT).view(a.shape[:-1])
 
 
 def changes(now: Tensor, before: Tensor, lengths: tuple[Tensor, Tensor] | None = None) -> Tensor:
@@ -97,16 +109,15 @@ def changes(now: Tensor, before: Tensor, lengths: tuple[Tensor, Tensor] | None =
     `lengths` are those of the vectors, (n, N) each, for a caller who has them.
     """
     left, right = lengths or (sizes(now), sizes(before))
-    parts = [*blocks(now)]
     if _safe(left) and _safe(right):
-        dots = torch.cat([(now[part].float() * before[part].float()).sum(-1) for part in parts] or [left])
-        return even(1 - (dots / left / right).clamp_(-1, 1))
-    return even(1 - torch.cat([cosine(now[part].float(), before[part].float()) for part in parts] or [left]))
+        found = torch.cat([dots(now[part].float(), before[part].float()) for part in wide(now)])
+        return even(1 - found.div_(left).div_(right).clamp_(-1, 1))
+    return even(1 - torch.cat([cosine(now[part].float(), before[part].float()) for part in blocks(now)]))
 
 
 def sizes(frames: Tensor) -> Tensor:
     """Return (n, N) float32: the length of each vector of frames (n, N, D)."""
-    return torch.cat([length(frames[part].float()) for part in blocks(frames)] or [frames[..., 0].float()])
+    return torch.cat([length(frames[part].float()) for part in wide(frames)])
 
 
 def difference(values: Tensor) -> Tensor:
@@ -151,8 +162,13 @@ def unit(vectors: Tensor) -> Tensor:
 
 
 def cosines(rows: Tensor, others: Tensor) -> Tensor:
-    """Return the cosine of each row to each of the others, both as `unit` gives them, rounded by `even`."""
-    return (rows @ others.mT).mul_(1 << 20).round_().div_(1 << 20)
+    """Return (..., n, m) the `cosine` of each of n rows to each of m others, rounded by `even`."""
+    left, right = length(rows), length(others)
+    if _safe(left) and _safe(right):
+        found = (rows @ others.mT).div_(left[..., None]).div_(right[..., None, :])
+    else:
+        found = unit(rows) @ unit(others).mT
+    return found.mul_(1 << 20).round_().div_(1 << 20)
 
 
 def shares(budget: int, parts: int) -> Tensor:
@@ -213,7 +229,9 @@ def top(scores: Tensor, count: int) -> Tensor:
 
 def ranks(scores: Tensor) -> Tensor:
     """Return the rank of each score in its row, 0 for the highest; ties in order of position."""
-    return scores.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
+    order = scores.argsort(dim=1, descending=True, stable=True)
+    place = torch.arange(scores.shape[1], device=scores.device).expand_as(order)
+    return torch.empty_like(order).scatter_(1, order, place)
 
 
 def prune(tokens: VideoTokens, anchor: Tensor, notes: tuple[str, ...] = ()) -> Reduction:
@@ -306,6 +324,8 @@ def weighted_sums(values: Tensor, group: Tensor, weight: Tensor, count: int) -> 
     sum runs over its members in order of position, so the bits are the same from run to run.
     """
     rows = values.flatten(0, -2)
+    if not count:
+        return rows[:0]
     order = group.argsort(stable=True)[int((group < 0).sum()) :]
     start = torch.searchsorted(group[order], torch.arange(count, device=group.device))
     wide = rows.dtype if rows.dtype == torch.float64 else torch.float32
@@ -340,7 +360,7 @@ def nearest(frames: Tensor, kept: Tensor) -> Tensor:
     own = torch.arange(count, device=kept.device)
     best = []
     for part in blocks(frames):
-        rows = unit(frames[part].float())
+        rows = frames[part].float()
         alike = cosines(rows, rows).masked_fill_(~kept[part][:, None, :], -torch.inf)
         best.append(torch.where(kept[part], own, alike.argmax(-1)))
     start = torch.arange(len(frames), device=kept.device)[:, None] * count

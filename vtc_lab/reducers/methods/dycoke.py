@@ -38,8 +38,7 @@ def dycoke(tokens: VideoTokens, budget: int | None = None, *, k: Annotated[float
     elif number:
         assert budget is not None  # `reduce` sees to it
         share[thinned] = shares(budget - (count - number) * patches, number)
-    change = torch.zeros(count, patches, device=frames.device)
-    own = sizes(frames)
+    change, own = torch.zeros(count, patches, device=frames.device), sizes(frames)
     for place, other in ((1, 0), (2, 0), (3, 2)):
         later = frames[place::_GROUP]
         pair = slice(place, None, _GROUP), slice(other, other + _GROUP * len(later), _GROUP)

@@ -3,9 +3,10 @@
 from typing import Annotated
 
 import torch
+from torch import Tensor
 
 from vtc_lab.reducers.clusters import density_peaks, most_alike, shots
-from vtc_lab.reducers.ops import apportion, attention, gather, ranks, shares
+from vtc_lab.reducers.ops import attention, frame_means, gather, ranks, shares
 from vtc_lab.reducers.registry import method
 from vtc_lab.tokens import Reduction, VideoTokens
 
@@ -36,33 +37,40 @@ def fastvid(
     frame is taken off the saliency; its authors take 0.02.
     """
     rows, patches = tokens.values.flatten(0, 2), tokens.total // len(tokens)
-    own = torch.arange(tokens.total, device=rows.device).view(-1, patches)
-    home, rank, scene = torch.full_like(own, -1), ranks(attention(tokens, sink)), shots(tokens.values, tau)
+    rank, scene = ranks(attention(tokens, sink)), shots(frame_means(tokens.values), tau)
     share = shares(budget, len(tokens)).to(rows.device)
     merged = (context * share.double()).long()
-    salient = share - merged
-    for number in range(int(scene[-1]) + 1):
-        inside = (scene == number).nonzero().flatten()
-        spread = torch.arange(len(inside), device=rows.device).flip(0) % _EVERY == 0
-        hosts, others = inside[spread], inside[~spread]
-        room, wanted = patches - salient[hosts], int(merged[inside].sum())
-        held = min(wanted, int(room.sum()))
-        centres = apportion(torch.ones_like(room), held, room)
-        if wanted > held:
-            room = patches - salient[others]
-            salient[others] += apportion(torch.ones_like(room), wanted - held, room)
-        alone = rank[inside] < salient[inside, None]
-        home[inside] = torch.where(alone, own[inside], -1)
-        peaks = []
-        for t, count in zip(hosts.tolist(), centres.tolist(), strict=True):
-            if count:
-                loose = own[t, rank[t] >= salient[t]]
-                peaks.append(loose[density_peaks(rows[loose].float(), count, _NEIGHBOURS)])
-        if peaks:
-            anchors, rest = torch.cat(peaks), own[inside][~alone]
-            home.view(-1)[rest] = anchors[most_alike(rows[rest].float(), rows[anchors].float())[1]]
-            home.view(-1)[anchors] = anchors
-    home, own = home.flatten(), own.flatten()
+    end = torch.bincount(scene).cumsum(0)[scene]
+    host = (end - 1 - torch.arange(len(scene), device=rows.device)) % _EVERY == 0
+    room, wanted = patches - share + merged, _sums(merged, scene)
+    centres = _deal(wanted, torch.where(host, room, 0), scene)
+    salient = share - merged + _deal(wanted - _sums(centres, scene), torch.where(host, 0, room), scene)
+    loose, own = rank >= salient[:, None], torch.arange(tokens.total, device=rows.device)
+    member = (loose & (centres > 0)[:, None]).flatten().nonzero().flatten()
+    size, held = (patches - salient)[centres > 0], centres[centres > 0]
+    anchors = member[density_peaks(rows, member, size, held, _NEIGHBOURS)]
+    home, rest = torch.where(loose.flatten(), -1, own), loose.flatten().nonzero().flatten()
+    parts = rest.split(_sums(patches - salient, scene).tolist()), anchors.split(_sums(centres, scene).tolist())
+    for some, among in zip(*parts, strict=True):
+        if len(among):
+            home[some] = among[most_alike(rows.index_select(0, some).float(), rows[among].float())[1]]
+    home[anchors] = anchors
     guests = torch.bincount(home[home >= 0], minlength=len(home))[home.clamp(min=0)] - 1
     weight = torch.maximum(1 / (guests + 1), torch.tensor(_LEAST_WEIGHT, device=rows.device))
     return gather(tokens, home, torch.where(home == own, weight, (1 - weight) / guests.clamp(min=1)))
+
+
+def _sums(number: Tensor, scene: Tensor) -> Tensor:
+    """The sum of the whole numbers (T,) of each scene."""
+    return torch.zeros_like(torch.bincount(scene)).index_add_(0, scene, number)
+
+
+def _deal(wanted: Tensor, room: Tensor, scene: Tensor) -> Tensor:
+    """(T,) whole numbers that sum to `wanted` in each scene, as equal as `room` (T,) allows, the larger ones first."""
+    frame = torch.repeat_interleave(room)
+    number = torch.arange(len(frame), device=room.device) - (room.cumsum(0) - room)[frame]
+    frame = frame[number.argsort(stable=True)]
+    frame = frame[scene[frame].argsort(stable=True)]
+    held = _sums(room, scene)
+    place = torch.arange(len(frame), device=room.device) - (held.cumsum(0) - held)[scene[frame]]
+    return torch.bincount(frame[place < wanted[scene[frame]]], minlength=len(room))

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from vtc_lab.reducers.clusters import peak_of_each, shots
-from vtc_lab.reducers.ops import attention, blocks, cosines, even, gather, group_means, hand_out, shares, unit
+from vtc_lab.reducers.ops import attention, cosines, even, frame_means, gather, group_means, hand_out, shares, wide
 from vtc_lab.reducers.registry import method
 from vtc_lab.tokens import Reduction, VideoTokens
 
@@ -45,12 +45,13 @@ def flashvid(
     left is shifted to begin at 0, because it is a factor here.
     """
     frames, count = tokens.values.flatten(1, 2), len(tokens)
-    scene = shots(tokens.values, tau)
+    mean = frame_means(tokens.values)
+    scene = shots(mean, tau)
     share = shares(budget, count).to(frames.device)
     picks = math.ceil(alone * (budget // count))
     single = share if alone and picks == budget // count else torch.full_like(share, picks)
     salient = attention(tokens, sink).float()
-    worth = (salient - salient.min() if sink else salient) * _relevance(frames, scene)
+    worth = (salient - salient.min() if sink else salient) * _relevance(frames, mean, scene)
     kept, strength, parent = _pick_and_link(frames, worth, scene, single)
     place = torch.arange(tokens.total, device=frames.device)
     home, rest = torch.where(kept.flatten(), place, -1), (~kept).flatten().nonzero().flatten()
@@ -68,17 +69,14 @@ def flashvid(
         home[rest] = home[home[rest]]
     root, tree = home[rest].unique(return_inverse=True)
     size = torch.bincount(tree)
-    means = group_means(tokens.values.flatten(0, 2)[rest], tree, len(root)) if len(root) else frames.flatten(0, 1)[:0]
+    means = group_means(tokens.values.flatten(0, 2)[rest], tree, len(root))
     number = torch.bincount(root // frames.shape[1], minlength=count)
     in_scene = _sums(number, scene)[scene]
     quota = number * torch.bincount(scene)[scene] / in_scene.clamp(min=1)
     clusters = hand_out(quota, budget - int(kept.sum()), number)
-    for rows, own, some in zip(
-        means.split(number.tolist()), root.split(number.tolist()), clusters.tolist(), strict=True
-    ):
-        if some < len(own):
-            joined = own[peak_of_each(rows, some, min(some, _NEIGHBOURS))] if some else torch.full_like(own, -1)
-            home[own] = joined
+    every = torch.arange(len(root), device=root.device)
+    joined = peak_of_each(means, every, number, clusters, clusters.clamp(max=_NEIGHBOURS))
+    home[root] = torch.where(joined >= 0, root[joined], -1)
     home[rest] = home[root][tree]
     weight = torch.ones(tokens.total, device=frames.device)
     weight[rest] = 1 / size[tree]
@@ -90,12 +88,11 @@ def _sums(number: Tensor, scene: Tensor) -> Tensor:
     return torch.zeros_like(torch.bincount(scene)).index_add_(0, scene, number)
 
 
-def _relevance(frames: Tensor, scene: Tensor) -> Tensor:
+def _relevance(frames: Tensor, mean: Tensor, scene: Tensor) -> Tensor:
     """(T, N) inner product of each patch with the mean of its scene's frame means, over the largest of the clip."""
-    mean = torch.cat([frames[part].float().mean(1) for part in blocks(frames)])
     mean = group_means(mean, scene, int(scene[-1]) + 1)
     mean = mean / mean.abs().amax().clamp(min=torch.finfo(mean.dtype).tiny)
-    found = torch.cat([(frames[p].float() @ mean[scene[p], :, None])[..., 0] for p in blocks(frames)])
+    found = torch.cat([(frames[p].float() @ mean[scene[p], :, None])[..., 0] for p in wide(frames)])
     return even(found / found.abs().amax().clamp(min=torch.finfo(found.dtype).tiny))
 
 
@@ -105,16 +102,20 @@ def _pick_and_link(frames: Tensor, worth: Tensor, scene: Tensor, single: Tensor)
     kept = torch.zeros(count, patches, dtype=torch.bool, device=frames.device)
     strength = torch.full((count, patches), -torch.inf, device=frames.device)
     parent = torch.full_like(kept, -1, dtype=torch.long)
-    for part in torch.arange(count, device=frames.device).split(max(1, _ELEMENTS // patches**2)):
-        start, stop = int(part[0]), int(part[-1]) + 1
-        rows = unit(frames[max(0, start - 1) : stop].float())
-        now = rows[len(rows) - len(part) :]
-        kept[start:stop] = _diverse(cosines(now, now).neg_().add_(1), worth[start:stop], single[start:stop])
-        later = torch.arange(max(1, start), stop, device=frames.device)
-        later = later[scene[later] == scene[later - 1]]
-        at = later - max(0, start - 1)
-        alike = cosines(rows[at], rows[at - 1]).masked_fill_(kept[later - 1, None], -torch.inf).max(2)
-        strength[later], parent[later] = alike.values, alike.indices + (later[:, None] - 1) * patches
+    step = max(1, _ELEMENTS // patches**2)
+    for start in range(0, count, step):
+        part = slice(start, start + step)
+        now = frames[part].float()
+        kept[part] = _diverse(cosines(now, now).neg_().add_(1), worth[part], single[part])
+    stop = 0
+    for length in torch.bincount(scene).tolist():
+        start, stop = stop, stop + length
+        for first in range(start + 1, stop, step):
+            part = slice(first, min(first + step, stop))
+            before = slice(part.start - 1, part.stop - 1)
+            alike = cosines(frames[part].float(), frames[before].float()).masked_fill_(kept[before, None], -torch.inf)
+            strength[part], best = alike.max(2)
+            parent[part] = best + patches * torch.arange(before.start, before.stop, device=kept.device)[:, None]
     return kept, strength, parent
 
 

@@ -5,8 +5,8 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
-from vtc_lab.reducers.clusters import peak_of_each, take_apart
-from vtc_lab.reducers.ops import add_up, attention, blocks, difference, gather, hand_out, ranks, sinks
+from vtc_lab.reducers.clusters import merge_static, take_apart
+from vtc_lab.reducers.ops import attention, difference, gather, hand_out, ranks, sinks
 from vtc_lab.reducers.registry import method
 from vtc_lab.tokens import Reduction, VideoTokens
 
@@ -60,19 +60,13 @@ def holitom(
     place = torch.arange(tokens.total, device=still.device).view_as(still)
     kept = ranks(attention(tokens, sink).masked_fill(still, -torch.inf)) < count[len(static) :, None]
     home = torch.where(kept, place, -1)
-    frames = tokens.values.flatten(1, 2)
-    weight = torch.ones(tokens.total, device=still.device).view_as(place)
-    for number in count[: len(static)].nonzero().flatten().tolist():
-        stop = int(length[: number + 1].sum())
-        start = stop - int(length[number])
-        where = static[number].nonzero().flatten()
-        inside = frames[start:stop]
-        rows = add_up(inside[part][:, where].float().sum(0) for part in blocks(inside)) / len(inside)
-        peaks = peak_of_each(rows, clusters := int(count[number]), min(_NEIGHBOURS, clusters))
-        own = peaks == torch.arange(len(where), device=where.device)
-        guests = torch.bincount(peaks, minlength=len(where))[peaks] - 1
-        home[start:stop, where] = start * patches + where[peaks]
-        weight[start:stop, where] = torch.where(own, _OWN, (1 - _OWN) / guests.clamp(min=1))
+    clusters = count[: len(static)]
+    merged, cluster = merge_static(
+        tokens.values.flatten(1, 2), static, window, clusters, clusters.clamp(max=_NEIGHBOURS)
+    )
+    home = torch.where(still, merged, home)
+    centre = merged % patches == place % patches
+    weight = torch.where(still, torch.where(centre, _OWN, (1 - _OWN) / (cluster - 1).clamp(min=1)), 1.0)
     return gather(tokens, home.flatten(), weight.flatten())
 
 

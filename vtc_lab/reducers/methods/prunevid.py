@@ -6,7 +6,7 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
-from vtc_lab.reducers.clusters import peak_of_each, take_apart
+from vtc_lab.reducers.clusters import merge_static, peak_of_each, take_apart
 from vtc_lab.reducers.ops import add_up, apportion, blocks, even, frame_means, gather, unit
 from vtc_lab.reducers.registry import method
 from vtc_lab.tokens import Reduction, VideoTokens
@@ -47,30 +47,27 @@ def prunevid(
     ([0, 1, 2, 3], 4)
     """
     frames = tokens.values.flatten(1, 2)
-    patches = frames.shape[1]
     segment = _segments(frame_means(tokens.values))
     length = torch.bincount(segment)
-    start = length.cumsum(0) - length
     alike = torch.stack([_likeness(part) for part in frames.split(length.tolist())])
     static = alike > tau
     if budget is not None:
         static = take_apart(static, alike, length, budget)
     still = static[segment]
-    count = _counts(torch.cat([static.sum(1), (~still).sum(1)]), budget, cluster_ratio).tolist()
-    home = torch.full_like(still, -1, dtype=torch.long)
-    sets = [(int(s), int(s + n), where) for s, n, where in zip(start, length, static, strict=True)]
-    sets += [(t, t + 1, ~still[t]) for t in range(len(frames))]
-    for (first, stop, chosen), number in zip(sets, count, strict=True):
-        if number:
-            where, inside = chosen.nonzero().flatten(), frames[first:stop]
-            rows = add_up(inside[part][:, where].float().sum(0) for part in blocks(inside)) / len(inside)
-            home[first:stop, where] = first * patches + where[peak_of_each(rows, number, _NEIGHBOURS)]
+    count = _counts(torch.cat([static.sum(1), (~still).sum(1)]), budget, cluster_ratio)
+    clusters, moving = count[: len(static)], (~still).flatten().nonzero().flatten()
+    home, _ = merge_static(frames, static, segment, clusters, _NEIGHBOURS)
+    home.view(-1)[moving] = peak_of_each(
+        frames.flatten(0, 1), moving, (~still).sum(1), count[len(static) :], _NEIGHBOURS
+    )
     return gather(tokens, home.flatten())
 
 
 def _segments(mean: Tensor) -> Tensor:
     """(T,) the segment of each frame, given the frames' means."""
-    cluster = peak_of_each(mean, max(1, len(mean) // 4), _NEIGHBOURS).tolist()
+    every = torch.arange(len(mean), device=mean.device)
+    whole = torch.full_like(every[:1], len(mean))
+    cluster = peak_of_each(mean, every, whole, (whole // 4).clamp(min=1), _NEIGHBOURS).tolist()
     runs, start = [], 0
     for name, members in groupby(cluster):
         size = len([*members])

@@ -48,8 +48,8 @@ def unified(
     home = torch.full_like(queue, -1)
     home[kept] = kept
     rest = (home < 0).nonzero().flatten()
-    if merged:
-        home[rest] = rest[peak_of_each(rows[rest].float(), merged, _NEIGHBOURS)]
+    size = torch.full_like(rest[:1], len(rest))
+    home[rest] = peak_of_each(rows, rest, size, torch.full_like(size, merged), _NEIGHBOURS)
     return gather(tokens, home)
 
 
