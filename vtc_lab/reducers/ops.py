@@ -312,9 +312,9 @@ def normalise(weight: Tensor, group: Tensor, count: int) -> Tensor:
     member = group >= 0
     home = group.clamp(min=0)
     weight = torch.where(member, weight.double(), 0)
-    total = _sums(weight, home, count)
+    total = totals(weight, home, count)
     weight = torch.where(member & (total[home] == 0), 1.0, weight)  # equal shares where nothing weighs anything
-    return (weight / _sums(weight, home, count)[home].clamp(min=torch.finfo(torch.double).tiny)).float()
+    return (weight / totals(weight, home, count)[home].clamp(min=torch.finfo(torch.double).tiny)).float()
 
 
 def weighted_sums(values: Tensor, group: Tensor, weight: Tensor, count: int) -> Tensor:
@@ -328,13 +328,13 @@ def weighted_sums(values: Tensor, group: Tensor, weight: Tensor, count: int) -> 
         return rows[:0]
     order = group.argsort(stable=True)[int((group < 0).sum()) :]
     start = torch.searchsorted(group[order], torch.arange(count, device=group.device))
-    wide = rows.dtype if rows.dtype == torch.float64 else torch.float32
-    share = weight[order].to(wide)
+    precise = rows.dtype if rows.dtype == torch.float64 else torch.float32
+    share = weight[order].to(precise)
 
     def sums(part: Tensor) -> Tensor:
         return torch.nn.functional.embedding_bag(order, part, start, mode="sum", per_sample_weights=share)
 
-    if rows.dtype == wide:
+    if rows.dtype == precise:
         return sums(rows)
     # Half precision is widened a few channels at a time, so that no full float32 copy is ever held; never fewer than
     # fill a cache line, and written into place, because small pieces kept between large ones fragment the heap.
@@ -367,9 +367,9 @@ def nearest(frames: Tensor, kept: Tensor) -> Tensor:
     return torch.where(kept.any(1, keepdim=True), torch.cat(best) + start, -1)
 
 
-def _sums(weight: Tensor, home: Tensor, count: int) -> Tensor:
-    """(count,) sums of weights, with the same bits from run to run (unlike index_add_ on CUDA)."""
-    return torch.zeros(count, dtype=weight.dtype, device=weight.device).index_put_((home,), weight, accumulate=True)
+def totals(numbers: Tensor, group: Tensor, count: int) -> Tensor:
+    """Return the (count,) sums of each group's numbers, with the same bits each time (unlike index_add_ on CUDA)."""
+    return numbers.new_zeros(count).index_put_((group,), numbers, accumulate=True)
 
 
 def coverage(values: Tensor, reduction: Reduction, sample: int | None = None) -> Tensor:

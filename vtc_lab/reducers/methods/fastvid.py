@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from vtc_lab.reducers.clusters import density_peaks, most_alike, shots
-from vtc_lab.reducers.ops import attention, frame_means, gather, ranks, shares
+from vtc_lab.reducers.ops import attention, frame_means, gather, ranks, shares, totals
 from vtc_lab.reducers.registry import method
 from vtc_lab.tokens import Reduction, VideoTokens
 
@@ -38,20 +38,21 @@ def fastvid(
     """
     rows, patches = tokens.values.flatten(0, 2), tokens.total // len(tokens)
     rank, scene = ranks(attention(tokens, sink)), shots(frame_means(tokens.values), tau)
-    share = shares(budget, len(tokens)).to(rows.device)
+    scenes, share = int(scene[-1]) + 1, shares(budget, len(tokens)).to(rows.device)
     merged = (context * share.double()).long()
     end = torch.bincount(scene).cumsum(0)[scene]
     host = (end - 1 - torch.arange(len(scene), device=rows.device)) % _EVERY == 0
-    room, wanted = patches - share + merged, _sums(merged, scene)
+    room, wanted = patches - share + merged, totals(merged, scene, scenes)
     centres = _deal(wanted, torch.where(host, room, 0), scene)
-    salient = share - merged + _deal(wanted - _sums(centres, scene), torch.where(host, 0, room), scene)
+    held = totals(centres, scene, scenes)
+    salient = share - merged + _deal(wanted - held, torch.where(host, 0, room), scene)
     loose, own = rank >= salient[:, None], torch.arange(tokens.total, device=rows.device)
     member = (loose & (centres > 0)[:, None]).flatten().nonzero().flatten()
-    size, held = (patches - salient)[centres > 0], centres[centres > 0]
-    anchors = member[density_peaks(rows, member, size, held, _NEIGHBOURS)]
+    size = (patches - salient)[centres > 0]
+    anchors = member[density_peaks(rows, member, size, centres[centres > 0], _NEIGHBOURS)]
     home, rest = torch.where(loose.flatten(), -1, own), loose.flatten().nonzero().flatten()
-    parts = rest.split(_sums(patches - salient, scene).tolist()), anchors.split(_sums(centres, scene).tolist())
-    for some, among in zip(*parts, strict=True):
+    parts = rest.split(totals(patches - salient, scene, scenes).tolist())
+    for some, among in zip(parts, anchors.split(held.tolist()), strict=True):
         if len(among):
             home[some] = among[most_alike(rows.index_select(0, some).float(), rows[among].float())[1]]
     home[anchors] = anchors
@@ -60,17 +61,12 @@ def fastvid(
     return gather(tokens, home, torch.where(home == own, weight, (1 - weight) / guests.clamp(min=1)))
 
 
-def _sums(number: Tensor, scene: Tensor) -> Tensor:
-    """The sum of the whole numbers (T,) of each scene."""
-    return torch.zeros_like(torch.bincount(scene)).index_add_(0, scene, number)
-
-
 def _deal(wanted: Tensor, room: Tensor, scene: Tensor) -> Tensor:
     """(T,) whole numbers that sum to `wanted` in each scene, as equal as `room` (T,) allows, the larger ones first."""
     frame = torch.repeat_interleave(room)
     number = torch.arange(len(frame), device=room.device) - (room.cumsum(0) - room)[frame]
     frame = frame[number.argsort(stable=True)]
     frame = frame[scene[frame].argsort(stable=True)]
-    held = _sums(room, scene)
+    held = totals(room, scene, len(wanted))
     place = torch.arange(len(frame), device=room.device) - (held.cumsum(0) - held)[scene[frame]]
     return torch.bincount(frame[place < wanted[scene[frame]]], minlength=len(room))

@@ -7,7 +7,18 @@ import torch
 from torch import Tensor
 
 from vtc_lab.reducers.clusters import peak_of_each, shots
-from vtc_lab.reducers.ops import attention, cosines, even, frame_means, gather, group_means, hand_out, shares, wide
+from vtc_lab.reducers.ops import (
+    attention,
+    cosines,
+    even,
+    frame_means,
+    gather,
+    group_means,
+    hand_out,
+    shares,
+    totals,
+    wide,
+)
 from vtc_lab.reducers.registry import method
 from vtc_lab.tokens import Reduction, VideoTokens
 
@@ -47,6 +58,7 @@ def flashvid(
     frames, count = tokens.values.flatten(1, 2), len(tokens)
     mean = frame_means(tokens.values)
     scene = shots(mean, tau)
+    scenes = int(scene[-1]) + 1
     share = shares(budget, count).to(frames.device)
     picks = math.ceil(alone * (budget // count))
     single = share if alone and picks == budget // count else torch.full_like(share, picks)
@@ -57,7 +69,7 @@ def flashvid(
     home, rest = torch.where(kept.flatten(), place, -1), (~kept).flatten().nonzero().flatten()
     in_scene = scene[rest // frames.shape[1]]
     # A scene's strongest links, as many as leave it trees for its budget.
-    room = torch.bincount(in_scene, minlength=int(scene[-1]) + 1) - _sums(share - single, scene)
+    room = torch.bincount(in_scene, minlength=scenes) - totals(share - single, scene, scenes)
     order = strength.flatten()[rest].argsort(descending=True, stable=True)
     order = order[in_scene[order].argsort(stable=True)]
     first = torch.searchsorted(in_scene, torch.arange(len(room), device=rest.device))
@@ -71,7 +83,7 @@ def flashvid(
     size = torch.bincount(tree)
     means = group_means(tokens.values.flatten(0, 2)[rest], tree, len(root))
     number = torch.bincount(root // frames.shape[1], minlength=count)
-    in_scene = _sums(number, scene)[scene]
+    in_scene = totals(number, scene, scenes)[scene]
     quota = number * torch.bincount(scene)[scene] / in_scene.clamp(min=1)
     clusters = hand_out(quota, budget - int(kept.sum()), number)
     every = torch.arange(len(root), device=root.device)
@@ -81,11 +93,6 @@ def flashvid(
     weight = torch.ones(tokens.total, device=frames.device)
     weight[rest] = 1 / size[tree]
     return gather(tokens, home, weight)
-
-
-def _sums(number: Tensor, scene: Tensor) -> Tensor:
-    """The sum of the whole numbers (T,) of each scene."""
-    return torch.zeros_like(torch.bincount(scene)).index_add_(0, scene, number)
 
 
 def _relevance(frames: Tensor, mean: Tensor, scene: Tensor) -> Tensor:
