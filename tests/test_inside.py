@@ -29,6 +29,8 @@ from vtc_lab.reducers.inside_methods import averaged_in, halved_in, recycled
 from vtc_lab.reducers.registry import INSIDE
 
 FAMILY = "llava_next_video"
+CLIP = vtc.Clip(frames(1), np.arange(6) / 2)
+CANDIDATES = ["red circle", "red", "red square moves left"]
 SMALL = {"fastv": {"keep": 0.3}, "pyramiddrop": {}, "sparsevlm-plus": {"layers": "2 3"}, "random-inside": {"keep": 0.3}}
 
 
@@ -458,10 +460,39 @@ def test_they_are_listed() -> None:
         vtc.methods(stage="within")
 
 
-# --- asking, and sweeps ------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("family", ["llava_next_video", "video_llava", "llava_onevision", "qwen2_vl"])
+def test_the_fate_of_each_token_at_each_layer_and_where_the_last_token_looks(family) -> None:
+    """Class tokens and newlines are no patches; the attention is that of an eager run, where nothing is cut."""
+    model = vtc.load_model(checkpoint(family, 4))
+    eager = AutoModelForImageTextToText.from_pretrained(checkpoint(family, 4), attn_implementation="eager")
+    tokens = model.encode(CLIP)
+    reduced = vtc.reduce(tokens, "random", ratio=2)
+    own = put_back(model.network, encode_prompt(model.network, own_way(model, CLIP, QUESTIONS[0])), [reduced])
+    with torch.no_grad():
+        weights = eager(**own, output_attentions=True).attentions
+    layers = vtc.look_inside(model, CLIP, QUESTIONS[0], "fastv", reduced, keep=1)
+    visual = places_of(model.network, model.family.modality, own)[0]
+    for layer, seen in zip(layers, weights, strict=True):
+        assert torch.equal(layer.reduction.check().kept, reduced.kept)
+        found, expected = layer.attention[reduced.kept], seen[0, :, -1].mean(0)[visual]
+        assert all((expected - each).abs().min() < 1e-5 for each in found) and not layer.attention[~reduced.kept].any()
+        if len(expected) == len(found):
+            same(found, expected)
+    cut = vtc.look_inside(model, CLIP, QUESTIONS[0], "fastv", reduced, keep=0.5)
+    best = layers[1].attention[reduced.kept].topk(len(cut[3].reduction)).indices
+    for number, layer in enumerate(cut):
+        assert set(layer.reduction.check().anchor.tolist()) <= set(reduced.anchor.tolist())
+        assert (layer.attention > 0).equal(layer.reduction.kept) and len(layer.reduction) <= len(reduced)
+        assert layer.reduction.method == f"fastv, layer {number}"
+    assert torch.equal(cut[2].reduction.anchor, reduced.anchor[best.sort().values])
+    assert len(cut[1].reduction) == len(reduced) and abs(len(cut[3].reduction) - len(reduced) / 2) <= 3
+    nothing = vtc.look_inside(model, CLIP, QUESTIONS[0], "drop-inside")[-1]
+    assert not nothing.reduction.kept.any() and not nothing.attention.any()
+    if tokens.grid[0] == len(CLIP):
+        assert vtc.show(CLIP, nothing.reduction).vtc["data"].dropped.sum() == tokens.total
 
-CLIP = vtc.Clip(frames(1), np.arange(6) / 2)
-CANDIDATES = ["red circle", "red", "red square moves left"]
+
+# --- asking, and sweeps ------------------------------------------------------------------------------------------
 
 
 def test_asking() -> None:
@@ -497,12 +528,11 @@ def test_the_cache_holds_what_each_layer_does(method) -> None:
     """PruneVid's earlier layers do not see what was dropped, but they hold it."""
     model = vtc.load_model(checkpoint(FAMILY, 4))
     text = own_way(model, CLIP, QUESTIONS[0])["input_ids"].shape[1] - 24
-    config, depth = model.network.config.text_config, 4
     with vtc.inside(model, method) if method else nullcontext():
         answer = model.ask(QUESTIONS[0], CLIP, max_new_tokens=1)
-    layers = held(24, depth, schedule(method, depth) if method else [])
-    wide = config.hidden_size // config.num_attention_heads * config.num_key_value_heads
-    assert answer.cache_bytes == 2 * 4 * wide * (depth * text + sum(layers))
+    layers = held(24, 4, schedule(method, 4) if method else [])
+    costs = vtc.stage_costs(model.network, model.encode(CLIP).grid, layers, text=text, new_tokens=1)
+    assert answer.cache_bytes == costs.kv_bytes.sum() and (not method or layers[-1] < 24)
 
 
 def test_sweep() -> None:

@@ -40,7 +40,8 @@ from vtc_lab.widgets.explorer import explore
 __all__ = ["Clip", "Reduction", "VTCError", "VideoTokens", "find_clips", "make_clip", "one_each", "read_clip"]
 __all__ += ["ideal_speedup", "machine", "measure", "stage_costs"]
 __all__ += ["merge", "method", "methods", "prune", "reduce"]
-__all__ += ["Family", "compress", "engaged", "inside", "load_encoder", "load_model", "register_family"]
+__all__ += ["Family", "compress", "engaged", "inside", "load_encoder", "load_model", "look_inside"]
+__all__ += ["register_family"]
 __all__ += ["answer_fidelity", "evidence_recall", "fidelity", "list_measures", "pixel_fidelity", "rebuild"]
 __all__ += ["video_metadata", "with_evidence"]
 __all__ += ["accuracy", "benchmarks", "check_clips", "read_benchmark", "read_sample_clip", "read_samples", "score"]
@@ -59,6 +60,7 @@ _LATER = {
     "ideal_speedup": "vtc_lab.cost",
     "inside": "vtc_lab.models.inside",
     "load_model": "vtc_lab.models.loading",
+    "look_inside": "vtc_lab.models.layers",
     "machine": "vtc_lab.speed",
     "measure": "vtc_lab.speed",
     "register_family": "vtc_lab.models.families",

@@ -254,18 +254,17 @@ class Reduction:
         part = _frame_slice(frames, self.grid[0])
         patches = self.grid[1] * self.grid[2]
         low, high = part.start * patches, part.stop * patches
-        mine = (self.anchor >= low) & (self.anchor < high)
-        renumbered = torch.where(mine, mine.cumsum(0) - 1, -1)
-        assign, weight = self.assign[low:high], self.weight[low:high]
-        assign = torch.where(assign >= 0, renumbered[assign.clamp(min=0)], -1)
-        return replace(
-            self,
-            tokens=self.tokens[mine],
-            anchor=self.anchor[mine] - low,
-            assign=assign,
-            weight=torch.where(assign >= 0, weight, 0),
-            grid=(part.stop - part.start, *self.grid[1:]),
-        )
+        here = self.only((self.anchor >= low) & (self.anchor < high))
+        assign, weight = here.assign[low:high], here.weight[low:high]
+        grid = (part.stop - part.start, *self.grid[1:])
+        return replace(here, anchor=here.anchor - low, assign=assign, weight=weight, grid=grid)
+
+    def only(self, stays: Tensor) -> Reduction:
+        """Return some of the output tokens, by (K,) bool; source tokens that went into others count as dropped."""
+        assign = torch.where(stays, stays.cumsum(0) - 1, -1)[self.assign.clamp(min=0)]
+        assign = torch.where(self.assign >= 0, assign, -1)
+        weight = torch.where(assign >= 0, self.weight, 0)
+        return replace(self, tokens=self.tokens[stays], anchor=self.anchor[stays], assign=assign, weight=weight)
 
     def to(self, device: str | torch.device) -> Reduction:
         """Return the same reduction on another device."""

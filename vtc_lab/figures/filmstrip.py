@@ -148,8 +148,9 @@ def draw_frames(clip: Clip, reduction: Reduction, width: int) -> np.ndarray:
     dropped = assign < 0
     anchor = reduction.anchor.cpu().numpy()
     members = np.bincount(assign[~dropped], minlength=len(anchor))
-    merged = ~dropped & (members[assign.clip(0)] > 1)
-    colour = _group_colours(anchor, members, reduction.grid)[assign.clip(0)]
+    # What was dropped has -1 and so the last entry, which stands for no group: there may be no group at all.
+    merged = np.append(members, 0)[assign] > 1
+    colour = np.append(_group_colours(anchor, members, reduction.grid), np.zeros((1, 3), np.uint8), 0)[assign]
 
     # Pixels as (frame, patch row, y, patch column, x, RGB): new = frame * gain / 256 + tint, constant over a patch.
     gain = np.full(kept.shape, 256, np.uint16)
