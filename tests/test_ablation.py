@@ -114,7 +114,10 @@ def test_a_run_gives_what_sweep_gives(open_panel, model):
     assert list(dict.fromkeys(expected.label)) == ["lftr", "lftr (temporal=select)", "uniform", "random"]
     best = expected[expected.ratio == 4].groupby("label").right.mean().max()
     assert f"{100 * best:.1f}" in panel._result.value
-    assert f"{len(expected)} results: {len(expected)} ok, 0 below a minimum budget, 0 failed" in panel._counts.value
+    assert (
+        f"{len(expected)} results: {len(expected)} ok, 0 at budgets that a method cannot keep, 0 failed"
+        in panel._counts.value
+    )
 
 
 @pytest.mark.slow
@@ -307,7 +310,7 @@ def test_a_broken_clip_among_good_ones_is_counted(open_panel, tmp_path):
     table = panel.table
     broken = table["clip"].str.endswith("00001.mp4")
     assert set(table.status[broken]) == {"error"} and set(table.status[~broken]) == {"ok"}
-    assert f"{(~broken).sum()} ok, 0 below a minimum budget, {broken.sum()} failed" in panel._counts.value
+    assert f"{(~broken).sum()} ok, 0 at budgets that a method cannot keep, {broken.sum()} failed" in panel._counts.value
     assert "00001.mp4" in panel._counts.value and panel._image.layout.display == "" and errors(panel) == ""
 
 

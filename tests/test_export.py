@@ -2,6 +2,7 @@
 
 import base64
 import io
+import itertools
 import json
 import os
 import shutil
@@ -19,6 +20,7 @@ import pypdf
 import pytest
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from nbclient import NotebookClient
 from PIL import Image
@@ -417,6 +419,27 @@ def test_figure_sizes():
         figure_size(width="page")
 
 
+def seen(color: str, matrix: np.ndarray) -> np.ndarray:
+    """CIE L*a*b* of a colour whose linear RGB goes through a matrix."""
+    rgb = np.array(to_rgb(color))
+    linear = matrix @ np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+    to_xyz = [[0.4339, 0.3762, 0.1899], [0.2127, 0.7152, 0.0722], [0.0178, 0.1095, 0.8727]]  # over that of white
+    x, y, z = np.cbrt(np.maximum(to_xyz @ linear, 0.008856))
+    return np.array([116 * y - 16, 500 * (x - y), 200 * (y - z)])
+
+
+# Machado, Oliveira and Fernandes 2009, severity 1
+DEUTERANOPIA = [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]]
+
+
+@pytest.mark.parametrize("eye", [np.eye(3), np.array(DEUTERANOPIA)], ids=["normal", "deuteranope"])
+def test_any_two_methods_differ_in_colour_or_in_both_mark_and_dash(eye):
+    looks = {name: method_style(name) for name in vtc_lab.methods().index}
+    for (one, a), (other, b) in itertools.combinations(looks.items(), 2):
+        apart = np.linalg.norm(seen(a["color"], eye) - seen(b["color"], eye))
+        assert apart > 15 or (a["marker"] != b["marker"] and a["linestyle"] != b["linestyle"]), (one, other, apart)
+
+
 def test_each_method_has_one_look_of_its_own():
     baselines = {name: method_style(name) for name in ("uniform", "random", "random-per-frame", "pool", "downscale")}
     published = {name: method_style(name) for name in _ROSTER}
@@ -427,7 +450,7 @@ def test_each_method_has_one_look_of_its_own():
     others = {name: method_style(name) for name in ("mine", "first-tokens", "my-method", "ablation")}
     looks = [str(look) for look in [*baselines.values(), *published.values(), *others.values()]]
     assert len(set(looks)) == len(looks)
-    assert others["mine"] == {"color": "#0072B2", "marker": "^", "linestyle": (0, (1.5, 1))}
+    assert others["mine"] == {"color": "#0072B2", "marker": "^", "linestyle": (0, (5, 1.5))}
     axes = Figure().subplots()
     for look in [*baselines.values(), *published.values(), *others.values()]:
         axes.plot([0, 1], **look)  # matplotlib refuses what it does not know

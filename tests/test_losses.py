@@ -136,7 +136,7 @@ def test_bars_are_the_shares_and_the_ceiling_is_a_line(sweep, width, columns):
 
 
 def test_a_label_without_results_is_marked_and_the_export_has_the_numbers(tmp_path):
-    table = made_up_sweep(LABELS, [1, 16], gaps={("divprune", 16): "minimum"})
+    table = made_up_sweep(LABELS, [1, 16], gaps={("divprune", 16): "error"})
     figure = vtc.plot_losses(table, 16)
     marked = [line for axes in figure.axes for line in axes.get_lines() if line.get_gid() == "missing"]
     assert len(marked) == 2 * len(KINDS) and {line.get_ydata()[0] for line in marked} == {1}

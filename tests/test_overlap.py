@@ -132,7 +132,7 @@ def test_small_multiples_have_a_panel_for_every_method_and_every_gap(clip, every
         colour = titles.pop(title)._left_title.get_color()
         assert (colour == "black") == (one.method not in BASELINES)
     (title, empty), *_ = titles.items()
-    assert len(titles) == 1 and title == "dycoke: below its minimum budget" and not empty.images
+    assert len(titles) == 1 and title == "dycoke: cannot keep this budget" and not empty.images
     assert str(gaps["dycoke"]) in words(figure)
     for note in ("saliency: made up", "Dark and hatched: dropped", "4 of 9"):
         assert note in words(figure)

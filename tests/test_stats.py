@@ -276,7 +276,7 @@ def test_a_table_read_back_from_csv_gives_the_same_and_samples_without_a_clip_ar
     pd.testing.assert_frame_equal(found[["mean", "low", "high"]], without[["mean", "low", "high"]])
     assert summary(back)[1] == summary(table)[1]
     fine = back[back.status == "ok"].assign(error=np.nan)
-    assert summary(fine)[1] == "48 results: 48 ok, 0 below a minimum budget, 0 failed"
+    assert summary(fine)[1] == "48 results: 48 ok, 0 at budgets that a method cannot keep, 0 failed"
 
 
 def test_a_letter_that_takes_too_many_answers_is_told():
@@ -289,7 +289,7 @@ def test_a_letter_that_takes_too_many_answers_is_told():
     counts, sentence = summary(pd.concat([table, worse, alike, worse[:19].assign(label="pool")]))
     assert sentence.split("; ")[1:] == ["one letter takes 45% of the answers: lftr at 10x says D in 46%, right in 26%"]
     assert counts.loc["lftr", [*"ABCD"]].tolist() == [17, 17, 17, 28] and counts.loc["all", "D"] == 86
-    assert summary(table)[1] == "40 results: 40 ok, 0 below a minimum budget, 0 failed"
+    assert summary(table)[1] == "40 results: 40 ok, 0 at budgets that a method cannot keep, 0 failed"
 
 
 @pytest.mark.filterwarnings("error")

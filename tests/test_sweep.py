@@ -140,7 +140,7 @@ def test_columns_are_there_without_rows(model, samples):
     ]
     for table in empty:
         assert table.empty and list(table.columns) == list(COLUMNS) and (table.dtypes == full.dtypes).all()
-        assert summary(table)[1] == "0 results: 0 ok, 0 below a minimum budget, 0 failed"
+        assert summary(table)[1] == "0 results: 0 ok, 0 at budgets that a method cannot keep, 0 failed"
 
 
 def test_settings_are_named_by_what_is_not_default(model, samples):

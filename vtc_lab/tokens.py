@@ -24,7 +24,7 @@ class VTCError(ValueError):
 
 
 class MinimumBudgetError(VTCError):
-    """The budget is below the method's minimum, which the message states."""
+    """The method cannot keep this budget, which is below its minimum or at odds with its options; the message says."""
 
 
 def plain(text: object) -> str:

@@ -12,16 +12,20 @@ from matplotlib.transforms import blended_transform_factory, offset_copy
 
 from vtc_lab.figures import marks
 from vtc_lab.figures.export import Picture, attach
-from vtc_lab.figures.style import figure_size, paper_style
+from vtc_lab.figures.style import figure_size, paper_style, role
 from vtc_lab.sweeps.tidy import EVERYTHING, intervals, uneven, with_absent
+
+_MOST = 8  # labels in one legend
+_WIDE, _TALL = 2.6, 1.3  # inches of a panel: at least, and exactly
 
 
 def plot_curves(table: pd.DataFrame, value: str = "right", *, venue: str = "cvpr", width: str = "column") -> Picture:
     """Draw a value against the tokens kept, a line for each label, with 95 % intervals over clips.
 
-    The numbers of `bootstrap_interval` are attached. Labels stand a few points beside each other, so that intervals can
-    be told apart. Missing results have a mark at the bottom; a mean over fewer samples than other settings answered is
-    a pale, hollow point apart from the line.
+    The numbers of `bootstrap_interval` are attached. More than 8 labels are split into panels of at most 8, with all
+    baselines in each. Labels stand a few points beside each other, so that intervals can be told apart. Missing results
+    have a mark at the bottom; a mean over fewer samples than other settings answered is a pale, hollow point apart from
+    the line. A ratio at which a method cannot run is left out and named in the legend.
 
     Parameters
     ----------
@@ -39,41 +43,87 @@ def plot_curves(table: pd.DataFrame, value: str = "right", *, venue: str = "cvpr
     """
     table = marks.checked(table, value, ("clip", "ratio", "kept", "total"))
     cells = with_absent(intervals(table, ["label", "method", "ratio"]), "ratio")
+    full = table.value[(table.ratio == 1) & table.value.notna()].mean()
+    unable = marks.cannot_run(table, ["label", "ratio"])
+    figure = _draw(cells, unable, full, marks.tokens_of(table), value, figure_size(venue, width))
+    return attach(figure, cells, **marks.told("plot_curves", table, value=value))
+
+
+def _draw(
+    cells: pd.DataFrame, unable: pd.Index, full: float, tokens: str, value: str, size: tuple[float, float]
+) -> Picture:
+    """Draw the cells but for those of labels and ratios that are unable; `full` is the value with everything."""
     name, factor = marks.unit(value)
+    styles, (panels, columns) = marks.looks(cells), _panels(cells, size[0])
+    common = [label for label in styles if not any(label in panel for panel in panels)]
+    cells = cells[~pd.MultiIndex.from_frame(cells[["label", "ratio"]]).isin(unable)]
     place = cells.groupby("ratio").kept.median()  # where a cell without a result would be
-    place = place.fillna(pd.Series(table.total.mean() / place.index, place.index))
-    odd = uneven(cells)
-    cells["x"] = cells.kept.mask(odd).fillna(cells.ratio.map(place))
-    styles, entries = marks.looks(table), {}
-    # Labels stand a little apart, so that one's interval does not hide another's.
-    asides = (np.arange(len(styles)) - (len(styles) - 1) / 2) * min(2, 12 / len(styles))
+    place = place.fillna(pd.Series(cells.total.mean() / place.index, place.index))
+    cells = cells.assign(x=cells.kept.mask(uneven(cells)).fillna(cells.ratio.map(place)))
+    texts = {label: label + _gone(label, cells, unable) for label in styles}
+    entries = {texts[label]: Line2D([], [], **look) for label, look in styles.items()}
+    xlabel, wide, split = f"tokens kept of {tokens}, and ratio", size[0] / columns, bool(panels[0])
     with paper_style():
-        figure = Picture(figsize=figure_size(venue, width, 0.42 if width == "text" else 0.62))
-        axes = figure.subplots()
-        for (label, style), aside in zip(styles.items(), asides, strict=True):
-            rows = cells[cells.label == label].sort_values("x")
-            numbers = ["mean", "low", "high"]
-            whole, fewer = rows.copy(), rows[odd[rows.index] & (rows.n > 0)]
-            whole[numbers] = rows[numbers].where(~odd[rows.index])
-            drawn: list[Any] = []
-            for part, look in [(whole, style), (fewer, marks.pale(style))]:
-                if len(part):
-                    drawn += axes.plot(part.x, part["mean"] * factor, **look)
-                    drawn.append(axes.vlines(part.x, part.low * factor, part.high * factor, **marks.thin(look)))
-            for artist in drawn:  # only now, because what is drawn with it does not count for the axes' limits
-                artist.set_transform(offset_copy(axes.transData, figure, aside, 0, "points"))
-            entries[label + ("" if rows.n.any() else ", no result")] = Line2D([], [], **style)
-        full = table[(table.ratio == 1) & table.value.notna()].value
-        if len(full):
-            line = axes.axhline(full.mean() * factor, color="black", linewidth=0.7, linestyle=(0, (6, 3)), zorder=1)
-            entries[f"{EVERYTHING}: {full.mean() * factor:.3g}"] = line
-        axes.set_xscale("log")
-        axes.margins(x=0.1 if odd.any() else 0.06)
-        _label_ratios(axes, place, figure.get_figwidth() - 0.6)
-        axes.set(xlabel=f"tokens kept of {marks.tokens_of(table)}, and ratio", ylabel=name)
-        _mark_missing(axes, figure, cells[odd], styles)
-        marks.legend_below(figure, entries | marks.missing_entries(cells))
-    return attach(figure, cells.drop(columns="x"), **marks.told("plot_curves", table, value=value))
+        figure = Picture(figsize=size)
+        grid = figure.subplots(len(panels) // columns, columns, sharex=True, sharey=True, squeeze=False)
+        marked, named = 0, 0
+        for axes, panel in zip(grid.flat, panels, strict=True):
+            mine = {label: look for label, look in styles.items() if label in [*panel, *common]}
+            _draw_lines(axes, cells, mine, factor)
+            line = axes.axhline(full * factor, color="black", linewidth=0.7, linestyle=(0, (6, 3)), zorder=1)
+            marked = max(marked, _mark_missing(axes, cells[uneven(cells) & cells.label.isin(mine)], styles))
+            if split:
+                own = {texts[label]: entries.pop(texts[label]) for label in panel}
+                named = max(named, marks.legend_above(axes, own, wide))
+        first = grid[0, 0]
+        first.set_xscale("log")
+        first.margins(x=0.1 if uneven(cells).any() else 0.06)
+        _label_ratios(first, place, wide - 0.6)
+        _make_room(first, marked, _TALL if split else size[1] - 0.7)
+        for axes in grid[:, 0]:
+            axes.set_ylabel(name)
+        if not np.isnan(full):
+            entries[f"{EVERYTHING}: {full * factor:.3g}"] = line
+        if split:
+            figure.set_figheight(len(grid) * (_TALL + 0.1 + marks.LINE * named) + 0.35)
+        if columns == 1:
+            grid[-1, 0].set_xlabel(xlabel)
+        marks.legend_below(figure, entries | marks.missing_entries(cells), "" if columns == 1 else xlabel)
+    return figure
+
+
+def _panels(cells: pd.DataFrame, inches: float) -> tuple[list[list[str]], int]:
+    """Return the labels that are named above each panel, [[]] where one legend is enough, and the panels in a row."""
+    methods = dict(zip(cells.label, cells.method, strict=True))
+    labels = [label for label, method in methods.items() if not role(method)] if len(methods) > _MOST else []
+    count = -(-len(labels) // _MOST)
+    columns = max(1, min(count, int(inches / _WIDE)))
+    return [list(part) for part in np.array_split(labels, max(1, -(-count // columns) * columns))], columns
+
+
+def _gone(label: str, cells: pd.DataFrame, unable: pd.Index) -> str:
+    """Return what the legend says about results that a label has not."""
+    ratios = [f"{ratio:g}×" for each, ratio in unable if each == label]
+    if ratios:
+        return f", cannot run at {', '.join(ratios)}"
+    return "" if cells.n[cells.label == label].any() else ", no result"
+
+
+def _draw_lines(axes: Axes, cells: pd.DataFrame, styles: dict[str, dict[str, Any]], factor: int) -> None:
+    """Draw a line with intervals for each label, a little apart, so that one's interval does not hide another's."""
+    asides = (np.arange(len(styles)) - (len(styles) - 1) / 2) * min(2, 12 / len(styles))
+    numbers = ["mean", "low", "high"]
+    for (label, style), aside in zip(styles.items(), asides, strict=True):
+        rows = cells[cells.label == label].sort_values("x")
+        whole, fewer = rows.copy(), rows[uneven(rows) & (rows.n > 0)]
+        whole[numbers] = rows[numbers].where(~uneven(rows))
+        drawn: list[Any] = []
+        for part, look in [(whole, style), (fewer, marks.pale(style))]:
+            if len(part):
+                drawn += axes.plot(part.x, part["mean"] * factor, **look)
+                drawn.append(axes.vlines(part.x, part.low * factor, part.high * factor, **marks.thin(look)))
+        for artist in drawn:  # only now, because what is drawn with it does not count for the axes' limits
+            artist.set_transform(offset_copy(axes.transData, axes.get_figure(root=True), aside, 0, "points"))
 
 
 def _label_ratios(axes: Axes, place: pd.Series, inches: float) -> None:
@@ -89,20 +139,24 @@ def _label_ratios(axes: Axes, place: pd.Series, inches: float) -> None:
     axes.xaxis.minorticks_off()
 
 
-def _mark_missing(axes: Axes, figure: Picture, cells: pd.DataFrame, styles: dict[str, dict[str, Any]]) -> None:
-    """Mark cells on a strip below the data, at most four side by side."""
-    bottom = blended_transform_factory(axes.transData, axes.transAxes)
-    highest = -1
+def _mark_missing(axes: Axes, cells: pd.DataFrame, styles: dict[str, dict[str, Any]]) -> int:
+    """Mark cells on a strip below the data, at most four side by side; return how many rows of marks there are."""
+    bottom, rows = blended_transform_factory(axes.transData, axes.transAxes), 0
     for x, group in cells.groupby("x"):
         for at, label in enumerate(group.label):
             row, column = divmod(at, 4)
             aside = 8 * (column - (min(4, len(group) - 4 * row) - 1) / 2)
-            place = offset_copy(bottom, figure, aside, 5 + 8 * row, "points")
+            place = offset_copy(bottom, axes.get_figure(root=True), aside, 5 + 8 * row, "points")
             marks.missing_mark(axes, x, 0, styles[label], place)
-            highest = max(highest, row)
-    if highest >= 0:
+            rows = max(rows, row + 1)
+    return rows
+
+
+def _make_room(axes: Axes, rows: int, inches: float) -> None:
+    """Lower the end of an axis of this height, without further ticks, for rows of marks below the data."""
+    if rows:
         low, high = axes.get_ylim()
         ticks = [tick for tick in axes.get_yticks() if low <= tick <= high]
-        share = (9 + 8 * highest) / (72 * figure.get_figheight() - 50)  # of the height that the axes will have
+        share = (1 + 8 * rows) / (72 * inches)
         axes.set_ylim(low - (high - low) * share / (1 - share), high)
         axes.set_yticks(ticks)

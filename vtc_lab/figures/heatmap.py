@@ -15,7 +15,7 @@ from matplotlib.patches import Polygon, Rectangle
 
 from vtc_lab.figures import marks
 from vtc_lab.figures.export import Picture, attach
-from vtc_lab.figures.style import BASELINES, figure_size, paper_style
+from vtc_lab.figures.style import BASELINES, GREY, figure_size, paper_style
 from vtc_lab.sweeps.tidy import counted, intervals, tidy, uneven
 from vtc_lab.tokens import VTCError
 
@@ -52,20 +52,24 @@ def plot_heatmap(table: pd.DataFrame, value: str = "right", *, venue: str = "cvp
     not_run: dict[str, Any] = {"n": 0, "clips": 0, "missing": 0, "of": cells.of.max()}
     cells = cells.fillna(not_run).astype(dict.fromkeys(not_run, int))
     cells["below_baseline"] = _below_baseline(cells, table, -1 if value in marks.LOWER_IS_BETTER else 1)
+    unable = pd.MultiIndex.from_frame(cells[_SPLIT]).isin(marks.cannot_run(rows, _SPLIT))
     name, factor = marks.unit(value)
     colour_of = Normalize(cells["mean"].min(), cells["mean"].max())
     with paper_style():
         figure = Picture(figsize=(figure_size(venue, width)[0], round(0.6 + 0.42 * len(down), 3)))
         axes = figure.subplots()
-        for (y, x), (_, cell) in zip(np.ndindex(len(down), len(across)), cells.iterrows(), strict=True):
-            _draw_cell(axes, x, y, cell, factor, colour_of)
+        for (y, x), (place, cell) in zip(np.ndindex(len(down), len(across)), cells.iterrows(), strict=True):
+            if unable[place]:
+                axes.text(x + 0.5, y + 0.5, "cannot\nrun", color=GREY, fontsize=marks.LEGEND, ha="center", va="center")
+            else:
+                _draw_cell(axes, x, y, cell, factor, colour_of)
         axes.set(xlim=(0, len(across)), ylim=(len(down), 0), xlabel="spatial ratio", ylabel="temporal ratio")
         axes.set_xticks(np.arange(len(across)) + 0.5, [f"{ratio:g}×" for ratio in across])
         axes.set_yticks(np.arange(len(down)) + 0.5, [f"{ratio:g}×" for ratio in down])
         axes.tick_params(length=0)
         axes.spines[:].set_visible(False)
         axes.set_title(f"{name}, 95% interval, tokens kept of {marks.tokens_of(rows)}", fontsize=marks.LEGEND)
-        entries = marks.missing_entries(cells, _hatched())
+        entries = marks.missing_entries(cells[~unable], _hatched())
         if cells.below_baseline.any():
             corner = Line2D([], [], marker=[(-1, 1), (1, 1), (1, -1), (-1, 1)], linestyle="", markersize=5)
             corner.set(markerfacecolor="white", markeredgecolor="black")

@@ -48,7 +48,7 @@ def plot_losses(table: pd.DataFrame, ratio: float, *, venue: str = "neurips", wi
     at = marks.compressed(table, ratio)
     cells = marks.compressed(split_losses(table, ("label", "method", "ratio", "kind")), ratio)
     cells = tidy.with_absent(cells.reset_index(drop=True), "kind").fillna({"ratio": ratio, "loss": "either"})
-    styles, kinds = marks.looks(at), sorted(cells.kind.unique())
+    styles, kinds, unable = marks.looks(at), sorted(cells.kind.unique()), marks.cannot_run(at, ["label"])
     bars = [label for label in styles if label not in set(at.label[tidy.ceilings(at)])]
     columns = 3 if width == "text" else 2
     rows = -(-len(kinds) // columns)
@@ -59,16 +59,18 @@ def plot_losses(table: pd.DataFrame, ratio: float, *, venue: str = "neurips", wi
         panels[0, 0].set_yticks(range(len(bars)), bars)
         panels[0, 0].set_ylim(len(bars) - 0.4, -0.6)
         for place, (kind, axes) in enumerate(zip(kinds, panels.flat, strict=False)):
-            mine = cells[cells.kind == kind]
+            mine = cells[(cells.kind == kind) & ~cells.label.isin(unable)]
             axes.set_title(f"{kind}, n = {mine.n.max()}", fontsize=marks.LEGEND)
             axes.tick_params(labelsize=marks.LEGEND, labelbottom=place + columns >= len(kinds))
             _draw_losses(axes, mine, bars, styles)
+            for label in unable:
+                marks.say_cannot_run(axes, bars.index(label))
         for axes in panels.flat[len(kinds) :]:
             axes.set_axis_off()
         panels[0, 0].set_xlim(0, None)
         entries: dict[str, Any] = {words: Patch(linewidth=0, **look) for words, look in _WAYS.values()}
         entries |= {label: Line2D([], [], **CEILING) for label in styles if label not in bars}
-        entries |= marks.missing_entries(cells[cells.loss == "either"])
+        entries |= marks.missing_entries(cells[(cells.loss == "either") & ~cells.label.isin(unable)])
         lost = f"lost of the answers that are right with {tidy.EVERYTHING} (%)"
         marks.legend_below(figure, entries, f"{lost}\n{marks.budget(at)}")
     return attach(figure, cells, **marks.told("plot_losses", at, ratio=ratio))

@@ -13,11 +13,12 @@ from matplotlib.lines import Line2D
 from matplotlib.transforms import Transform
 
 from vtc_lab.figures.export import Picture
-from vtc_lab.figures.style import BASELINES, CEILING, method_style, role
+from vtc_lab.figures.style import BASELINES, CEILING, GREY, SMALL, method_style, role
 from vtc_lab.sweeps.tidy import tidy, uneven
 from vtc_lab.tokens import VTCError
 
 LEGEND = 7  # points, of legends and of names beside the data
+LINE = 0.135  # inches, of a legend
 LOWER_IS_BETTER = ("flipped", "kl", "tv")
 _UNITS = {  # the name of a value on an axis, and the factor from the table to it
     "right": ("accuracy (%)", 100),
@@ -25,6 +26,13 @@ _UNITS = {  # the name of a value on an axis, and the factor from the table to i
     "kl": ("KL divergence (nats)", 1),
     "tv": ("total variation", 1),
     "likelihood": ("probability of the right answer", 1),
+}
+_LEGEND: dict[str, Any] = {
+    "fontsize": LEGEND,
+    "handlelength": 3,
+    "columnspacing": 1,
+    "labelspacing": 0.25,
+    "borderpad": 0.1,
 }
 _GREY = {"color": "#999999", "marker": "o"}
 
@@ -63,6 +71,19 @@ def looks(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
         style = method_style(method, variants.index((label != method, label)))
         styles[label] = style | {"zorder": 2 if role(method) else 3}
     return styles
+
+
+def cannot_run(table: pd.DataFrame, by: list[str]) -> pd.MultiIndex | pd.Index:
+    """Return the groups of a tidy table in which the method can keep no row's budget; a figure leaves them out."""
+    unable = (table["status"] if "status" in table else pd.Series("", table.index)) == "minimum"
+    unable = unable.groupby([table[column] for column in by]).all()
+    return unable.index[unable]
+
+
+def say_cannot_run(axes: Axes, y: float) -> None:
+    """Write into a row of bars why it has none."""
+    look: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": SMALL, "color": GREY}
+    axes.text(0.5, y, "cannot run", transform=axes.get_yaxis_transform(), **look)
 
 
 def thin(style: dict[str, Any]) -> dict[str, Any]:
@@ -128,17 +149,29 @@ def _mark_lines(style: dict[str, Any]) -> tuple[Line2D, Line2D]:
 
 def legend_below(figure: Picture, entries: dict[str, Any], title: str = "") -> None:
     """Draw a legend under the axes, for which the figure grows; its title can label the axis of several panels."""
-    width, height = figure.get_size_inches()
-    inches = [len(text) * 0.045 + 0.55 for text in entries]
-    columns = len(entries)
-    while columns > 1 and sum(map(max, np.array_split(inches, columns))) > width:
-        columns -= 1
-    lines = -(-len(entries) // columns) + 1.3 * bool(title) * (1 + title.count("\n"))
-    figure.set_figheight(round(height + 0.05 + 0.135 * lines, 3))
-    texts: dict[str, Any] = {"ncols": columns, "fontsize": LEGEND, "title": title or None, "title_fontsize": 9}
-    spaces = {"handlelength": 3, "columnspacing": 1, "labelspacing": 0.25, "borderpad": 0.1}
-    legend = figure.legend(list(entries.values()), list(entries), loc="outside lower center", **texts, **spaces)
+    columns, lines = _layout(entries, figure.get_figwidth())
+    titles = 1.3 * bool(title) * (1 + title.count("\n"))
+    figure.set_figheight(round(figure.get_figheight() + 0.05 + LINE * (lines + titles), 3))
+    look = _LEGEND | {"loc": "outside lower center", "ncols": columns, "title": title or None, "title_fontsize": 9}
+    legend = figure.legend(list(entries.values()), list(entries), **look)
     legend.get_title().set_multialignment("center")
+
+
+def legend_above(axes: Axes, entries: dict[str, Any], inches: float) -> int:
+    """Draw a legend over axes of a width, and return how many lines it has."""
+    columns, lines = _layout(entries, inches)
+    look = _LEGEND | {"loc": "lower center", "bbox_to_anchor": (0.5, 1), "ncols": columns}
+    axes.legend(list(entries.values()), list(entries), **look)
+    return lines
+
+
+def _layout(entries: Iterable[str], inches: float) -> tuple[int, int]:
+    """Return how many columns of a legend fit into a width, and how many lines it then has."""
+    wide = [len(text) * 0.045 + 0.55 for text in entries]
+    columns = len(wide)
+    while columns > 1 and sum(map(max, np.array_split(wide, columns))) > inches:
+        columns -= 1
+    return columns, -(-len(wide) // columns)
 
 
 def told(what: str, table: pd.DataFrame, **config: object) -> dict[str, Any]:

@@ -72,7 +72,7 @@ def compare_kept(
         name = f"{label} ({role(one.method)})" if role(one.method) else label
         titles.append(f"{name}  {len(one)}/{one.total}")
     for name, error in gaps.items():
-        titles.append(f"{name}: {'below its minimum budget' if isinstance(error, MinimumBudgetError) else 'no result'}")
+        titles.append(f"{name}: {'cannot keep this budget' if isinstance(error, MinimumBudgetError) else 'no result'}")
     wrapped = [textwrap.wrap(title, letters(0.85 * inches / columns)) for title in titles]
     lines = sum(max(map(len, wrapped[n : n + columns])) for n in range(0, len(wrapped), columns))
     seconds = ", ".join(f"{clip.times[t]:.2f}" for t in chosen)

@@ -49,24 +49,26 @@ def plot_kinds(
     pairs = tidy.differences(table)
     cells = tidy.with_absent(tidy.intervals(pairs[pairs.ratio == ratio], ["label", "kind"]), "kind")
     cells = cells.rename(columns={"mean": "difference"}).assign(ratio=ratio)
+    unable = marks.cannot_run(at, ["label"])
+    shown = cells[~cells.label.isin(unable)]
     styles = {label: look for label, look in marks.looks(table).items() if label in set(at.label)}
     kinds = sorted(at.kind.unique())
     name, factor = marks.unit(value)
     height = -(-len(kinds) // 3) if width == "text" else len(kinds)  # kinds above each other
-    dots = [label for label in styles if label not in set(at.label[tidy.ceilings(at)])]
+    dots = [label for label in styles if label not in {*at.label[tidy.ceilings(at)], *unable}]
     slot = {label: (place + 0.75) / (len(dots) + 0.5) for place, label in enumerate(dots)}
     with paper_style():
         size = (figure_size(venue, width)[0], round(0.55 + height * max(0.3, 0.085 * (len(dots) + 1)), 3))
         figure = Picture(figsize=size)
         panels = figure.subplots(1, -(-len(kinds) // height), sharex=True, squeeze=False)[0]
-        for _, cell in cells.iterrows():
+        for _, cell in shown.iterrows():
             panel, row = divmod(kinds.index(cell.kind), height)
             if cell.label in slot:
                 style = styles[cell.label] | {"markersize": 3.5}
                 _draw_difference(panels[panel], row + slot[cell.label], cell, factor, style)
             else:
                 marks.ceiling_line(panels[panel], cell.difference * factor, (row + 0.05, row + 0.95))
-        _make_room(figure, cells)
+        _make_room(figure, shown)
         answers = cells.groupby("kind").n.max()
         for panel, axes in enumerate(panels):
             mine = kinds[panel * height : (panel + 1) * height]
@@ -75,7 +77,9 @@ def plot_kinds(
             axes.set_yticks(np.arange(len(mine)) + 0.5, [f"{kind}\nn = {answers[kind]}" for kind in mine])
             axes.hlines(range(1, height), 0, 1, "#dddddd", linewidth=0.5, transform=axes.get_yaxis_transform())
             axes.tick_params(axis="y", length=0)
-        entries = {label: Line2D([], [], **style) for label, style in styles.items()} | marks.missing_entries(cells)
+        names = {label: f"{label}, cannot run" if label in unable else label for label in styles}
+        entries = {names[label]: Line2D([], [], **style) for label, style in styles.items()}
+        entries |= marks.missing_entries(shown)
         marks.legend_below(figure, entries, f"{_change(name)} against {tidy.EVERYTHING}\n{marks.budget(at)}")
     return attach(figure, cells, **marks.told("plot_kinds", at, value=value, ratio=ratio))
 
@@ -159,14 +163,18 @@ def plot_flips(table: pd.DataFrame, *, venue: str = "cvpr", width: str = "column
     cells[list(_FLIPS)] = small.groupby(keys, sort=False, dropna=False)[list(_FLIPS)].sum().to_numpy()
     cells, styles = tidy.with_absent(cells, "ratio"), marks.looks(table)
     labels = [label for label in styles if label in set(small.label)]
+    unable = marks.cannot_run(small, keys)
+    shown = cells[~pd.MultiIndex.from_frame(cells[keys]).isin(unable)]
     with paper_style():
         figure, panels = _panels_of_ratios(cells, labels, venue, width)
         for ratio, axes in panels.items():
-            mine = cells[cells.ratio == ratio]
+            mine = shown[shown.ratio == ratio]
             _draw_flips(axes, mine, labels)
             right = blended_transform_factory(axes.transAxes, axes.transData)
             for label in mine.label[tidy.uneven(mine)]:
                 marks.missing_mark(axes, 0.93, labels.index(label), styles[label], right)
+            for label in (label for label, at in unable if at == ratio):
+                marks.say_cannot_run(axes, labels.index(label))
             kept = mine.kept.median()
             axes.set_title(f"{ratio:.3g}×\n{'' if np.isnan(kept) else marks.count(kept)}", fontsize=8)
         low, high = axes.get_xlim()  # which all share
@@ -175,7 +183,7 @@ def plot_flips(table: pd.DataFrame, *, venue: str = "cvpr", width: str = "column
         entries: dict[str, Any] = {words: Patch(linewidth=0, **look) for words, look in _FLIPS.values()}
         least, most = cells.n[cells.n > 0].min(), cells.n.max()
         title = f"answers that changed (% of {least:,}{'' if least == most else f' to {most:,}'})"
-        marks.legend_below(figure, entries | marks.missing_entries(cells), title)
+        marks.legend_below(figure, entries | marks.missing_entries(shown), title)
     return attach(figure, cells, **marks.told("plot_flips", small))
 
 

@@ -37,7 +37,8 @@ SMALL = 6  # points, of titles of panels and of notes
 _COLORS = (BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY)
 # 6 colours and 13 markers have no factor in common: counting through both at once repeats no pair for 78 methods.
 _MARKERS = ("o", "^", "D", "v", "P", "*", "<", ">", "p", "h", "8", "d", "H")
-_DASHES = ("-", (0, (5, 1.5)), (0, (4, 1.5, 1, 1.5)), (0, (1.5, 1)))
+# 6 dashes: of two methods with one colour, of any 36 in a row, both dash and marker differ.
+_DASHES = ("-", (0, (5, 1.5)), (0, (4, 1.5, 1, 1.5)), (0, (1.5, 1)), (0, (4, 1, 1, 1, 1, 1)), (0, (8, 1.5, 2, 1.5)))
 BASELINES: dict[str, dict[str, Any]] = {  # grey: every figure compares against them
     "uniform": {"color": "#555555", "marker": "s", "linestyle": "--"},
     "random": {"color": "#999999", "marker": "x", "linestyle": ":"},
@@ -46,7 +47,7 @@ BASELINES: dict[str, dict[str, Any]] = {  # grey: every figure compares against 
     "downscale": {"color": "#999999", "marker": "1", "linestyle": (0, (6, 2))},
 }
 CEILING: dict[str, Any] = {"color": "#B2182B", "marker": "", "linestyle": (0, (2.5, 1)), "linewidth": 1.1}
-# These set variants of one method apart: 4 dashes, 3 fills and 5 shades repeat no triple for 60 variants.
+# These set variants of one method apart: 6 dashes, 3 fills and 5 shades repeat no triple for 30 variants.
 _FILLS = ("full", "none", "bottom")
 _SHADES = (0, 0.45, -0.45, 0.25, -0.25)  # towards white, or towards black
 # The place in this list is the look: append, never reorder.

@@ -33,7 +33,7 @@ def fidelity_sweep(
     Returns
     -------
     DataFrame with sample and clip (the clip's name), method, label, ratio, kept, total, a column for each measure,
-    reduce_s, status ("ok"; "minimum" where the method cannot go down to the budget; "error" where it failed) and error,
+    reduce_s, status ("ok"; "minimum" where the method cannot keep the budget; "error" where it failed) and error,
     in words. Rows that are not ok have no result.
 
     Raises

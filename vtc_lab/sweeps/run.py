@@ -108,7 +108,7 @@ def sweep(
     - read_s, encode_s, reduce_s, prefill_s, decode_s: seconds. Reading, encoding and reducing count in full on every
       row; prefill and decoding are the batch's divided by its answers. Rows that keep everything share one run;
     - engaged: as many visual tokens reached the language model as were kept; status: "ok", "minimum" (the method cannot
-      go down to this budget) or "error"; error: in words. Rows that are not ok have no result, and NaN for it;
+      keep this budget) or "error"; error: in words. Rows that are not ok have no result, and NaN for it;
     - frames (that were read), likeliest (the candidate with the highest probability; "" if two share it, or without
       candidates), per_layer (visual tokens that the layers held on average; as `kept` without a stage inside),
       cache_bytes (of keys and values at the end of the answer, see `Answer`), letter (of the option that the text was
@@ -198,7 +198,7 @@ def summary(table: pd.DataFrame) -> tuple[pd.DataFrame, str]:
     >>> table = sweep(vtc.load_model(), [asked[0] | {"clip": clip}, asked[0] | {"clip": "gone.mp4"}], ["pool"], [2])
     >>> counts, sentence = summary(table)
     >>> counts.loc["all"].tolist(), sentence.split(";")[0]
-    ([1, 0, 1, 0], '2 results: 1 ok, 0 below a minimum budget, 1 failed')
+    ([1, 0, 1, 0], '2 results: 1 ok, 0 at budgets that a method cannot keep, 1 failed')
     """
     if missing := {"label", "status", "error"} - set(getattr(table, "columns", ())):
         raise VTCError(f"the table has no column {min(missing)!r}; give the DataFrame that vtc.sweep returns")
@@ -211,7 +211,7 @@ def summary(table: pd.DataFrame) -> tuple[pd.DataFrame, str]:
         counts = counts.join(pd.crosstab(chosen.label, chosen.letter)).fillna(0).astype(int)
     counts.loc["all"] = counts.sum()
     ok, minimum, failed, unsaved, *_ = counts.loc["all"]
-    words = [f"{len(table)} results: {ok} ok, {minimum} below a minimum budget, {failed} failed"]
+    words = [f"{len(table)} results: {ok} ok, {minimum} at budgets that a method cannot keep, {failed} failed"]
     if failed:
         reasons = errors[table.status == "error"].value_counts()
         words.append(f"most often ({reasons.iloc[0]} times): {reasons.index[0]}")

@@ -19,7 +19,7 @@ from vtc_lab.reducers.joint import keep_jointly
 from vtc_lab.reducers.ops import coverage, difference, even, few_threads
 from vtc_lab.reducers.registry import check_ratio, method
 from vtc_lab.reducers.stages import Problem, both_stages, cut_greedily, cut_optimally
-from vtc_lab.tokens import Reduction, VideoTokens, VTCError
+from vtc_lab.tokens import MinimumBudgetError, Reduction, VideoTokens, VTCError
 
 _SAMPLE = 64  # positions of a frame on which splits are compared
 _CANDIDATES = 10  # numbers of segments tried at most
@@ -130,7 +130,7 @@ def _budget(
         return budget, None
     total, part = frames * patches / budget, along if in_time else across
     if part > total * (1 + 0.5 / budget) + 0.5:
-        raise VTCError(
+        raise MinimumBudgetError(
             f"{'temporal' if in_time else 'spatial'}_ratio is {part:g}, more than the whole reduction of {total:g}; "
             f"choose 1 to {total:g}"
         )
