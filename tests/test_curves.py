@@ -227,9 +227,8 @@ def test_fourteen_methods_fit_and_the_legend_covers_nothing(width):
         figure = plot(table, width=width)
         renderer = drawn(figure)
         box = figure.legends[0].get_window_extent(renderer)
-        width, height = figure.bbox.size
         assert figure.get_figwidth() == figure_size("cvpr", width)[0]
-        assert box.x0 >= -1 and box.x1 <= width + 1 and box.y0 >= -1
+        assert box.x0 >= -1 and box.x1 <= figure.bbox.width + 1 and box.y0 >= -1
         for axes in figure.axes:
             assert axes.get_tightbbox(renderer).y0 >= box.y1 - 2
             assert axes.get_window_extent(renderer).height > 60

@@ -47,3 +47,14 @@ def test_what_fails_is_a_row_and_the_rest_goes_on():
 def test_bad_input_is_one_sentence(clips, methods, ratios, complaint):
     with pytest.raises(vtc.VTCError, match=complaint):
         vtc.fidelity_sweep(clips, methods, ratios)
+
+
+def test_a_ratio_for_time_above_the_whole_reduction_is_no_failure():
+    tokens = vtc.VideoTokens(torch.randn(4, 2, 2, 8))
+    table = vtc.fidelity_sweep({"a": tokens}, vtc.variants("lftr", temporal_ratio=[1, 4]) + ["uniform"], [1, 2])
+    undefined = table[table.label.str.contains("=4")]
+    assert set(undefined.status) == {"minimum"} and undefined.error.str.contains("more than the whole").all()
+    assert vtc.summary(table)[1] == "6 results: 4 ok, 2 at budgets that a method cannot keep, 0 failed"
+    figure = vtc.plot_curves(table, "coverage")
+    named = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert "lftr (temporal_ratio=4), cannot run at 1×, 2×" in named and not any("missing" in text for text in named)
