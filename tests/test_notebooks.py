@@ -19,6 +19,7 @@ NAMES = [
     "06_your_model_your_data",
     "07_write_your_own_method",
     "08_what_papers_report",
+    "10_speed_and_memory",
 ]
 
 

@@ -15,6 +15,7 @@ from vtc_lab.figures.multiples import compare_kept
 from vtc_lab.figures.overlap import kept_overlap, plot_agreement, plot_overlap
 from vtc_lab.figures.panels import plot_flips, plot_forest, plot_kinds
 from vtc_lab.figures.papers import plot_published
+from vtc_lab.figures.speed import plot_speed, plot_stages
 from vtc_lab.figures.tables import save_table
 from vtc_lab.measures import answer_fidelity, fidelity, list_measures
 from vtc_lab.pixels import pixel_fidelity, rebuild
@@ -48,7 +49,7 @@ __all__ += ["accuracy", "benchmarks", "check_clips", "read_benchmark", "read_sam
 __all__ += ["bootstrap_interval", "compare", "fidelity_sweep", "read_results", "split_losses", "summary", "sweep"]
 __all__ += ["variants"]
 __all__ += ["plot_agreement", "plot_curves", "plot_flips", "plot_forest", "plot_heatmap", "plot_kinds", "plot_losses"]
-__all__ += ["plot_overlap"]
+__all__ += ["plot_overlap", "plot_speed", "plot_stages"]
 __all__ += ["check_baseline", "plot_published", "published", "rank_agreement"]
 __all__ += ["ablate", "compare_kept", "explore", "kept_overlap", "save_figure", "save_table", "show"]
 

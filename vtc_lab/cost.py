@@ -145,13 +145,22 @@ def ideal_speedup(full: pd.DataFrame, reduced: pd.DataFrame, seconds: Mapping[st
     >>> round(ideal_speedup(full, reduced, {"encode": 27.6, "prefill": 6.2}), 2)
     1.21
     """
-    sums = [table.groupby("stage")[["flops", "attention", "moved"]].sum() for table in (full, reduced)]
-    effort = [table.flops - table.attention / 2 for table in sums]
     if seconds is None:
-        seconds = effort[0].drop("reducer").to_dict()
-    share = {"prefill": effort[1].prefill / effort[0].prefill}
-    share["decode"] = sums[1].moved.decode / sums[0].moved.decode if sums[0].moved.decode else 1.0
+        seconds = _effort(full).drop("reducer").to_dict()
+    share = shares_left(full, reduced)
     return float(sum(seconds.values()) / sum(share.get(stage, 1) * time for stage, time in seconds.items()))
+
+
+def shares_left(full: pd.DataFrame, reduced: pd.DataFrame) -> dict[str, float]:
+    """Return the shares of the time of prefill and of decoding that are left in `ideal_speedup`."""
+    moved = [table.moved[table.stage == "decode"].sum() for table in (full, reduced)]
+    left = {"prefill": float(_effort(reduced).prefill / _effort(full).prefill)}
+    return left | {"decode": float(moved[1] / moved[0]) if moved[0] else 1.0}
+
+
+def _effort(costs: pd.DataFrame) -> pd.Series:
+    """The FLOPs of each stage, attention counted by half."""
+    return (costs.flops - costs.attention / 2).groupby(costs.stage).sum()
 
 
 def _skeleton(model: Model | PreTrainedConfig) -> Model:

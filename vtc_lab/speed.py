@@ -21,7 +21,7 @@ from scipy.stats import binom
 from transformers import LogitsProcessorList
 
 from vtc_lab.clips.reading import read_clip
-from vtc_lab.cost import ideal_speedup, stage_costs
+from vtc_lab.cost import shares_left, stage_costs
 from vtc_lab.models.answers import Clock
 from vtc_lab.models.compression import engaged, put_back
 from vtc_lab.models.inside import inside
@@ -45,7 +45,7 @@ _IDEALS = {  # the stages whose times a quantity is made of
     "questions_per_second": ["read", "encode", "prefill", "decode"],
 }
 _QUANTITIES = [*_STAGES, "ttft", "total", "tokens_per_second", "questions_per_second"]
-_QUANTITIES += ["best_questions_per_second", "peak_gb", "largest_batch"]
+_QUANTITIES += ["best_questions_per_second", "peak_gb"]
 _ROOM = 0.9  # of the free memory, for the largest batch
 _STATUS = Path("/proc/self/status")  # of Linux, with the highest memory of the process
 Setting = tuple[str, float]  # method, ratio
@@ -115,7 +115,7 @@ def measure(
     - batch, at which it was measured;
     - value, low, high: the median and its interval, of at least 95 % from 6 rounds on;
     - speedup, speedup_low, speedup_high: against "none" in the same rounds; for memory, how many times less;
-    - ideal: the speed-up that `ideal_speedup` allows; of_ideal: measured / ideal.
+    - ideal: the speed-up that `ideal_speedup` allows; of_ideal: measured / ideal. Both are medians of the rounds, too.
 
     `attrs` describes the machine. A method that cannot go down to a ratio is left out, with a warning.
 
@@ -148,6 +148,7 @@ def measure(
         if not number:
             about = _tried(model, prompt, settings, max(batches), new_tokens)
             runs = [(setting, batch) for setting, batch in product(about, batches) if batch <= about[setting].fits]
+            runs += [(FULL, 1)] * (len(runs) // 8)  # whatever disturbs it disturbs every comparison
             continue
         for setting, batch in (runs[n] for n in order.permutation(len(runs))):
             done = _run(model, prompt, setting, batch, new_tokens)
@@ -271,36 +272,35 @@ def _fitting(model: VideoModel, costs: pd.DataFrame) -> int:
     return int(_ROOM * free_memory(str(model.network.device)) / (each + 8 * config.vocab_size))
 
 
-def _table(rounds: pd.DataFrame, about: Mapping[Setting, _Known], new: int) -> pd.DataFrame:
+def _table(runs: pd.DataFrame, about: Mapping[Setting, _Known], new: int) -> pd.DataFrame:
     """The rows of `measure`, from those of all runs."""
-    rounds["ttft"] = rounds.batch * (rounds.encode + rounds.reduce) + rounds.prefill
-    rounds["total"] = rounds.batch * rounds.read + rounds.ttft + rounds.decode
-    rounds["tokens_per_second"] = rounds.batch * (new - 1) / rounds.decode
-    rounds["questions_per_second"] = rounds.batch / rounds.total
-    runs = {key: each.set_index("round") for key, each in rounds.groupby(["method", "ratio", "batch"])}
-    rate = {key: each.questions_per_second.median() for key, each in runs.items()}
-    best = {
-        setting: max((key for key in runs if key[:2] == setting), key=lambda key: rate[key])[2] for setting in about
-    }
-    full = runs[*FULL, 1][_STAGES].median()
-    rows = []
-    for setting, quantity in product(about, _QUANTITIES):
-        best_of = quantity.startswith("best")
-        column, batch, other = quantity.removeprefix("best_"), *((best[s] if best_of else 1) for s in (setting, FULL))
-        known = about[setting]
-        row = {"method": setting[0], "ratio": setting[1], "entered": known.entered, "visual": 0}
-        row |= {"per_layer": known.per_layer, "quantity": quantity, "batch": batch}
-        if quantity == "largest_batch":
-            rows.append(row | {"value": known.fits})
-            continue
-        value, base = runs[*setting, batch][column], runs[*FULL, other][column]
-        row |= _interval(value, "value")
-        if quantity not in ("read", "encode", "reduce"):
-            row |= _interval(value / base if "per_second" in column else base / value, "speedup")
-        if quantity in _IDEALS:
-            row["ideal"] = ideal_speedup(about[FULL].costs, known.costs, full[_IDEALS[quantity]].to_dict())
-            row["of_ideal"] = row["speedup"] / row["ideal"]
-        rows.append(row)
+    runs = runs.groupby(["method", "ratio", "batch", "round"], as_index=False).median()
+    runs["ttft"] = runs.batch * (runs.encode + runs.reduce) + runs.prefill
+    runs["total"] = runs.batch * runs.read + runs.ttft + runs.decode
+    runs["tokens_per_second"] = runs.batch * (new - 1) / runs.decode
+    runs["questions_per_second"] = runs.batch / runs.total
+    each = {key: rows.set_index("round") for key, rows in runs.groupby(["method", "ratio", "batch"])}
+    rate = {key: rows.questions_per_second.median() for key, rows in each.items()}
+    best = {setting: max((key for key in each if key[:2] == setting), key=rate.__getitem__) for setting in about}
+    full, rows = each[*FULL, 1], []
+    for setting, known in about.items():
+        head = {"method": setting[0], "ratio": setting[1], "entered": known.entered, "visual": math.nan}
+        head |= {"per_layer": known.per_layer}
+        left = shares_left(about[FULL].costs, known.costs)
+        for quantity in _QUANTITIES:
+            one, other = (best[setting], best[FULL]) if quantity.startswith("best") else ((*setting, 1), (*FULL, 1))
+            column = quantity.removeprefix("best_")
+            value, base = each[one][column], each[other][column]
+            row = head | {"quantity": quantity, "batch": one[2], **_interval(value, "value")}
+            if quantity not in ("read", "encode", "reduce"):
+                gain = value / base if "per_second" in column else base / value
+                row |= _interval(gain, "speedup")
+            if quantity in _IDEALS:
+                times = full[_IDEALS[quantity]]
+                ideal = times.sum(axis=1) / sum(left.get(stage, 1) * times[stage] for stage in times)
+                row |= {"ideal": ideal.median(), "of_ideal": (gain / ideal).median()}
+            rows.append(row)
+        rows.append(head | {"quantity": "largest_batch", "batch": 1, "value": known.fits})
     return pd.DataFrame(rows)
 
 
