@@ -12,6 +12,7 @@ from vtc_lab.measures import fidelity
 from vtc_lab.reducers.registry import reduce
 from vtc_lab.sweeps.jobs import failure
 from vtc_lab.sweeps.plan import Chosen, settings_of
+from vtc_lab.sweeps.progress import with_bar
 from vtc_lab.tokens import VideoTokens, VTCError
 
 
@@ -51,7 +52,7 @@ def fidelity_sweep(
     if not isinstance(clips, Mapping) or not clips:
         raise VTCError(f"clips are {clips!r:.60}; give a dict of names and VideoTokens")
     rows = []
-    for (clip, tokens), setting in product(clips.items(), settings_of(methods, ratios, [0])):
+    for (clip, tokens), setting in with_bar(list(product(clips.items(), settings_of(methods, ratios, [0])))):
         row: dict[str, Any] = {"sample": clip, "clip": clip, "method": setting.method, "label": setting.label}
         row |= {"ratio": setting.ratio, "total": tokens.total}
         try:

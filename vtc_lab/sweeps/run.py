@@ -8,7 +8,6 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
-from dataclasses import dataclass
 from threading import TIMEOUT_MAX, Event
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -18,6 +17,7 @@ from vtc_lab.clips.reading import check_reading
 from vtc_lab.sweeps.jobs import Asking, Finished, Job, Setting, work
 from vtc_lab.sweeps.keys import portable, result_origins
 from vtc_lab.sweeps.plan import Chosen, Plan, make_plan, settings_of
+from vtc_lab.sweeps.progress import Progress, notebook_bar, seconds_left
 from vtc_lab.sweeps.store import UNSAVED, Store
 from vtc_lab.sweeps.workers import work_elsewhere
 from vtc_lab.tokens import VTCError
@@ -27,20 +27,6 @@ if TYPE_CHECKING:  # importing the model imports transformers, which takes secon
 
 _COLLAPSED, _MANY = 0.45, 20  # a share of the answers that one letter takes, of no fewer than so many
 STAGES = ("read", "encode", "reduce", "prefill", "decode")
-
-
-@dataclass(frozen=True)
-class Progress:
-    """Settings of clips done and in total, the seconds left (NaN at first), and the table so far."""
-
-    done: int
-    total: int
-    seconds_left: float
-    table: Callable[[], pd.DataFrame]
-
-    def __str__(self) -> str:
-        left = f", about {_duration(self.seconds_left)} left" if self.seconds_left > 0 else ""  # NaN is not
-        return f"{self.done} of {self.total} settings of clips{left}"
 
 
 def sweep(
@@ -92,7 +78,8 @@ def sweep(
         What is not done by then is given up: its rows say so and are tried again next time. The worker goes on with
         the next clip, for which it loads the model anew, and neither the executor nor Python waits for what hangs when
         it ends. Only native code that hangs with the interpreter's lock cannot be given up.
-    progress : called with a `Progress` at the start and whenever something is done; `print` prints how far it is.
+    progress : called with a `Progress` at the start and whenever something is done; `print` prints how far it is. None
+        shows a bar with the time left below a notebook's cell, and nothing elsewhere.
     stop : a function or Event that is asked between the steps; once it is true, what is done is returned.
 
     Returns
@@ -133,6 +120,7 @@ def sweep(
     asking = Asking(frames, fps, positions, max_new_tokens, budget)
     plan = _planned(model, samples, settings_of(methods, ratios, seeds), asking, results)
     halted: Any = getattr(stop, "is_set", stop) or (lambda: False)
+    progress = progress or notebook_bar()
     store = None if results is None else Store(results)
     found = store.known(plan.keys) if store else {}
     before, total = plan.progress(found)
@@ -142,7 +130,7 @@ def sweep(
         if store:
             store.add(plan.stored(finished, store.saved))
         if progress:
-            left = (time.perf_counter() - started) / (done - before) * (total - done) if done > before else math.nan
+            left = seconds_left(started, done - before, total - before)
             progress(Progress(done, total, left, lambda: plan.table(found)))
 
     keep(plan.there(found))  # which may be there under another id alone
@@ -261,13 +249,6 @@ def _check(
     ):
         if not fits:
             raise VTCError(f"{name} is {value!r:.60}; give {right}")
-
-
-def _duration(seconds: float) -> str:
-    for size, unit in ((3600, "h"), (60, "min")):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.0f} {unit}"
-    return f"{seconds:.0f} s"
 
 
 def _work(
