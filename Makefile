@@ -22,7 +22,7 @@ help: ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1	/p' Makefile
 
 lab: .venv/.lab ## open the workbench in JupyterLab (LAB_ARGS="--no-browser --port 9999" adds arguments)
-	$(BIN)/jupyter lab $(AS_ROOT) $(LAB_ARGS) $(NOTEBOOK)
+	$(BIN)/jupyter lab $(AS_ROOT) --ServerApp.root_dir=. --LabApp.default_url='/lab/tree/$(NOTEBOOK)?file-browser-path=/' $(LAB_ARGS)
 
 check: .venv/.test ## check style and types, run the fast tests: an answer in two minutes
 	$(CHECK)
