@@ -51,6 +51,29 @@ def test_filters_combine_and_a_method_goes_by_either_name():
     pd.testing.assert_frame_equal(vtc.published(method="vidcom2"), vtc.published(method="VidCom2"))
 
 
+def test_the_mean_per_layer_is_that_of_the_stage_inside_where_there_is_one():
+    rows = vtc.published(**ONE)
+    keys = ["source", "method", "retained"]
+    found = rows.drop_duplicates(keys).set_index(keys).per_layer.round(3).sort_index()
+    assert found[FLASHVID, "FastV"].to_dict() == {0.25: 0.304, 0.2: 0.257, 0.15: 0.211, 0.1: 0.164}
+    assert found[EARLYTOM, "HoliTom", 0.1] == 0.082 and found[EARLYTOM, "EarlyTom", 0.2] == 0.164
+    assert found[EARLYTOM, "VisionZip", 0.1] == 0.1 and found[VIDCOM2, "FastV", 0.15] == 0.15
+    assert rows[rows.source == FLASHVID].per_layer.notna().all() and not rows[rows.budget == "unclear"].empty
+    other = vtc.published(source="MotionBench reproduction", method="FastV")
+    assert other.per_layer.isna().all()
+
+
+def test_a_figure_by_the_mean_per_layer_has_fastv_at_16_point_4_per_cent():
+    rows = vtc.published(source=FLASHVID, **ONE)
+    axes = vtc.plot_published(rows, x="per_layer").axes[0]
+    fastv = next(line for line in axes.lines if round(min(line.get_xdata()), 1) == 16.4)
+    assert sorted(round(each, 1) for each in fastv.get_xdata()) == [16.4, 21.1, 25.7, 30.4]
+    assert (
+        fastv.get_fillstyle() == "none"
+        and "per layer" in vtc.plot_published(rows, x="per_layer").legends[0].get_title().get_text()
+    )
+
+
 def test_one_method_differs_between_papers():
     rows = vtc.published(method="FastV", metric="relative_accuracy", **ONE)
     at_15 = rows[rows.retained == 0.15].set_index("source").value

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -27,7 +27,12 @@ _SHARES = (1, 2, 5, 10, 15, 25, 50, 100)  # labelled, in per cent
 
 
 def plot_published(
-    rows: pd.DataFrame, own: pd.DataFrame | None = None, *, venue: str = "cvpr", width: str = "text"
+    rows: pd.DataFrame,
+    own: pd.DataFrame | None = None,
+    *,
+    x: Literal["retained", "per_layer"] = "retained",
+    venue: str = "cvpr",
+    width: str = "text",
 ) -> Picture:
     """Draw published accuracy, relative to no reduction, against the share of tokens kept, a panel for each table.
 
@@ -39,6 +44,8 @@ def plot_published(
     rows : of `published`.
     own : a sweep's tidy table with ratio 1, drawn in every panel with thick lines and 95 % intervals over clips. Where
         it lacks results that other settings have, it has no point.
+    x : "retained", the share that each paper names, or "per_layer", the mean share in the layers of the language model
+        as far as it can be told, so that methods that drop tokens inside stand where they cost as much as others.
     venue, width : as in `figure_size`.
 
     Examples
@@ -49,11 +56,13 @@ def plot_published(
     >>> data[data.retained == 0.15][["table", "relative"]].round(1).values.tolist()
     [['2602.08024 Table 1', 94.5], ['2505.14454 Table 2', 85.0], ['2606.02161 Table 1', 94.1]]
     """
+    if x == "per_layer":
+        rows = rows.assign(retained=rows.per_layer, budget="mean_per_layer")
     rows = comparable(rows)
     cells, told = pd.DataFrame(), {"plot": "plot_published"}
     if own is not None:
         cells = relative_accuracy(own)[0].assign(source="own sweep")
-        cells["retained"] = cells.kept / cells.total
+        cells["retained"] = cells["kept" if x == "retained" else x] / cells.total
         told = marks.told("plot_published", tidy(own, "right"))
     groups = [group for _, group in rows.groupby(COMPARISON, sort=False, dropna=False)]
     lines = -(-len(groups) // (2 if width == "column" else 3))
@@ -86,7 +95,9 @@ def plot_published(
                 entries[words] = Line2D([], [], color="black", marker="o", linestyle="", fillstyle=fill)
         if own is not None:
             mine |= marks.missing_entries(cells, Line2D([], [], linestyle=""))
-        marks.legend_below(figure, entries | mine, "tokens kept (%)")
+        marks.legend_below(
+            figure, entries | mine, "tokens kept (%)" if x == "retained" else "tokens kept per layer, on average (%)"
+        )
     return attach(figure, pd.concat([rows, cells], ignore_index=True), **told)
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from functools import cache
+from typing import Any
 
 import pandas as pd
 
 from vtc_lab.clips.reading import ROOT
+from vtc_lab.reducers.inside import held, schedule
 from vtc_lab.reducers.registry import METHODS
 from vtc_lab.tokens import VTCError, suggest
 
@@ -22,6 +25,20 @@ _NAMES = {  # columns of the file that have shorter names here
     "verified_in": "verified",
 }
 _BASELINES = {"average pooling": "pool", "uniform frame subsampling": "uniform"}  # others have the names of papers
+_LAYERS = {
+    "Qwen3-VL-8B": 36,
+    "LLaVA-Video-72B": 80,
+    "PLLaVA": 32,
+    "ST-LLM": 32,
+    "LLaVA-OneVision-0.5B": 24,
+}  # others 28
+_AFTER_2 = (
+    "FlashVID (2602.08024)",
+    "InfoMerge (2606.02161)",
+    "GleanVID",
+)  # whose share for FastV is that behind layer 2
+_HALVED = ("HoliTom", "EarlyTom")  # whose tokens EarlyTom's tables halve behind layer 18
+_UNTOLD = ("FastV", "PyramidDrop", "SparseVLM", "PruneVid", "FlashVID", "Unified")  # drop inside, nobody says how much
 _FAR = 1.0  # points between two accuracies with every token that make them two measurements
 
 
@@ -29,7 +46,19 @@ _FAR = 1.0  # points between two accuracies with every token that make them two 
 def _record() -> pd.DataFrame:
     table = pd.read_csv(RECORD, dtype={"arxiv": str}).rename(columns=_NAMES)
     accuracy = table.metric.isin(["accuracy", "relative_accuracy"])
-    return table.assign(relative=(100 * table.value / table.baseline).where(accuracy))
+    relative = (100 * table.value / table.baseline).where(accuracy)
+    return table.assign(relative=relative, per_layer=[_per_layer(row) for row in table.itertuples()])
+
+
+def _per_layer(row: Any) -> float:
+    """Return the mean share of the tokens in a layer, NaN where it cannot be told."""
+    method, depth = row.method.partition("[")[0], _LAYERS.get(row.backbone, 28)
+    if row.budget == "unclear" and method == "FastV" and row.source in _AFTER_2:
+        return sum(held(1_000_000, depth, schedule("fastv", depth, keep=row.retained))) / depth / 1e6
+    if row.budget == "enters_llm" and method in _HALVED and row.source.startswith("EarlyTom"):
+        return row.retained * sum(held(1_000_000, depth, schedule("holitom-inner", depth))) / depth / 1e6
+    told = row.budget == "mean_per_layer" or (row.budget == "enters_llm" and method not in _UNTOLD)
+    return row.retained if told else math.nan
 
 
 def published(
@@ -60,6 +89,7 @@ def published(
     - source, table, backbone, frames, benchmark, hardware: what was measured, and where it is printed;
     - retained: nominal share of the tokens, 0 to 1; budget: what it is a share of, "enters_llm", "mean_per_layer" (over
       the layers of the language model) or "unclear";
+    - per_layer: mean share per layer, NaN where it cannot be told; FastV's 10 % behind layer 2 of 28 is 16.4 %;
     - metric, value, baseline (without reduction, in the same table), relative: value in per cent of the baseline, for
       accuracies;
     - verified: "full_text", "readme" (of the authors) or "third_party".

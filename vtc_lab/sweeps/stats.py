@@ -52,7 +52,7 @@ def bootstrap_interval(
     - n (rows with a result), clips (that have one), missing (rows without one; the table's status says why);
     - of: rows of samples that have a result under some setting of the table. Where n is less, the mean is over other
       samples than the rest and does not compare;
-    - kept, total (if the table has them): means over the n rows; and value (its name).
+    - kept, total, per_layer (if the table has them): means over the n rows; and value (its name).
 
     Source: the cluster bootstrap of Davison and Hinkley, "Bootstrap Methods and their Application", section 3.8. With
     few clips its intervals are somewhat too short.

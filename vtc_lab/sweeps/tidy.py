@@ -39,7 +39,7 @@ def tidy(table: pd.DataFrame, value: str, needs: Iterable[str] = ()) -> pd.DataF
     table["method"] = table[named[-1]].astype(str)
     table["label"] = table[named[0]].astype(str)
     table["seed"] = pd.to_numeric(table["seed"]).fillna(0) if "seed" in table else 0
-    for column in ("ratio", "kept", "total"):
+    for column in ("ratio", "kept", "total", "per_layer"):
         if column in table:
             table[column] = _numbers(table[column])
     table["value"] = _numbers(table[value])
@@ -132,7 +132,7 @@ def counted(table: pd.DataFrame, by: list[str], cluster: str = "clip") -> tuple[
     cells["n"], cells["clips"] = counts.sum(0).astype(int), (counts > 0).sum(0)
     cells["missing"] = groups.size().to_numpy() - cells.n
     cells["of"] = groups.answered.sum().to_numpy()
-    for budget in ("kept", "total"):
+    for budget in ("kept", "total", "per_layer"):
         if budget in table:
             cells[budget] = table[budget].where(table.value.notna()).groupby(at).mean()
     return cells, totals, counts
