@@ -117,6 +117,25 @@ def test_both_budgets_are_on_the_axis_and_the_uncompressed_run_is_a_line():
     assert any(np.allclose(line.get_ydata(), full) and len(line.get_xdata()) == 2 for line in axes.get_lines())
 
 
+def test_by_the_mean_per_layer_fastv_at_10_per_cent_stands_at_16_point_4():
+    """Of 28 layers, two hold everything; a method before the language model stands where it stood."""
+    table = made_up_sweep(["fastv", "random"], [1, 4, 10])
+    kept, inside = table.total / table.ratio, table.method == "fastv"
+    mean = kept.where(~inside, (2 * table.total + 26 * kept) / 28)
+    table = table.assign(per_layer=mean, kept=kept.where(~inside, table.total))
+    figure = plot_curves(table, x="per_layer")
+    axes, styles = figure.axes[0], looks(tidy(table, "right"))
+    lines = {line.get_color(): line.get_xdata() / 896 for line in axes.lines if len(line.get_xdata()) == 3}
+    assert np.round(lines[styles["fastv"]["color"]], 3).tolist() == [0.164, 0.304, 1]
+    assert np.round(lines[styles["random"]["color"]], 3).tolist() == [0.1, 0.25, 1]
+    assert axes.get_xlabel() == "tokens per layer of 896, on average"
+    ticks = dict(zip(axes.get_xticks(), (label.get_text() for label in axes.get_xticklabels()), strict=True))
+    assert ticks[896] == "896\n100%" and ticks[89.6] == "90\n10%" and min(ticks) == 89.6
+    assert figure.vtc["data"].per_layer.notna().all()
+    with pytest.raises(VTCError, match="no column 'per_layer'"):
+        plot_curves(table.drop(columns="per_layer"), x="per_layer")
+
+
 def test_crowded_ratios_leave_out_labels_and_not_ticks():
     ratios = [1, 2, 2.2, 2.4, 2.6, 8]
     figure = plot_curves(made_up_sweep(["uniform"], ratios, clips=3))

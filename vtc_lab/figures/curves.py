@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -16,10 +16,18 @@ from vtc_lab.figures.style import figure_size, paper_style, role
 from vtc_lab.sweeps.tidy import EVERYTHING, intervals, uneven, with_absent
 
 _MOST = 8  # labels in one legend
+_SHARES = (1, 2, 3, 5, 7, 10, 15, 20, 30, 50, 70, 100)  # of the tokens per layer, in per cent
 _WIDE, _TALL = 2.6, 1.3  # inches of a panel: at least, and exactly
 
 
-def plot_curves(table: pd.DataFrame, value: str = "right", *, venue: str = "cvpr", width: str = "column") -> Picture:
+def plot_curves(
+    table: pd.DataFrame,
+    value: str = "right",
+    *,
+    x: Literal["kept", "per_layer"] = "kept",
+    venue: str = "cvpr",
+    width: str = "column",
+) -> Picture:
     """Draw a value against the tokens kept, a line for each label, with 95 % intervals over clips.
 
     The numbers of `bootstrap_interval` are attached. More than 8 labels are split into panels of at most 8, with all
@@ -31,6 +39,8 @@ def plot_curves(table: pd.DataFrame, value: str = "right", *, venue: str = "cvpr
     ----------
     table : tidy, as `vtc.sweep` gives it, with at least one baseline ("uniform", "random" ...).
     value : numeric column; true counts as 1.
+    x : "kept", the tokens that enter the language model, or "per_layer", those that its layers hold on average. FastV
+        at 10 % behind layer 2 of 28 lets all enter and holds 16.4 % on average.
     venue, width : as in `figure_size`.
 
     Examples
@@ -41,28 +51,33 @@ def plot_curves(table: pd.DataFrame, value: str = "right", *, venue: str = "cvpr
     >>> figure.vtc["data"][["label", "kept", "mean"]].round(2).values.tolist()[2:]
     [['lftr', 16.0, 0.85], ['uniform', 16.0, 0.65]]
     """
-    table = marks.checked(table, value, ("clip", "ratio", "kept", "total"))
+    table = marks.checked(table, value, ("clip", "ratio", "kept", "total", x))
     cells = with_absent(intervals(table, ["label", "method", "ratio"]), "ratio")
     full = table.value[(table.ratio == 1) & table.value.notna()].mean()
     unable = marks.cannot_run(table, ["label", "ratio"])
-    figure = _draw(cells, unable, full, marks.tokens_of(table), value, figure_size(venue, width))
-    return attach(figure, cells, **marks.told("plot_curves", table, value=value))
+    figure = _draw(cells, unable, full, marks.tokens_of(table), value, x, figure_size(venue, width))
+    return attach(figure, cells, **marks.told("plot_curves", table, value=value, x=x))
 
 
 def _draw(
-    cells: pd.DataFrame, unable: pd.Index, full: float, tokens: str, value: str, size: tuple[float, float]
+    cells: pd.DataFrame, unable: pd.Index, full: float, tokens: str, value: str, x: str, size: tuple[float, float]
 ) -> Picture:
     """Draw the cells but for those of labels and ratios that are unable; `full` is the value with everything."""
     name, factor = marks.unit(value)
     styles, (panels, columns) = marks.looks(cells), _panels(cells, size[0])
     common = [label for label in styles if not any(label in panel for panel in panels)]
     cells = cells[~pd.MultiIndex.from_frame(cells[["label", "ratio"]]).isin(unable)]
-    place = cells.groupby("ratio").kept.median()  # where a cell without a result would be
+    place = cells.groupby("ratio")[x].median()  # where a cell without a result would be
     place = place.fillna(pd.Series(cells.total.mean() / place.index, place.index))
-    cells = cells.assign(x=cells.kept.mask(uneven(cells)).fillna(cells.ratio.map(place)))
+    cells = cells.assign(x=cells[x].mask(uneven(cells)).fillna(cells.ratio.map(place)))
     texts = {label: label + _gone(label, cells, unable) for label in styles}
     entries = {texts[label]: Line2D([], [], **look) for label, look in styles.items()}
-    xlabel, wide, split = f"tokens kept of {tokens}, and ratio", size[0] / columns, bool(panels[0])
+    wide, split, xlabel = size[0] / columns, bool(panels[0]), f"tokens kept of {tokens}, and ratio"
+    place.index = [f"{ratio:.3g}×" for ratio in place.index]
+    if x == "per_layer":  # the same ratio is another mean for each method
+        xlabel = f"tokens per layer of {tokens}, on average"
+        means = pd.Series({f"{share}%": cells.total.mean() * share / 100 for share in _SHARES})
+        place = means[(means >= cells.x.min() / 1.05) & (means <= cells.x.max() * 1.05)]
     with paper_style():
         figure = Picture(figsize=size)
         grid = figure.subplots(len(panels) // columns, columns, sharex=True, sharey=True, squeeze=False)
@@ -78,7 +93,7 @@ def _draw(
         first = grid[0, 0]
         first.set_xscale("log")
         first.margins(x=0.1 if uneven(cells).any() else 0.06)
-        _label_ratios(first, place, wide - 0.6)
+        _label_budgets(first, place, wide - 0.6)
         _make_room(first, marked, _TALL if split else size[1] - 0.7)
         for axes in grid[:, 0]:
             axes.set_ylabel(name)
@@ -126,14 +141,14 @@ def _draw_lines(axes: Axes, cells: pd.DataFrame, styles: dict[str, dict[str, Any
             artist.set_transform(offset_copy(axes.transData, axes.get_figure(root=True), aside, 0, "points"))
 
 
-def _label_ratios(axes: Axes, place: pd.Series, inches: float) -> None:
-    """Label the ratios on a logarithmic axis with tokens and ratio; ticks without room stay unlabelled."""
+def _label_budgets(axes: Axes, place: pd.Series, inches: float) -> None:
+    """Label budgets on a logarithmic axis with tokens and their names; ticks without room stay unlabelled."""
     place = place[place > 0].sort_values(ascending=False)
     room = np.log(place.max() / place.min()) / inches * 0.3 if len(place) > 1 else 0
     texts, last = [], np.inf
-    for ratio, kept in place.items():
+    for budget, kept in place.items():
         fits = last - np.log(kept) >= room
-        texts.append(f"{marks.count(kept)}\n{ratio:.3g}×" if fits else "")
+        texts.append(f"{marks.count(kept)}\n{budget}" if fits else "")
         last = np.log(kept) if fits else last
     axes.set_xticks(place.to_list(), texts)
     axes.xaxis.minorticks_off()

@@ -45,6 +45,8 @@ BASELINES: dict[str, dict[str, Any]] = {  # grey: every figure compares against 
     "random-per-frame": {"color": "#999999", "marker": "+", "linestyle": "-."},
     "pool": {"color": "#555555", "marker": "X", "linestyle": (0, (1, 2.5))},
     "downscale": {"color": "#999999", "marker": "1", "linestyle": (0, (6, 2))},
+    "random-inside": {"color": "#999999", "marker": "2", "linestyle": (0, (3, 1, 1, 1))},
+    "uniform-inside": {"color": "#555555", "marker": "3", "linestyle": (0, (6, 1, 2, 1))},
 }
 CEILING: dict[str, Any] = {"color": "#B2182B", "marker": "", "linestyle": (0, (2.5, 1)), "linewidth": 1.1}
 # These set variants of one method apart: 6 dashes, 3 fills and 5 shades repeat no triple for 30 variants.
@@ -54,7 +56,8 @@ _SHADES = (0, 0.45, -0.45, 0.25, -0.25)  # towards white, or towards black
 _ROSTER = ["lftr", "tome", "visionzip", "prumerge", "dycoke", "dtd", "evs", "vidcom2", "divprune", "fastvid"]
 _ROSTER += ["holitom", "sttm", "framefusion", "flashvid", "pyramiddrop", "sparsevlm", "gleanvid", "prunevid", "fastv"]
 _ROSTER += ["earlytom", "infomerge", "v-cast", "aot", "mmg-vid", "unicomp", "unified", "metom", "look-m", "st-simdiff"]
-_ROSTER += ["ttf", "stc"]
+_ROSTER += ["ttf", "stc", "sparsevlm-plus", "prunevid-inner", "holitom-inner", "flashvid-inner", "framefusion-inner"]
+_ROSTER += ["unified-text-merge", "dycoke-dp"]
 
 _STYLE = matplotlib.rc_params_from_file(Path(__file__).with_name("paper.mplstyle"), use_default_template=False)
 _STYLE["axes.prop_cycle"] = cycler(color=[*_COLORS, "#000000"])
