@@ -21,11 +21,16 @@ SMALL = {"frames": 6, "encoder": "pixels", "clip": "data/clips/dog.mp4"}
 
 @pytest.fixture
 def explorer():
-    return vtc.explore(**SMALL)
+    explorer = vtc.explore(**SMALL)
+    explorer.wait()
+    return explorer
 
 
 def change(explorer, **values) -> None:
     controls = {**explorer._controls, "file": explorer._file, "folder": explorer._folder}
+    if chosen := {key: values.pop(key) for key in ("method", "compare") if key in values}:
+        now = {key: explorer.state[key] for key in ("method", "compare")} | chosen
+        explorer._picker.value = [now["method"], *now["compare"]]
     for name, value in values.items():
         controls[name].value = value
     explorer.wait()
@@ -39,23 +44,34 @@ def code_line(state) -> str:
     return call_line("explore", state, usual(state["model"]))
 
 
-def on_show(explorer) -> list:
-    return [column for column in explorer._columns if column.layout.display != "none"]
-
-
-def shown(explorer) -> list[bytes]:
-    return [column.children[1].value for column in on_show(explorer)]
+def shown(explorer) -> tuple[bytes, ...]:
+    strips = explorer._strips
+    return strips.sprite, strips.home, strips.alike
 
 
 def ledgers(explorer) -> list[str]:
-    return [column.children[0].value for column in on_show(explorer)]
+    return [f"{layer['label']}: {layer['ledger']}; {'; '.join(layer['notes'])}" for layer in explorer._strips.layers]
+
+
+def answers(explorer) -> list[str]:
+    return [row["text"] for row in explorer._charts.answer.get("rows", [])]
 
 
 def test_it_opens_with_two_pictures_at_the_same_budget(explorer):
-    assert len(shown(explorer)) == 2 and explorer.message == ""
-    for data in shown(explorer):
-        assert np.asarray(Image.open(io.BytesIO(data))).std() > 20
-    assert all("kept 147 of 1176 tokens, 8.0x" in line for line in ledgers(explorer))
+    sprite, home, alike = shown(explorer)
+    frames = np.asarray(Image.open(io.BytesIO(sprite)))
+    assert frames.std() > 20 and len(frames) % 6 == 0 and explorer.message == ""
+    assert len(ledgers(explorer)) == 2 and all("kept 147 of 1176 tokens, 8.0x" in line for line in ledgers(explorer))
+    homes = np.frombuffer(home, np.int32).reshape(2, 1176)
+    for row, reduced in zip(homes, build_view(explorer.state).reductions, strict=True):
+        for source in range(0, 1176, 17):
+            told = reduced.explain(*map(int, np.unravel_index(source, reduced.grid)))
+            anchor = -1 if told["anchor"] is None else np.ravel_multi_index(told["anchor"], reduced.grid)
+            assert row[source] == anchor and (told["fate"] == "kept") == (anchor == source)
+    kept = [layer["per_frame"] for layer in explorer._charts.layers]
+    assert [sum(row) for row in kept] == [147, 147], "the bars add up to the budget"
+    cosines = np.frombuffer(alike, np.float32).reshape(2, -1).mean(1)
+    assert cosines.tolist() == pytest.approx([line["now"][1] for line in explorer._charts.curve["lines"]], abs=1e-6)
 
 
 @pytest.mark.slow
@@ -65,27 +81,27 @@ def test_it_opens_with_two_pictures_at_the_same_budget(explorer):
         ({"ratio": 16.0}, "kept 74 of 1176"),
         ({"frames": 4}, "of 784 tokens"),
         ({"encoder": "efficientnet-lite0"}, "kept 147 of 1176"),
-        ({"method": "pool"}, "pool</b>: kept 147"),
+        ({"method": "pool"}, "pool: kept 147"),
         ({"budget": "stages"}, "kept 147 of 1176 tokens, 8.0x, 2 of 6 frames"),
         ({"budget": "fidelity"}, "min_fidelity=0.8"),
         ({"clip": "data/clips/sintel.mp4"}, "kept 147 of 1176"),
     ],
 )
 def test_every_setting_changes_the_picture(explorer, values, words):
-    before = shown(explorer)[0]
+    before = shown(explorer)
     change(explorer, **values)
-    assert explorer.message == ""
-    assert shown(explorer)[0] != before
+    assert explorer.message == "" and not explorer._strips.stale
+    assert shown(explorer) != before
     assert words in ledgers(explorer)[0]
 
 
 def test_options_come_from_the_methods_signature(explorer):
-    before = shown(explorer)[0]
+    before = shown(explorer)
     change(explorer, budget="stages")
     explorer._controls["options"]._controls["dropped"].value = "merge"
     explorer.wait()
     assert explorer.state["options"] == {"dropped": "merge"}
-    assert shown(explorer)[0] != before and "dropped=merge" in ledgers(explorer)[0]
+    assert shown(explorer) != before and "dropped=merge" in ledgers(explorer)[0]
     change(explorer, method="random")
     assert explorer.state["options"] == {}
     assert list(explorer._controls["options"]._controls) == ["seed"]
@@ -95,10 +111,10 @@ def test_controls_that_are_replaced_are_closed():
     before, there = alive(), []
     explorer = vtc.explore(**SMALL)
     for method in ("dtd", "lftr", "dtd", "lftr"):
-        change(explorer, method=method, compare=method)
+        change(explorer, method=method, compare=[method])
         there.append(alive())
     assert there[:2] == there[2:] and there[0] != there[1]
-    change(explorer, compare="")  # what is not on show is closed, too
+    change(explorer, compare=[])  # what is not on show is closed, too
     explorer.close()
     assert alive() == before
 
@@ -110,7 +126,7 @@ def test_two_methods_always_share_one_budget(explorer):
             change(
                 explorer,
                 method=method,
-                compare=other,
+                compare=[other],
                 **({"budget": budget} if method == "lftr" else {"budget": "ratio"}),
             )
             assert explorer.message == ""
@@ -119,7 +135,7 @@ def test_two_methods_always_share_one_budget(explorer):
 
 
 def test_state_goes_out_and_in_as_json(explorer):
-    change(explorer, ratio=5.0, method="random", compare="")
+    change(explorer, ratio=5.0, method="random", compare=[])
     explorer._controls["options"]._controls["seed"].value = 7
     explorer.wait()
     state = json.loads(json.dumps(explorer.state))
@@ -143,9 +159,11 @@ def test_every_setting_survives():
     state = {
         **{"clip": "data/clips/dog.mp4", "frames": 5, "encoder": "pixels", "model": "a/folder", "question": "what ?"},
         "folder": "data/shapes_qa/clips",
-        **{"method": "random", "options": {"seed": 3}, "compare": "lftr", "compare_options": {"dropped": "merge"}},
+        **{"method": "random", "options": {"seed": 3}, "compare": ["lftr", "pool"]},
+        "compare_options": {"lftr": {"dropped": "merge"}},
         **{"budget": "stages", "ratio": 3.14159, "temporal_ratio": 2.718, "spatial_ratio": 1.618},
-        **{"min_fidelity": 0.995, "figure": "other", "venue": "cvpr"},
+        **{"min_fidelity": 0.995, "figure": "other", "venue": "cvpr", "width": "column"},
+        **{"view": "lost", "measure": "retained_variance"},
     }
     assert state.keys() == DEFAULTS.keys() and all(state[key] != DEFAULTS[key] for key in DEFAULTS)
     explorer = vtc.explore(**state)
@@ -189,6 +207,7 @@ def test_bad_input_is_one_sentence_and_the_last_good_picture_stays(explorer, val
     before = shown(explorer), ledgers(explorer)
     start = time.monotonic()
     change(explorer, **values)
+    assert words is None or "folder" in values or explorer._strips.stale, "a picture of another state is dimmed"
     if words is None:  # only the export minds
         explorer._export.click()
         explorer.wait()
@@ -196,6 +215,7 @@ def test_bad_input_is_one_sentence_and_the_last_good_picture_stays(explorer, val
     assert time.monotonic() - start < 5
     assert words in explorer.message and "\n" not in explorer.message
     assert (shown(explorer), ledgers(explorer)) == before
+    assert sum(explorer._message in box.children for box in explorer._homes) == 1
     change(explorer, **{key: (DEFAULTS | SMALL)[key] for key in values if key != "file"}, clip=SMALL["clip"])
     assert explorer.message == ""
 
@@ -237,8 +257,8 @@ def test_the_latest_of_many_requests_wins_and_none_piles_up(explorer):
 
     def slow(state):
         gate.wait(5)
-        draw(state)
-        drawn.append(explorer.state["ratio"])
+        drawn.append(state["ratio"])
+        yield from draw(state)
 
     explorer._draw = slow
     for ratio in np.linspace(2, 20, 40):
@@ -259,7 +279,7 @@ def test_a_method_of_ones_own_appears(explorer):
         return vtc.prune(tokens, torch.arange(tokens.total - budget, tokens.total))
 
     try:
-        own = vtc.explore(**SMALL, method="newest-first", compare="")
+        own = vtc.explore(**SMALL, method="newest-first", compare=[])
         assert list(own._controls["options"]._controls) == ["flip", "share", "tag"]
         assert own.message == "" and "newest-first" in ledgers(own)[0]
     finally:
@@ -280,7 +300,7 @@ def test_options_take_their_range_from_the_signature():
     ):
         return vtc.prune(tokens, torch.arange(budget))
 
-    explorer = vtc.explore(**SMALL, method="ranged", compare="")
+    explorer = vtc.explore(**SMALL, method="ranged", compare=[])
     controls = explorer._controls["options"]._controls
     kinds = {key: type(control).__name__ for key, control in controls.items()}
     assert kinds == {
@@ -307,6 +327,7 @@ def test_options_take_their_range_from_the_signature():
 
 def test_a_method_that_needs_saliency_says_so_or_gets_it(explorer):
     before = shown(explorer), ledgers(explorer)
+    assert dict(explorer._picker.choices)["visionzip"] == "ranks tokens by attention"
     change(explorer, method="visionzip")
     assert "method 'visionzip' ranks tokens by attention" in explorer.message and "\n" not in explorer.message
     assert "efficientnet" not in explorer.message and "pixels" in explorer.message
@@ -316,9 +337,10 @@ def test_a_method_that_needs_saliency_says_so_or_gets_it(explorer):
     explorer.wait()
     assert explorer.message == "" and "visionzip" in ledgers(explorer)[0]
     assert "saliency: attention received" in ledgers(explorer)[0]
-    explorer._ask.click()
-    explorer.wait()
-    assert explorer.message == "" and "visionzip" in explorer._answers.value
+    assert explorer._charts.answer["rows"][1]["label"] == "visionzip"
+    assert dict(explorer._picker.choices)["holitom"] == "", "attention is there now"
+    change(explorer, view="saliency")
+    assert len(explorer._strips.saliency) == 4 * len(explorer._strips.home) // 4 // 2
 
 
 def test_a_sample_is_asked_with_everything_and_with_what_was_kept():
@@ -328,31 +350,145 @@ def test_a_sample_is_asked_with_everything_and_with_what_was_kept():
     explorer.wait()
     assert explorer.message == ""
     assert explorer.state["question"] == sample["question"] and explorer.state["encoder"] == "video-qa model"
-    explorer._ask.click()
-    explorer.wait()
-    table = explorer._answers.value
-    assert explorer.message == "" and "everything" in table and "lftr" in table and "uniform" in table
-    assert f"The right answer is <b>{sample['answer']}</b>" in table
-    change(explorer, ratio=4.0)
-    assert explorer._answers.value == "" and explorer._sample.value == sample
-    change(explorer, question="how many objects appear ?")
+    shown = explorer._charts.answer
+    assert [row["label"] for row in shown["rows"]] == ["everything", "lftr", "uniform"]
+    assert shown["right"] == sample["answer"] and shown["notes"] == []
+    model, clip = vtc.load_model(), vtc.read_clip(sample["clip"])
+    for ratio in (8.0, 32.0):  # the answer follows the slider
+        change(explorer, ratio=ratio)
+        reduced = vtc.reduce(model.encode(clip), "lftr", ratio=ratio)
+        answer = model.ask(sample["question"], clip, reduced, candidates=sample["candidates"])
+        row = explorer._charts.answer["rows"][1]
+        assert (row["text"], row["entered"]) == (answer.text, len(reduced))
+        assert row["scores"][0][1] == pytest.approx(max(answer.scores.values()), abs=1e-5)
+    assert explorer._sample.value == sample
+    change(explorer, measure="probability")
+    (ratio, chance), line = explorer._charts.curve["lines"][0]["now"], explorer._charts.curve["lines"][0]
+    assert ratio == pytest.approx(32, rel=0.01) and chance == pytest.approx(answer.scores[sample["answer"]], abs=1e-5)
+    assert dict(line["points"])[32] == pytest.approx(chance, abs=1e-5)
+    change(explorer, question="how many zebras appear ?")
     assert explorer._sample.value is None
+    assert explorer._charts.answer["notes"] == ["the model does not know 'zebras'"]
 
 
-def test_a_sample_is_drawn_once_and_an_answer_about_another_state_is_not_shown(monkeypatch):
+@pytest.mark.slow
+def test_the_ratio_at_which_the_answer_flips_is_found():
+    sample = next(s for s in vtc.read_samples() if s["kind"] == "colour")
+    explorer = vtc.explore(
+        clip=str(sample["clip"]), frames=len(vtc.read_clip(sample["clip"])), encoder="video-qa model"
+    )
+    change(explorer, question=sample["question"], compare=["uniform", "random"])
+    explorer._flips.click()
+    explorer.wait()
+    assert explorer.message == "" and explorer._charts.answer["notes"][0].startswith("flips: lftr")
+    model, full = vtc.load_model(), explorer._charts.answer["rows"][0]["text"]
+    clip, found = vtc.read_clip(sample["clip"]), 0
+    for line in explorer._charts.curve["lines"]:
+        if line["flip"]:
+            found += 1
+            reduced = vtc.reduce(model.encode(clip), line["label"], ratio=line["flip"])
+            assert model.ask(sample["question"], clip, reduced, candidates=sample["candidates"]).text != full
+    assert found, "one of three methods flips up to 64x"
+
+
+def test_a_drawing_that_was_overtaken_asks_nothing(monkeypatch):
     explorer = vtc.explore(**SMALL)
     drawn, draw = [], explorer._draw
-    explorer._draw = lambda state: (drawn.append(state), draw(state))
+    explorer._draw = lambda state: (drawn.append(state), draw(state))[1]
     explorer._sample.value = explorer._sample.options[1][1]
     explorer.wait()
     assert len(drawn) == 1 and explorer.message == ""
-    gate = threading.Event()
-    monkeypatch.setattr("vtc_lab.widgets.explorer.ask_view", lambda *given: gate.wait(10) and ask_view(*given))
-    explorer._ask.click()
+    gate, asked = threading.Event(), []
+
+    def slow(state, *given):
+        asked.append(state["ratio"])
+        gate.wait(10)
+        return ask_view(state, *given)
+
+    monkeypatch.setattr("vtc_lab.widgets.explorer.ask_view", slow)
+    explorer._controls["ratio"].value = 4.0
+    end = time.monotonic() + 20
+    while not asked and time.monotonic() < end:
+        time.sleep(0.01)
+    explorer._controls["ratio"].value = 5.0
     explorer._controls["ratio"].value = 3.0
     gate.set()
     explorer.wait()
-    assert explorer._answers.value == "" and explorer.message == "" and "kept 1045" in ledgers(explorer)[0]
+    assert asked == [4.0, 3.0] and explorer._charts.answer["rows"][1]["entered"] == 1045
+
+
+def test_the_curve_sets_the_ratio_and_has_the_points_of_a_plain_loop(explorer):
+    explorer._clicked({"ratio": 5.5})
+    explorer.wait()
+    assert explorer.state["ratio"] == 5.5 and explorer.state["budget"] == "ratio"
+    curve, tokens = explorer._charts.curve, build_view(explorer.state).tokens
+    assert curve["ratio"] == pytest.approx(1176 / 214) and curve["label"] == "coverage"
+    for line in curve["lines"]:
+        assert len(line["points"]) == 13
+        for ratio, value in line["points"][::4]:
+            reduced = vtc.reduce(tokens, line["label"], ratio=ratio)
+            assert value == pytest.approx(vtc.fidelity(tokens, reduced)["coverage"])
+
+
+def test_a_method_that_cannot_run_is_left_out_with_the_reason(explorer):
+    assert "keeps the whole first frame" in dict(explorer._picker.choices)["dtd"]
+    change(explorer, compare=["uniform", "dtd", "visionzip"])
+    assert "dtd: method 'dtd' keeps the whole first frame" in explorer.message
+    assert "visionzip: ranks tokens by attention" in explorer.message
+    assert [layer["label"] for layer in explorer._strips.layers] == ["lftr", "uniform"]
+    change(explorer, ratio=4.0, compare=["uniform", "dtd"])
+    assert explorer.message == "" and len(ledgers(explorer)) == 3
+    assert dict(explorer._picker.choices)["dtd"] == ""
+    line = next(line for line in explorer._charts.curve["lines"] if line["label"] == "dtd")
+    assert max(ratio for ratio, _ in line["points"]) < 6, "no point below the minimum budget"
+    with pytest.raises(vtc.VTCError, match="give up to 3 methods, each once"):
+        vtc.explore(**SMALL, compare=["uniform", "uniform"])
+
+
+def test_a_session_is_saved_and_loaded(explorer, tmp_path):
+    change(explorer, method="random", compare=["pool"], ratio=5.0, view="difference")
+    explorer._controls["options"]._controls["seed"].value = 7
+    state, picture = explorer.state, shown(explorer)
+    explorer._session.value = str(tmp_path / "sessions" / "one.json")
+    explorer._save.click()
+    assert "wrote" in explorer.message
+    other = vtc.explore(frames=4, encoder="pixels")
+    other._session.value = explorer._session.value
+    other._load.click()
+    other.wait()
+    explorer.wait()
+    assert other.message == "" and other.state == state and other._strips.home == explorer._strips.home
+    assert picture[0] == other._strips.sprite
+    (tmp_path / "sessions" / "one.json").write_text("[1]")
+    other._load.click()
+    assert "the explorer has no setting 'a session'" in other.message
+
+
+def test_it_has_a_static_face(explorer):
+    bundle = explorer._repr_mimebundle_()
+    face = Image.open(io.BytesIO(bundle["image/png"]))
+    assert face.width == 900 and np.asarray(face.convert("L")).std() > 20
+    assert "application/vnd.jupyter.widget-view+json" in bundle
+
+
+def test_export_asks_before_it_replaces_a_figure_of_another_state(explorer, tmp_path, monkeypatch):
+    monkeypatch.setattr("vtc_lab.figures.export.FOLDER", tmp_path)
+
+    def export() -> str:
+        explorer._export.click()
+        explorer.wait()
+        return explorer.message
+
+    assert "wrote" in export() and "wrote" in export(), "the same state again"
+    first = (tmp_path / "my_figure.json").read_bytes()
+    change(explorer, ratio=4.0)
+    assert "shows another state (" in export() and "press Export again" in explorer.message
+    assert (tmp_path / "my_figure.json").read_bytes() == first
+    change(explorer, ratio=3.0)
+    assert "press Export again" in export(), "a change withdraws the consent"
+    assert "wrote" in export()
+    assert explorer._charts.exported["latex"].startswith("\\includegraphics[width=\\textwidth]")
+    assert explorer._charts.exported["thumbnail"].startswith("data:image/jpeg;base64,")
 
 
 @pytest.mark.slow
@@ -368,28 +504,31 @@ def test_export_shows_the_state_in_which_it_was_asked_for(explorer, tmp_path, mo
 
 def test_a_given_model_that_was_changed_is_shown_as_it_is_now():
     model = vtc.load_model()
-    before = ledgers(vtc.explore(model, frames=4))
+    before = shown(vtc.explore(model, frames=4))[2]
     with torch.no_grad():
         for weights in model.network.parameters():
             weights.mul_(1.5)
-    assert ledgers(vtc.explore(model, frames=4)) != before
+    assert shown(vtc.explore(model, frames=4))[2] != before
 
 
 def test_what_cannot_be_asked_is_said(explorer):
+    change(explorer, question="what moves ?")
     explorer._ask.click()
     explorer.wait()
     assert "cannot answer; choose 'video-qa model'" in explorer.message
-    change(explorer, encoder="video-qa model")
+    change(explorer, encoder="video-qa model", question="")
     explorer._ask.click()
     explorer.wait()
     assert explorer.message == "there is no question; choose a sample or type one"
+    change(explorer, measure="kl")
+    assert explorer.message == "the curve of kl needs a question and the encoder 'video-qa model'"
 
 
 def test_a_papers_own_mode_finds_its_budget():
     """An option that takes the place of a budget is obeyed, and the second method gets the budget it led to."""
     explorer = vtc.explore(frames=4, encoder="pixels", method="dtd", options={"tau": 0.9}, compare="uniform", ratio=8)
     explorer.wait()
-    assert explorer.message == ""
+    assert explorer.message == "dtd (tau=0.9) finds its own budget, so the ratio has no effect"
     view = build_view(explorer.state)
     alone = vtc.reduce(view.tokens, "dtd", tau=0.9)
     assert [len(reduced) for reduced in view.reductions] == [len(alone)] * 2

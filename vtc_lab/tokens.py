@@ -249,6 +249,43 @@ class Reduction:
         """Return the (T, h, w, D) grid with each source token replaced by its representative."""
         return self.tokens[self.representative].view(*self.grid, -1)
 
+    def explain(self, t: int, y: int, x: int) -> dict[str, Any]:
+        """Return what became of one source token.
+
+        Parameters
+        ----------
+        t, y, x : its frame, patch row and patch column, each from 0.
+
+        Returns
+        -------
+        dict of fate ("kept", "merged" or "dropped"); output, the row of `tokens` that it went into, and the (t, y, x)
+        of that token's anchor, both None if it was dropped; its weight there; and members, the (t, y, x) of every
+        source token that went into the same output.
+
+        Examples
+        --------
+        >>> import vtc_lab as vtc
+        >>> reduced = vtc.reduce(VideoTokens(torch.ones(2, 1, 2, 4)), "pool", ratio=2)
+        >>> reduced.explain(1, 0, 1)
+        {'fate': 'merged', 'output': 1, 'anchor': (1, 0, 0), 'weight': 0.5, 'members': [(1, 0, 0), (1, 0, 1)]}
+        """
+        sides = dict(zip("tyx", self.grid, strict=True))
+        for (name, side), place in zip(sides.items(), (t, y, x), strict=True):
+            if place not in range(side):
+                raise VTCError(f"{name} is {place!r}; it must be a whole number from 0 to {side - 1}")
+        source = int(np.ravel_multi_index((t, y, x), self.grid))
+        output = int(self.assign[source])
+        if output < 0:
+            return {"fate": "dropped", "output": None, "anchor": None, "weight": 0.0, "members": []}
+        anchor, members = int(self.anchor[output]), (self.assign == output).nonzero().flatten().tolist()
+        return {
+            **{"fate": "kept" if anchor == source else "merged", "output": output, "anchor": self._place(anchor)},
+            **{"weight": float(self.weight[source]), "members": [self._place(member) for member in members]},
+        }
+
+    def _place(self, source: int) -> tuple[int, ...]:
+        return tuple(int(part) for part in np.unravel_index(source, self.grid))
+
     def __getitem__(self, frames: slice) -> Reduction:
         """Return the part anchored in these frames; source tokens that went to other frames count as dropped."""
         part = _frame_slice(frames, self.grid[0])

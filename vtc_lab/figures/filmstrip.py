@@ -1,4 +1,4 @@
-"""Pictures of a reduction: the filmstrip, as pixels for the explorer and as a figure for a paper."""
+"""Pictures of a reduction: the filmstrip, as pixels for a page without widgets and as a figure for a paper."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from vtc_lab.tokens import Clip, Reduction, VTCError, demand_clip, demand_reduct
 _HUES = np.rint([np.multiply(to_rgb(hue), 255) for hue in HUES])
 _GAP = 6
 _CAPTION = 18
-_TILE_AREA = 16_000  # pixels of a frame in the explorer
+_TILE_AREA = 9_000  # pixels of a frame where widgets do not live
 FONT = ImageFont.load_default(12)
 
 
@@ -110,8 +110,22 @@ def captions(clip: Clip, reduction: Reduction) -> list[tuple[str, str]]:
     return lines
 
 
-def strip(clip: Clip, reduction: Reduction, room: int = 1120) -> bytes:
-    """Return a JPEG of the filmstrip, `room` pixels wide, with a caption under every frame."""
+def face(clip: Clip, *reductions: Reduction, room: int = 900) -> bytes:
+    """Return a small PNG of filmstrips under each other, `room` pixels wide, for where no widget can live."""
+    strips = [_strip(clip, reduction, room) for reduction in reductions]
+    image = Image.new("RGB", (room, sum(each.height + _CAPTION for each in strips)), "white")
+    draw, y = ImageDraw.Draw(image), 0
+    for each, reduction in zip(strips, reductions, strict=True):
+        draw.text((0, y + 2), f"{describe(reduction)}: {reduction.ledger}", fill="black", font=FONT)
+        image.paste(each, (0, y + _CAPTION))
+        y += each.height + _CAPTION
+    data = io.BytesIO()
+    image.quantize(128).save(data, "png", optimize=True)
+    return data.getvalue()
+
+
+def _strip(clip: Clip, reduction: Reduction, room: int) -> Image.Image:
+    """Return the filmstrip, `room` pixels wide, with a caption under every frame."""
     ideal = math.sqrt(_TILE_AREA * clip.frames.shape[2] / clip.frames.shape[1])
     rows = math.ceil(len(clip) / math.ceil(room / (ideal + _GAP)))
     columns = math.ceil(len(clip) / rows)
@@ -123,9 +137,7 @@ def strip(clip: Clip, reduction: Reduction, room: int = 1120) -> bytes:
         x, y = index % columns * width, index // columns * height
         image.paste(Image.fromarray(tile), (x, y))
         draw.text((x, y + len(tile) + 2), fitting(caption, tile.shape[1]), fill=(40, 40, 40), font=FONT)
-    data = io.BytesIO()
-    image.save(data, "jpeg", quality=90, subsampling=0)
-    return data.getvalue()
+    return image
 
 
 def fitting(caption: tuple[str, str], room: int) -> str:

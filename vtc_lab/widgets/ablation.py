@@ -137,7 +137,7 @@ class Ablation(Panel):
         self._say("")
         self._stop.disabled = False
         self._line.value = words("starting ...")
-        self._runner.request(partial(self._attempt, partial(self._work, run), self._now))
+        self._runner.queue(partial(self._attempt, partial(self._work, run), self._now))
 
     def stop(self) -> None:
         """Stop the run after the step that it is at; what is done is kept."""

@@ -77,10 +77,10 @@ class Slider(widgets.HBox):
 
     def __init__(self, label: str, value: float, slider: widgets.Widget) -> None:
         whole, logarithmic = isinstance(slider, widgets.IntSlider), isinstance(slider, widgets.FloatLogSlider)
-        slider.description, slider.readout, slider.layout.width = label, False, "320px"
-        slider.style.description_width = "110px"
+        slider.description, slider.readout, slider.layout.flex, slider.layout.min_width = label, False, "1 1 0", "0"
+        slider.style.description_width = "60px"
         low, high = (slider.base**limit if logarithmic else limit for limit in (slider.min, slider.max))
-        box = (widgets.IntText if whole else widgets.FloatText)(value=value, layout=widgets.Layout(width="80px"))
+        box = (widgets.IntText if whole else widgets.FloatText)(value=value, layout=widgets.Layout(width="62px"))
         super().__init__([slider, box], value=box.value)
 
         def shown() -> float:
@@ -159,6 +159,27 @@ class OptionPanel(Made):
         chosen = {key: parsed(control.value, self._options[key][0]) for key, control in self._controls.items()}
         changed = {key: value for key, value in chosen.items() if value != self._options[key][1]}
         self.value = {**self._rest, **changed}
+
+
+class OptionPanels(widgets.VBox):
+    """An `OptionPanel` for each of several methods; the value has a dict for each name whose options were changed."""
+
+    value = traitlets.Dict()
+
+    def __init__(self, methods: Sequence[str], value: Mapping[str, Any], without: Collection[str]) -> None:
+        super().__init__()
+        self.rebuild(methods, value, without)
+
+    def rebuild(self, methods: Sequence[str], value: Mapping[str, Any], without: Collection[str]) -> None:
+        """Make a panel for each method, with these options."""
+        self.panels = {name: OptionPanel(name, value.get(name, {}), without) for name in methods}
+        for panel in self.panels.values():
+            panel.observe(self._gather, "value")
+        put(self, [part for name, panel in self.panels.items() for part in (widgets.Label(name), panel)])
+        self._gather()
+
+    def _gather(self, _: object = None) -> None:
+        self.value = {name: panel.value for name, panel in self.panels.items() if panel.value}
 
 
 class Values(Made):

@@ -1,29 +1,32 @@
-"""The explorer: choose a clip, move a slider, see what is dropped, ask a question, export the figure."""
+"""The explorer: choose a clip, move a slider, see what is dropped and what the answer becomes, export the figure."""
 
 from __future__ import annotations
 
-import html
+import json
 import math
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import ipywidgets as widgets
-import pandas as pd
 
-from vtc_lab.clips.reading import find_clips, read_clip
-from vtc_lab.figures.export import save_figure
-from vtc_lab.figures.filmstrip import describe, show, strip
-from vtc_lab.figures.style import PATCHES, VENUES
-from vtc_lab.measures import answer_fidelity, fidelity
+from vtc_lab.clips.reading import given_path, read_clip
+from vtc_lab.figures.export import latex_line, other_state, save_figure
+from vtc_lab.figures.filmstrip import describe, face, show
+from vtc_lab.measures import answer_fidelity
 from vtc_lab.qa.samples import Sample
-from vtc_lab.reducers.registry import methods
-from vtc_lab.sweeps.run import STAGES
-from vtc_lab.tokens import Reduction
-from vtc_lab.widgets.controls import OptionPanel, Slider, button, field, menu, row, show_if
+from vtc_lab.reducers.ops import coverage
+from vtc_lab.reducers.registry import finds_budget, methods
+from vtc_lab.tokens import VTCError
+from vtc_lab.widgets.column import HAVE_SLIDERS, clip_menu, controls_of, narrow, sample_menu
+from vtc_lab.widgets.controls import button, field, menu, row, show_if
+from vtc_lab.widgets.curve import MOST as MOST_RATIO
+from vtc_lab.widgets.curve import Curve, able, flip_of, reduced_to
 from vtc_lab.widgets.panel import Panel, name_of
 from vtc_lab.widgets.state import (
+    ANSWERS,
     BUDGETS,
-    ENCODER_NAMES,
     MODEL,
     State,
     View,
@@ -31,17 +34,18 @@ from vtc_lab.widgets.state import (
     build_view,
     call_line,
     complete_state,
-    sample_set,
     shortened,
+    unable,
+    unknown_words,
     usual,
 )
+from vtc_lab.widgets.views import Charts, Strips, colour_of, thumbnail
 
 if TYPE_CHECKING:  # importing the model imports transformers, which takes seconds
-    from vtc_lab.models.video_model import Answer, VideoModel
+    from vtc_lab.models.answers import Answer
+    from vtc_lab.models.video_model import VideoModel
 
-_ROOM = 1120  # pixels in a row, shared by the methods on show
-_SAMPLES = 4  # of each kind in the menu
-_HAVE_SLIDERS = [name for names in BUDGETS.values() for name in names]
+_QUICK = 0.5  # seconds an answer may take to follow the slider
 
 
 def explore(model: VideoModel | str | None = None, **state: object) -> Explorer:
@@ -52,9 +56,11 @@ def explore(model: VideoModel | str | None = None, **state: object) -> Explorer:
     model : from `load_model`, or a folder or hub id, whose tokens are shown and which answers; None or "" for the
         bundled one, as soon as `encoder` says "video-qa model".
     state : any setting, as `Explorer.state` returns them: clip (a path), folder (of clips for the menu, or "" for the
-        bundled ones), frames, encoder, question, method, options (dict), compare (a second method, or ""),
-        compare_options, budget ("ratio", "stages" or "fidelity"), ratio, temporal_ratio, spatial_ratio, min_fidelity,
-        figure (name of the exported files), venue.
+        bundled ones), frames, encoder, question, method, options (dict), compare (the name of another method or a list
+        of up to three), compare_options (a dict of options for each of their names), budget ("ratio", "stages" or
+        "fidelity"), ratio, temporal_ratio, spatial_ratio, min_fidelity, view ("tokens", "averaged", "difference",
+        "significance", "saliency" or "lost"), measure (of the curve: of `list_measures`, "probability" or "kl"),
+        figure (name of the exported files), venue, width ("column" or "text").
 
     Returns
     -------
@@ -71,8 +77,8 @@ def explore(model: VideoModel | str | None = None, **state: object) -> Explorer:
     4.0
     """
     name, given = name_of(model), None if model is None or isinstance(model, str) else model.fresh()
-    chosen = {"encoder": MODEL} if given else {}
-    return Explorer(complete_state({**chosen, **state, "model": name}), given)
+    preset = {"encoder": MODEL} if given else {}
+    return Explorer(complete_state({**preset, **state, "model": name}), given)
 
 
 class Explorer(Panel):
@@ -80,22 +86,67 @@ class Explorer(Panel):
 
     def __init__(self, state: State, model: VideoModel | None = None) -> None:
         super().__init__({"folder": state["folder"]}, model)
-        self._controls = _controls(state)
+        self._controls = controls_of(state)
+        self._picker, self._curve = self._controls["methods"], Curve()
+        self._strips, self._charts = Strips(view=state["view"]), Charts()
         self._folder = field("folder", state["folder"], "data/clips")
         self._file = field("or a file", "", "path of a video")
-        self._sample = menu("sample", _sample_menu(), None)
+        self._sample = menu("sample", sample_menu(), None)
+        self._session = field("session", "session.json", "a JSON file")
         self._ask = button("Ask", "question", "success", lambda: self._queue(self._put_question))
-        self._answers, self._note = widgets.HTML(), widgets.HTML()
-        self._columns = [_column(), _column(border_left="2px solid #bbb", padding="0 0 0 12px", margin="0 0 0 12px")]
-        show_if(False, *self._columns)
-        self._source: tuple | None = None
+        self._flips = button("Find the flip", "search", "", lambda: self._queue(self._find_flips))
+        self._save = button("Save", "save", "", lambda: self._attempt(self._save_session, self._session.value))
+        self._load = button("Load", "folder-open", "", lambda: self._attempt(self._load_session, self._session.value))
+        self._seconds = 0.0 if state["model"] == "" and model is None else math.inf  # of the latest answer
+        self._confirmed: State | None = None  # whose figure may replace another
+        self._view: View | None = None
+        self._drawn: State = {}  # the state of that view
+        self._homes: list[widgets.Box] = []
+        self._beside: Any = self._controls["view"]  # the control that was changed last
         self._on(self._folder, self._take_folder)
         self._on(self._file, self._take_file)
         self._on(self._sample, self._take_sample)
+        self._on(self._picker, self._take_methods)
+        self._charts.on_msg(lambda _, content, __: self._attempt(self._clicked, content))
         self._observe()
-        pictures = widgets.HBox(self._columns)
-        self.children = [*self._rows(), self._message, self._answers, pictures, self._note, self._code]
-        self._attempt(self._draw, self._now)
+        self.children = [self._laid_out(), self._code]
+        steps = self._drawing(self._now)
+        next(steps, None)
+        self._workers[0].request(steps)
+
+    def save(self, path: str | Path) -> Path:
+        """Write the state into a JSON file, which `explore(**json.loads(...))` and the button Load take."""
+        try:
+            place = given_path(path)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.write_text(json.dumps(self.state, indent=2) + "\n")
+        except OSError as error:
+            raise VTCError(f"{path} cannot be written: {error.strerror}; give a file in a writable folder") from error
+        return place
+
+    def load(self, path: str | Path) -> None:
+        """Show the state that a JSON file holds."""
+        try:
+            state = json.loads(given_path(path).read_text())
+        except (OSError, ValueError) as error:
+            raise VTCError(f"{path} is no session ({error}); give a file that Save wrote") from error
+        state = complete_state(state if isinstance(state, dict) else {"a session": state})
+        with self._together():
+            self._folder.value = state["folder"]
+            self._picker.value = [state["method"], *state["compare"]]
+        self._take(**{key: value for key, value in state.items() if key not in ("folder", "method", "compare")})
+
+    def _repr_mimebundle_(self, **given: Any) -> dict[str, Any]:
+        """Return the widget, and a picture for wherever widgets do not live."""
+        bundle = super()._repr_mimebundle_(**given)
+        if self._view:
+            bundle["image/png"] = face(self._view.shown, *self._view.reductions)
+        return bundle
+
+    def _values(self) -> State:
+        values = super()._values()
+        method, *compare = values.pop("methods")
+        return {**values, "method": method, "compare": compare}
 
     def _complete(self, state: State) -> State:
         return complete_state({**state, "model": state["model"].strip()})
@@ -107,20 +158,39 @@ class Explorer(Panel):
         if not self._held:
             if change and change["owner"] in (self._controls["clip"], self._controls["question"]):
                 self._sample.value = None  # it is no longer the sample that is on show
-            self._answers.value = ""  # they were about another state
+            if change:
+                self._beside = change["owner"]
+            self._strips.view = self._controls["view"].value
+            self._strips.stale = self._charts.stale = True
+            self._confirmed = None
         super()._changed(change)
+
+    def _clicked(self, content: dict[str, Any]) -> None:
+        """Take a ratio from the curve."""
+        if "ratio" in content:
+            self._take(budget="ratio", ratio=float(content["ratio"]))
 
     def _take(self, **settings: object) -> None:
         """Set several controls, a clip that is not in the menu too, and draw once."""
         with self._together():
             clips, clip = self._controls["clip"], settings.get("clip")
             if clip and clip not in dict(clips.options).values():
-                clips.options = [*clips.options, (clip, clip)]
+                clips.options = [*clips.options, (Path(str(clip)).name, clip)]
             for name, value in settings.items():
                 self._controls[name].value = value
 
+    def _take_methods(self, names: list[str]) -> None:
+        method, *others = names
+        held, self._held = self._held, True  # the state is whole only with the options of these methods
+        c = self._controls
+        try:
+            c["options"].rebuild(method, c["options"].value if method == self._now["method"] else {}, HAVE_SLIDERS)
+            c["compare_options"].rebuild(others, c["compare_options"].value, HAVE_SLIDERS)
+        finally:
+            self._held = held
+
     def _take_folder(self, folder: str) -> None:
-        listed = _clip_menu(folder.strip())
+        listed = clip_menu(folder.strip())
         self._fixed = {"folder": folder.strip()}
         self._sample.value = None
         with self._together():
@@ -128,146 +198,174 @@ class Explorer(Panel):
 
     def _take_file(self, clip: str) -> None:
         if clip.strip():
-            self._take(clip=clip.strip())
+            self._take(clip=clip.strip().strip("\"'"))
 
     def _take_sample(self, sample: Sample | None) -> None:
         if sample is not None:
             path = str(sample["clip"])
             self._take(clip=shortened(path), frames=len(read_clip(path)), encoder=MODEL, question=sample["question"])
 
+    def _save_session(self, path: str) -> None:
+        self._say(f"wrote {self.save(path)}")
+
+    def _load_session(self, path: str) -> None:
+        self.load(path)
+
     def _encoder(self, state: State) -> VideoModel | None:
         return self._model_of(state) if state["encoder"] == MODEL else None
 
-    def _draw(self, state: State) -> None:
-        source = (state["encoder"], state["model"], state["clip"], state["frames"])
-        if source != self._source:
+    def _draw(self, state: State) -> Iterator[object]:
+        """Show the strips, then the answer, then the curve, and at last which methods cannot run."""
+        model = self._encoder(state)
+        if any(state[key] != self._drawn.get(key) for key in ("clip", "frames", "encoder", "model")):
             self._say("reading and encoding the clip ...")
-        view = build_view(state, self._encoder(state))
-        room = _ROOM // len(view.reductions)
-        made = [(_ledger(view, reduction), strip(view.shown, reduction, room)) for reduction in view.reductions]
-        self._source = source
-        show_if(False, *self._columns[len(made) :])
-        for column, values in zip(self._columns, made, strict=False):
-            show_if(True, column)
-            for part, value in zip(column.children, values, strict=True):
-                part.value = value
-        line = f"{PATCHES} Tokens: {view.tokens.encoder}; frames read by {view.clip.reader}."
-        if (each := math.ceil(len(view.clip) / len(view.shown))) > 1:
-            line += f" A token is of {each} frames, of which the first is shown."
-        self._note.value = f"<small>{html.escape(line)}</small>"
-        self._say("")
+        view = build_view(state, model)
+        alike = [coverage(view.tokens.values, reduction) for reduction in view.reductions]
+        self._strips.take(view.shown, view.tokens, view.reductions, alike)
+        self._charts.layers = self._strips.layers
+        self._strips.stale = self._charts.stale = state is not self._now
+        self._view, self._drawn = view, state
+        self._say("; ".join([*_remarks(state, view), *(f"{name}: {why}" for name, why in view.failed.items())]))
+        yield None
+        asks = model is not None and bool(state["question"].strip())
+        follows = asks and self._seconds <= _QUICK
+        self._charts.answer = {"question": state["question"], "right": None} if asks else {}
+        if follows:
+            self._put_question(state)
+            yield None
+        if state["measure"] not in ANSWERS or follows:
+            for shown in self._curve.rounds(state, view, model):
+                if shown:
+                    self._charts.curve = shown
+                yield None
+        else:
+            self._charts.curve = {}
+        yield from self._grey(state, view)
+
+    def _grey(self, state: State, view: View) -> Iterator[object]:
+        """Tell the menus which methods cannot run on this encoder, or with so few tokens."""
+        ratio = view.tokens.total / len(view.reductions[0])
+        reasons = []
+        for name in methods().index:
+            reason = unable({**state, "budget": "ratio"}, name, {})
+            reasons.append((name, reason.split(", which")[0] or self._curve.reason(view, name, ratio)))
+            yield None
+        self._picker.choices = reasons
 
     def _put_question(self, state: State) -> None:
-        self._say("asking ...")
-        model = self._encoder(state)
-        view = build_view(state, model)
-        answers, right = ask_view(state, view, model)
-        if state is self._now:  # else they are about what is no longer on show
-            self._answers.value = _answer_table(view, answers, right)
+        view, model = self._view, self._encoder(state)
+        if view is None or state != self._drawn:
+            return  # it would be about what is no longer on show
+        full, right = self._curve.full(state, view, model)
+        start = time.perf_counter()
+        answers, _ = ask_view(state, view, model, view.reductions)
+        self._seconds = (time.perf_counter() - start) / len(answers)
+        rows = [_answer_row("everything", "#777777", full, None)]
+        for reduction, answer in zip(view.reductions, answers, strict=True):
+            rows.append(_answer_row(describe(reduction), colour_of(reduction.method), answer, full))
+        strange = unknown_words(state["question"], model) if model else []
+        notes = [f"the model does not know {', '.join(map(repr, strange))}"] if strange else []
+        self._charts.answer = {"question": state["question"], "right": right, "rows": rows, "notes": notes}
+
+    def _find_flips(self, state: State) -> None:
+        self._say("looking for the ratios at which the answer flips ...")
+        self._put_question(state)
+        view, model = self._view, self._encoder(state)
+        assert view
+        full, _ = self._curve.full(state, view, model)
+        flips = []
+        for name, options in able(state, view):
+
+            def answer_at(ratio: float, name: str = name, options: State = options) -> str:
+                return ask_view(state, view, model, [reduced_to(state, view, name, options, ratio)])[0][0].text
+
+            flips.append(flip_of(answer_at, full.text))
+        labels = [describe(reduction) for reduction in view.reductions]
+        told = [f"at {flip:.2g}x" if flip else f"not up to {MOST_RATIO}x" for flip in flips]
+        note = f"flips: {', '.join(f'{label} {when}' for label, when in zip(labels, told, strict=True))}"
+        shown = self._charts.answer
+        self._charts.answer = {**shown, "notes": [*shown.get("notes", []), note]}
+        if lines := self._charts.curve.get("lines"):
+            marked = [{**line, "flip": flip} for line, flip in zip(lines, flips, strict=True)]
+            self._charts.curve = {**self._charts.curve, "lines": marked}
         self._say("")
 
     def _write(self, state: State) -> None:
-        self._say("drawing the figure ...")
-        view = build_view(state, self._encoder(state))
-        figure = show(view.shown, *view.reductions, venue=state["venue"])
+        view = self._view
+        if view is None or state != self._drawn:
+            view = build_view(state, self._encoder(state))
         made: State = {"explorer": state, "encoder": view.tokens.encoder}
-        self._say_written(save_figure(figure, state["figure"], provenance=made, replace=True))
+        figure = show(view.shown, *view.reductions, venue=state["venue"], width=state["width"])
+        differs = other_state(figure, state["figure"], provenance=made)
+        if differs and self._confirmed != state:
+            self._confirmed = state
+            raise VTCError(
+                f"figure {state['figure']!r} shows another state ({differs}); press Export again to replace it"
+            )
+        files = save_figure(figure, state["figure"], provenance=made, replace=True)
+        self._confirmed = None
+        self._say_written(files)
+        self._charts.exported = {
+            "name": shortened(files[".pdf"].with_suffix("")),
+            "files": [(suffix, shortened(path)) for suffix, path in sorted(files.items())],
+            "latex": latex_line(files, state["width"]),
+            "thumbnail": thumbnail(files[".png"]),
+        }
 
     def _arrange(self) -> None:
-        show_if(self._controls["encoder"].value == MODEL, self._controls["model"])
-        for budget, names in BUDGETS.items():
-            show_if(self._controls["budget"].value == budget, *(self._controls[name] for name in names))
-
-    def _rows(self) -> list[widgets.Widget]:
         c = self._controls
-        return [
-            row(self._folder, c["clip"], self._file, c["frames"]),
-            row(c["encoder"], c["model"]),
-            row(c["budget"], *(c[name] for name in _HAVE_SLIDERS)),
-            row(c["method"], c["options"]),
-            row(c["compare"], c["compare_options"]),
-            row(self._sample, c["question"], self._ask),
-            row(c["figure"], c["venue"], self._export),
-        ]
+        show_if(c["encoder"].value == MODEL, c["model"])
+        for budget, names in BUDGETS.items():
+            show_if(c["budget"].value == budget, *(c[name] for name in names))
+        show_if(c["question"].value.strip(), self._ask, self._flips)
+
+    def _laid_out(self) -> widgets.Widget:
+        """Return a narrow column of controls beside the pictures."""
+        c = self._controls
+        names = ("clip", "frames", "methods", *HAVE_SLIDERS, "view", "measure")
+        folds = {
+            "Question": [self._sample, c["question"], row(self._ask, self._flips)],
+            "Method's options": [c["budget"], c["options"], c["compare_options"]],
+            "Encoder, model, files": [c["encoder"], c["model"], self._folder, self._file],
+            "Export": [c["figure"], c["venue"], c["width"], self._export],
+            "Session": [self._session, row(self._save, self._load)],
+        }
+        column, self._homes = narrow([*(c[name] for name in names), self._message], folds)
+        look = {"flex": "2 1 360px", "min_width": "0", "margin": "0 0 0 10px"}
+        return widgets.HBox([column, widgets.VBox([self._strips, self._charts], layout=look)])
+
+    def _say(self, text: str, kind: str = "said") -> None:
+        """Say it below the control that was changed last."""
+        super()._say(text, kind)
+        for box in self._homes if text else ():
+            rest = [child for child in box.children if child is not self._message]
+            here = self._beside in rest
+            if here:
+                rest.insert(rest.index(self._beside) + 1, self._message)
+            if here or len(rest) < len(box.children):
+                box.children = rest
 
 
-def _column(**look: str) -> widgets.VBox:
-    """Return a place for a reduction in words and its picture."""
-    parts = widgets.HTML(layout={"min_height": "80px"}), widgets.Image(format="jpeg", layout={"width": "100%"})
-    return widgets.VBox(parts, layout={"flex": "1 1 0", "min_width": "0", **look})
+def _remarks(state: State, view: View) -> list[str]:
+    """Return what a user should know about the picture that the picture does not show."""
+    remarks = []
+    if finds_budget(state["method"], state["options"]):
+        remarks.append(f"{describe(view.reductions[0])} finds its own budget, so the ratio has no effect")
+    if state["view"] == "saliency" and view.tokens.saliency is None:
+        remarks.append(f"{state['encoder']} has no saliency; choose the encoder {MODEL!r}")
+    if state["view"] == "difference" and len(view.reductions) < 2:
+        remarks.append("a difference is of two methods; choose another below 'against'")
+    if state["measure"] in ANSWERS and not (state["question"].strip() and state["encoder"] == MODEL):
+        remarks.append(f"the curve of {state['measure']} needs a question and the encoder {MODEL!r}")
+    if (each := math.ceil(len(view.clip) / len(view.shown))) > 1:
+        remarks.append(f"a token is of {each} frames, of which the first is shown")
+    return remarks
 
 
-def _controls(state: State) -> dict[str, Any]:
-    """Return a control for each setting but the folder."""
-    clips, names = _clip_menu(state["folder"]), list(methods().index)
-    if state["clip"] not in dict(clips).values():
-        clips.append((state["clip"], state["clip"]))
-    kinds = [("total ratio", "ratio"), ("time x space", "stages"), ("fidelity", "fidelity")]
-    controls: dict[str, Any] = {
-        "clip": menu("clip", clips, state["clip"]),
-        "encoder": menu("encoder", ENCODER_NAMES, state["encoder"]),
-        "model": field("model", state["model"], "a folder or hub id; empty is the bundled toy"),
-        "method": menu("method", names, state["method"]),
-        "compare": menu("against", [("nothing", ""), *((name, name) for name in names)], state["compare"]),
-        "budget": menu("budget by", kinds, state["budget"]),
-        "question": field("question", state["question"], "type one, or choose a sample"),
-        "figure": field("figure", state["figure"]),
-        "venue": menu("venue", list(VENUES), state["venue"]),
+def _answer_row(label: str, colour: str, answer: Answer, full: Answer | None) -> dict[str, Any]:
+    best = sorted(answer.scores.items(), key=lambda item: -item[1])[:3]
+    kl = None if full is None else answer_fidelity(full, answer)["kl"]
+    return {
+        **{"label": label, "colour": colour, "text": answer.text, "entered": answer.entered},
+        **{"scores": [(text or "(space)", share) for text, share in best], "kl": kl},
     }
-    for name, options in (("method", "options"), ("compare", "compare_options")):
-        panel = controls[options] = OptionPanel(state[name], state[options], _HAVE_SLIDERS)
-        controls[name].observe(lambda change, panel=panel: panel.rebuild(change["new"], {}, _HAVE_SLIDERS), "value")
-    sliders = {
-        "frames": widgets.IntSlider(min=1, max=64, continuous_update=False),
-        "ratio": widgets.FloatLogSlider(base=2, min=0, max=7, step=0.05),
-        "temporal_ratio": widgets.FloatLogSlider(base=2, min=0, max=5, step=0.05),
-        "spatial_ratio": widgets.FloatLogSlider(base=2, min=0, max=6, step=0.05),
-        "min_fidelity": widgets.FloatSlider(min=0, max=1, step=0.01),
-    }
-    for key, slider in sliders.items():
-        label = "coverage at least" if key == "min_fidelity" else key.replace("_", " ")
-        controls[key] = Slider(label, state[key], slider)
-    return controls
-
-
-def _clip_menu(folder: str) -> list[tuple[str, str]]:
-    """Return the names and paths of the clips in a folder, "" for the bundled ones."""
-    if folder:
-        return [(path.name, str(path)) for path in find_clips(folder)]
-    return [(name, name) for name in map(shortened, find_clips())]
-
-
-def _sample_menu() -> list[tuple[str, Sample | None]]:
-    """Return a few samples of every kind from the bundled test set, with their texts."""
-    kinds: dict[str, list[tuple[str, Sample | None]]] = {}
-    for sample in sample_set():
-        text = f"{sample['kind']}: {sample['question']} ({Path(str(sample['clip'])).stem})"
-        kinds.setdefault(sample["kind"], []).append((text, sample))
-    few = [entry for entries in kinds.values() for entry in entries[:_SAMPLES]]
-    return [("none", None), *sorted(few, key=lambda entry: entry[0])]
-
-
-def _ledger(view: View, reduction: Reduction) -> str:
-    """Return the result in words, as HTML."""
-    kept = fidelity(view.tokens, reduction, ["coverage", "coverage_p5"])
-    return (
-        f"<div style='line-height:1.4'><b>{html.escape(describe(reduction))}</b>: {reduction.ledger}; "
-        f"coverage {kept['coverage']:.3f} (5th percentile {kept['coverage_p5']:.3f})<br>"
-        f"<small>{html.escape('; '.join(reduction.notes))}</small></div>"
-    )
-
-
-def _answer_table(view: View, answers: list[Answer], right: str | None) -> str:
-    """Return the answers with everything and with what each method kept, as an HTML table."""
-    full, rows = answers[0], []
-    for name, answer in zip(["everything", *map(describe, view.reductions)], answers, strict=True):
-        best = sorted(answer.scores.items(), key=lambda item: -item[1])[:3]
-        likely = ", ".join(f"{text or '(space)'} {probability:.2f}" for text, probability in best)
-        flip = "" if answer.text == full.text else f" (flipped from {full.text!r})"
-        cells = [name, f"{answer.entered} of {answer.total}", answer.text + flip, likely]
-        cells.append(f"{answer_fidelity(full, answer)['kl']:.4f}")
-        rows.append([*cells, *(f"{1000 * answer.seconds[stage]:.1f}" for stage in STAGES)])
-    heads = ["", "tokens", "answer", "probability", "KL, nats", *(f"{stage} ms" for stage in STAGES)]
-    table = pd.DataFrame(rows, columns=heads).style.hide(axis="index").format(escape="html")
-    shown = table.to_html(table_attributes="class='vtc-answers'")
-    return shown + (f"<p>The right answer is <b>{html.escape(right)}</b>.</p>" if right else "")

@@ -29,23 +29,25 @@ if TYPE_CHECKING:  # importing the model imports transformers, which takes secon
 _LOADING = threading.Lock()
 _LINGER = 2.0  # seconds that a thread waits for more, since glibc may give each new one a heap of its own
 _MMAP_THRESHOLD = -3  # of glibc's mallopt
+_DONE = object()
 
 
 class Worker:
-    """One thread that runs the latest request, and every queued job, one at a time."""
+    """One thread that takes the steps of the latest request, and runs every queued job, one at a time."""
 
     def __init__(self) -> None:
         self.idle = threading.Event()
         self.idle.set()
         self._change = threading.Condition()
         self._alive = False
-        self._latest: list[Callable[[], None]] = []
+        self._steps: Iterator[object] | None = None
+        self._begun = False
         self._jobs: list[Callable[[], None]] = []
 
-    def request(self, job: Callable[[], None]) -> None:
-        """Run a job soon, in the place of one that was requested before and has not begun."""
+    def request(self, steps: Iterator[object]) -> None:
+        """Run these steps soon, the first before any queued job, in the place of those requested before."""
         with self._change:
-            self._latest = [job]
+            self._steps, self._begun = steps, False
             self._start()
 
     def queue(self, job: Callable[[], None]) -> None:
@@ -64,15 +66,21 @@ class Worker:
     def _run(self) -> None:
         while True:
             with self._change:
-                if not (self._latest or self._jobs):
+                if not (self._steps or self._jobs):
                     self.idle.set()
                     self._change.wait(_LINGER)
-                waiting = self._latest or self._jobs
-                if not waiting:
+                if not (self._steps or self._jobs):
                     self._alive = False
                     return
-                job = waiting.pop(0)
-            job()
+                steps = None if self._jobs and (self._begun or not self._steps) else self._steps
+                job = None if steps else self._jobs.pop(0)
+                self._begun = self._begun or bool(steps)
+            if job:
+                job()
+            elif steps and next(steps, _DONE) is _DONE:
+                with self._change:
+                    if self._steps is steps:
+                        self._steps = None
 
 
 class Panel(widgets.VBox):
@@ -98,7 +106,7 @@ class Panel(widgets.VBox):
     @property
     def state(self) -> State:
         """Every setting, as plain JSON values."""
-        return self._complete({**{key: control.value for key, control in self._controls.items()}, **self._fixed})
+        return self._complete({**self._values(), **self._fixed})
 
     @property
     def message(self) -> str:
@@ -118,6 +126,9 @@ class Panel(widgets.VBox):
         self.layout.close()
         super().close()
 
+    def _values(self) -> State:
+        return {key: control.value for key, control in self._controls.items()}
+
     def _complete(self, state: State) -> State:
         raise NotImplementedError
 
@@ -126,7 +137,7 @@ class Panel(widgets.VBox):
 
     def _arrange(self) -> None: ...  # shows the controls that count in the present state
 
-    def _draw(self, state: State) -> None: ...  # on an error the last good picture stays
+    def _draw(self, state: State) -> Iterator[object] | None: ...  # in steps; on an error the last good picture stays
 
     def _write(self, state: State) -> None: ...  # exports the figure of a state
 
@@ -162,7 +173,14 @@ class Panel(widgets.VBox):
         self._changed()
 
     def _request(self) -> None:
-        self._workers[0].request(partial(self._attempt, self._draw, self._now))
+        self._workers[0].request(self._drawing(self._now))
+
+    def _drawing(self, state: State) -> Iterator[object]:
+        """Take the steps of a drawing, or say what was wrong."""
+        try:
+            yield from self._draw(state) or ()
+        except Exception as error:
+            self._fail(error, self._draw)
 
     def _queue(self, job: Callable[[State], None]) -> None:
         self._workers[0].queue(partial(self._attempt, job, self._now))
@@ -174,10 +192,13 @@ class Panel(widgets.VBox):
             if job == self._failed:
                 self._say("")
         except Exception as error:
-            trace = "".join(traceback.format_exception(error))
-            unforeseen = f"This should not have happened; please report it:\n{trace}"
-            self._say(str(error) if isinstance(error, VTCError) else unforeseen, "error")
-            self._failed = job
+            self._fail(error, job)
+
+    def _fail(self, error: Exception, job: Callable[[Any], Any]) -> None:
+        trace = "".join(traceback.format_exception(error))
+        unforeseen = f"This should not have happened; please report it:\n{trace}"
+        self._say(str(error) if isinstance(error, VTCError) else unforeseen, "error")
+        self._failed = job
 
     def _say(self, text: str, kind: str = "said") -> None:
         self._said, self._failed, self._message.value = text, None, words(text, kind)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from vtc_lab.clips.reading import ROOT, find_clips, one_each, read_clip, resolve
 from vtc_lab.encoders import ENCODERS, load_encoder
 from vtc_lab.figures.style import VENUES
+from vtc_lab.measures import list_measures
 from vtc_lab.qa.samples import BUNDLED, Sample, read_samples
 from vtc_lab.reducers.registry import finds_budget, get_method, methods, needs_saliency, reduce
 from vtc_lab.tokens import Clip, Reduction, VideoTokens, VTCError, suggest
@@ -29,16 +30,22 @@ DEFAULTS: State = {
     "question": "",
     "method": "lftr",
     "options": {},
-    "compare": "uniform",  # a second method at the same budget, or ""
-    "compare_options": {},
+    "compare": ["uniform"],  # up to three others at the same budget
+    "compare_options": {},  # of these, a dict for each name
     "budget": "ratio",  # which of the following is in force: "ratio", "stages" or "fidelity"
     "ratio": 8.0,
     "temporal_ratio": 4.0,
     "spatial_ratio": 2.0,
     "min_fidelity": 0.8,
+    "view": "tokens",
+    "measure": "coverage",  # of the curve
     "figure": "my_figure",
     "venue": "neurips",
+    "width": "text",  # of the exported figure: a "column", or all the "text"
 }
+MOST = 4  # methods at once
+VIEWS = ("tokens", "averaged", "difference", "significance", "saliency", "lost")
+ANSWERS = ("probability", "kl")  # measures of answers, which need a question
 BUDGETS = {  # the settings that fix the budget
     "ratio": ("ratio",),
     "stages": ("temporal_ratio", "spatial_ratio"),
@@ -93,12 +100,13 @@ def shortened(path: str | Path) -> str:
 
 @dataclass(frozen=True)
 class View:
-    """A clip, the frames drawn of it, its tokens, and their reduction by each of the methods of a state."""
+    """A clip, the frames drawn of it, its tokens, and their reduction by each method of a state that could run."""
 
     clip: Clip
     shown: Clip
     tokens: VideoTokens
     reductions: tuple[Reduction, ...]
+    failed: dict[str, str]  # why one of the others has none
 
 
 def usual(model: str) -> State:
@@ -107,42 +115,81 @@ def usual(model: str) -> State:
 
 
 def complete_state(state: State) -> State:
-    """Return the state with every default filled in, checked as `complete` does."""
+    """Return the state with every default filled in, checked as `complete` does; `compare` may be one name."""
     names = list(methods().index)
-    choices = {"encoder": ENCODER_NAMES, "method": names, "compare": ["", *names], "budget": BUDGETS, "venue": VENUES}
+    choices = {"encoder": ENCODER_NAMES, "method": names, "compare": names, "budget": BUDGETS, "venue": VENUES}
+    choices |= {"view": VIEWS, "measure": curve_measures(), "width": ("column", "text")}
+    if isinstance(others := state.get("compare"), str):
+        state = state | {"compare": [others] if others else []}
     if "clip" in state:
         state = state | {"clip": str(state["clip"])}
     elif state.get("folder"):
         state = state | {"clip": str(find_clips(str(state["folder"]))[0])}
-    return complete("explorer", state, usual(state.get("model", "")), choices)
+    whole = complete("explorer", state, usual(state.get("model", "")), choices)
+    others, options = whole["compare"], whole["compare_options"]
+    if len(others) >= MOST or len(set(others)) < len(others):
+        raise VTCError(f"compare is {others!r}; give up to {MOST - 1} methods, each once")
+    for name, given in options.items():
+        if name not in others or not isinstance(given, dict):
+            raise VTCError(f"compare_options has {name!r}: {given!r}; give a dict of options for a name in {others}")
+    return whole
+
+
+def curve_measures() -> list[str]:
+    """Return the measures that the curve can show: those of tokens that follow a slider, and those of answers."""
+    return [*list_measures().query("follows_a_slider").index, *ANSWERS]
+
+
+def chosen(state: State) -> list[tuple[str, State]]:
+    """Return each method of a state with its options, the first one first."""
+    return [(state["method"], state["options"]), *((n, state["compare_options"].get(n, {})) for n in state["compare"])]
+
+
+def unable(state: State, method: str, options: State) -> str:
+    """Return why a method cannot run on the encoder and the kind of budget of a state, "" if it can."""
+    if state["encoder"] != MODEL and needs_saliency(method, options):
+        return f"ranks tokens by attention, which {state['encoder']!r} does not have; choose the encoder {MODEL!r}"
+    if state["budget"] == "fidelity" and "min_fidelity" not in get_method(method).options:
+        return "cannot find a budget by fidelity; choose 'lftr', or a budget by ratio"
+    return ""
 
 
 def build_view(state: State, model: VideoModel | None = None) -> View:
-    """Read, encode and reduce as a state says, a second method to exactly the first one's budget."""
-    pairs = [(state["method"], state["options"]), (state["compare"], state["compare_options"])]
-    ranking = [name for name, options in pairs if name and needs_saliency(name, options)]
-    if ranking and model is None:
-        raise VTCError(
-            f"method {ranking[0]!r} ranks tokens by attention, which {state['encoder']!r} does not have; choose the "
-            f"encoder {MODEL!r}"
-        )
+    """Read, encode and reduce as a state says, the other methods to exactly the first one's budget."""
+    (method, options), *others = chosen(state)
+    if reason := unable(state, method, options):
+        raise VTCError(f"method {method!r} {reason}")
     path = resolve(state["clip"])
     key = (str(path), path.stat().st_mtime_ns, state["frames"])  # a new file under an old name is read again
     clip = _read(*key)
-    tokens = _encode(*key, state["encoder"]) if model is None else model.encode(clip, saliency=bool(ranking))
-    (method, options), (other, other_options) = pairs
+    ranking = state["view"] == "saliency" or any(needs_saliency(*each) for each in chosen(state))
+    tokens = _encode(*key, state["encoder"]) if model is None else model.encode(clip, saliency=ranking)
     first = reduce(tokens, method, **_joined(_budget(state), options, "options"))
-    reductions = [first]
-    if other:
-        size = {"ratio": tokens.total / len(first)}
-        if state["budget"] == "stages" and "temporal_ratio" in get_method(other).options:
-            size["temporal_ratio"] = state["temporal_ratio"]
-        reductions.append(reduce(tokens, other, **_joined(size, other_options, "compare_options")))
-    return View(clip, one_each(clip, tokens.grid[0]), tokens, tuple(reductions))
+    reductions, failed = [first], {}
+    for other, its_options in others:
+        if reason := unable({**state, "budget": "ratio"}, other, its_options):
+            failed[other] = reason
+            continue
+        try:
+            reductions.append(reduce(tokens, other, **_beside(state, first, other, its_options)))
+        except VTCError as error:
+            failed[other] = str(error)
+    shown = _one_each(clip, tokens.grid[0])
+    return View(clip, shown, tokens, tuple(reductions), failed)
 
 
-def ask_view(state: State, view: View, model: VideoModel | None) -> tuple[list[Answer], str | None]:
-    """Return answers from all tokens and from those of each reduction, and the right one if a bundled sample has it."""
+def _beside(state: State, first: Reduction, other: str, options: State) -> dict[str, Any]:
+    """Return the arguments that give another method the budget of the first."""
+    size = {"ratio": first.total / len(first)}
+    if state["budget"] == "stages" and "temporal_ratio" in get_method(other).options:
+        size["temporal_ratio"] = state["temporal_ratio"]
+    return _joined(size, options, f"compare_options[{other!r}]")
+
+
+def ask_view(
+    state: State, view: View, model: VideoModel | None, reductions: Sequence[Reduction | None]
+) -> tuple[list[Answer], str | None]:
+    """Return the answers from reductions, None for all tokens, and the right one if a bundled sample has it."""
     if model is None:
         raise VTCError(f"encoder {state['encoder']!r} gives features only and cannot answer; choose {MODEL!r}")
     if not state["question"].strip():
@@ -150,16 +197,22 @@ def ask_view(state: State, view: View, model: VideoModel | None) -> tuple[list[A
     asked = (str(resolve(state["clip"])), state["question"])
     sample: Any = next((s for s in sample_set() if (s["clip"], s["question"]) == asked), {})
     ask = partial(model.ask_each, [state["question"]], view.clip)
-    each = [ask([reduced], candidates=[sample.get("candidates")]) for reduced in (None, *view.reductions)]
+    each = [ask([reduced], candidates=[sample.get("candidates")]) for reduced in reductions]
     return [answers[0][0] for answers in each], sample.get("answer")
+
+
+def unknown_words(question: str, model: VideoModel) -> list[str]:
+    """Return the words of a question that the model's tokenizer cannot tell apart."""
+    tokenizer = model.processor.tokenizer
+    if tokenizer.unk_token_id is None:
+        return []
+    return [word for word in question.split() if tokenizer.unk_token_id in tokenizer(word).input_ids]
 
 
 def _budget(state: State) -> dict[str, float]:
     """Return the arguments that give the first method its budget."""
     method, budget = state["method"], state["budget"]
     known = get_method(method).options
-    if budget == "fidelity" and "min_fidelity" not in known:
-        raise VTCError(f"method {method!r} cannot find a budget by fidelity; choose 'lftr', or a budget by ratio")
     if finds_budget(method, state["options"]):
         return {}
     if budget == "stages" and "temporal_ratio" not in known:
@@ -185,3 +238,4 @@ def _encode(path: str, changed: int, frames: int, encoder: str) -> VideoTokens:
 
 
 _encoder = lru_cache(maxsize=2)(load_encoder)
+_one_each = lru_cache(maxsize=2)(one_each)
