@@ -1,8 +1,8 @@
 """How long a slider takes to become a new picture, measured through a real kernel.
 
 A kernel is started and the explorer opened in it, as JupyterLab does. Then the ratio slider is moved by the same comm
-messages that the browser sends, one at a time, and the clock runs from the message until the new picture's bytes have
-arrived. Prints percentiles for 16 frames of 14x14 patches; `--json` writes them.
+messages that the browser sends, one at a time, and the clock runs from the message until what the new picture is
+drawn from has arrived. Prints percentiles for 16 frames of 14x14 patches; `--json` writes them.
 """
 
 import argparse
@@ -16,10 +16,10 @@ from jupyter_client.manager import KernelManager
 
 ROOT = Path(__file__).resolve().parent.parent
 SETTINGS = {
-    "one method": "compare=''",
-    "two methods": "compare='uniform'",
-    "two methods, pixels as tokens": "compare='uniform', encoder='pixels'",
-    "lftr twice": "compare='lftr', compare_options={'temporal': 'select'}",
+    "one method": "compare=[]",
+    "two methods": "",
+    "two methods, pixels as tokens": "encoder='pixels'",
+    "four methods": "compare=['uniform', 'divprune', 'tome']",
 }
 
 
@@ -33,7 +33,7 @@ def measure(setting: str, moves: int) -> list[float]:
         client.wait_for_ready(timeout=120)
         reply = client.execute_interactive(
             f"import vtc_lab as vtc; e = vtc.explore({setting})\n"
-            "slider = e._controls['ratio'].children[0]; image = e._columns[0].children[1]",
+            "slider = e._controls['ratio'].children[0]; image = e._strips",
             user_expressions={"slider": "slider.model_id", "image": "image.model_id", "message": "e.message"},
             timeout=120,
         )["content"]
@@ -60,7 +60,7 @@ def _await_picture(client, image: str) -> None:
         message = client.get_iopub_msg(timeout=30)
         content = message["content"]
         mine = message["msg_type"] == "comm_msg" and content["comm_id"] == image
-        if mine and ["value"] in content["data"].get("buffer_paths", []):
+        if mine and "drawn" in content["data"].get("state", {}):
             return
 
 

@@ -23,7 +23,7 @@ from vtc_lab.figures import export
 folder = tempfile.TemporaryDirectory()
 export.FOLDER = folder.name
 panel = vtc.explore(**{state})
-controls = {{**panel._controls, "slider": panel._controls["ratio"].children[0], "image": panel._columns[0].children[1]}}
+controls = {{**panel._controls, "slider": panel._controls["ratio"].children[0], "image": panel._strips}}
 controls |= {{"export": panel._export, "message": panel._message}}
 """
 FACTS = {
@@ -31,7 +31,7 @@ FACTS = {
     "ids": "{name: control.model_id for name, control in controls.items()}",
     "clip": "controls['clip'].index",
     "clips": "len(controls['clip'].options)",
-    "methods": f"[controls['method'].options.index(name) for name in {METHODS}]",
+    "others": "controls['methods'].value[1:]",
 }
 
 
@@ -63,7 +63,7 @@ class Life:
         return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS")) / 1024
 
     def send(self, control: str, data: dict, awaited: str, words: str = "") -> None:
-        """Send a message as the browser does, and wait until a widget shows a new value with these words."""
+        """Send a message as the browser does, and wait until a widget has drawn anew, or says these words."""
         ids = self.facts["ids"]
         self.client.shell_channel.send(self.client.session.msg("comm_msg", {"comm_id": ids[control], "data": data}))
         while True:
@@ -71,11 +71,13 @@ class Life:
             content = message["content"]
             if message["msg_type"] != "comm_msg" or content["data"].get("method") != "update":
                 continue
-            said = content["data"]["state"].get("value", "")
+            state = content["data"]["state"]
+            said = state.get("value", "")
+            if content["comm_id"] == ids["message"] and "press Export again" in said:
+                return self.send(control, data, awaited, words)
             assert content["comm_id"] != ids["message"] or "vtc-error" not in said, said
-            new = words in said if words else ["value"] in content["data"].get("buffer_paths", [])
-            if content["comm_id"] == ids[awaited] and new:
-                return
+            if content["comm_id"] == ids[awaited] and (words in said if words else "drawn" in state):
+                return None
 
     def move(self, number: int) -> None:
         ratio = 2 ** (1 + (number * 0.65) % 2)  # 2x to 8x, never the same twice in a row
@@ -86,7 +88,7 @@ class Life:
     def change(self) -> None:
         self.changes += 1
         self.send("clip", _set(index=self.changes % self.facts["clips"]), "image")
-        self.send("method", _set(index=self.facts["methods"][self.changes % len(METHODS)]), "image")
+        self.send("methods", _set(value=[METHODS[self.changes % len(METHODS)], *self.facts["others"]]), "image")
 
     def export(self) -> None:
         self.send("export", {"method": "custom", "content": {"event": "click"}}, "message", "wrote")

@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from vtc_lab.figures.export import Picture, attach
 from vtc_lab.figures.style import HUES, SMALL, figure_size, paper_style
-from vtc_lab.reducers.registry import get_method, methods
+from vtc_lab.reducers.registry import METHODS
 from vtc_lab.tokens import Clip, Reduction, VTCError, demand_clip, demand_reduction
 
 _HUES = np.rint([np.multiply(to_rgb(hue), 255) for hue in HUES])
@@ -76,7 +76,7 @@ def show(clip: Clip, *reductions: Reduction, venue: str = "neurips", width: str 
 def describe(reduction: Reduction) -> str:
     """Return the method and its options where they differ from the defaults, in one line."""
     name = reduction.method or "a reduction made by hand"
-    known = get_method(name).options if name in methods().index else {}
+    known = METHODS[name].options if name in METHODS else {}
     defaults = {key: default for key, (_, default) in known.items()}
     changed = [f"{k}={v}" for k, v in reduction.options.items() if k != "ratio" and v != defaults.get(k)]
     return f"{name} ({', '.join(changed)})" if changed else name

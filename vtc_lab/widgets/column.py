@@ -10,9 +10,17 @@ import ipywidgets as widgets
 from vtc_lab.clips.reading import find_clips
 from vtc_lab.figures.style import VENUES
 from vtc_lab.qa.samples import Sample
-from vtc_lab.reducers.registry import methods
 from vtc_lab.widgets.controls import OptionPanel, OptionPanels, Slider, field, menu
-from vtc_lab.widgets.state import BUDGETS, ENCODER_NAMES, MOST, State, curve_measures, sample_set, shortened
+from vtc_lab.widgets.state import (
+    BUDGETS,
+    ENCODER_NAMES,
+    MOST,
+    State,
+    curve_measures,
+    method_names,
+    sample_set,
+    shortened,
+)
 from vtc_lab.widgets.views import MethodPicker
 
 _SAMPLES = 4  # of each kind in the menu
@@ -49,7 +57,7 @@ def controls_of(state: State) -> dict[str, Any]:
         "clip": menu("clip", clips, state["clip"]),
         "encoder": menu("encoder", ENCODER_NAMES, state["encoder"]),
         "model": field("model", state["model"], "a folder or hub id"),
-        "methods": MethodPicker(value=names, choices=[(name, "") for name in methods().index], most=MOST),
+        "methods": MethodPicker(value=names, choices=[(name, "") for name in method_names()], most=MOST),
         "options": OptionPanel(state["method"], state["options"], HAVE_SLIDERS),
         "compare_options": OptionPanels(state["compare"], state["compare_options"], HAVE_SLIDERS),
         "budget": menu("budget by", kinds, state["budget"]),

@@ -20,18 +20,19 @@ _WRAP = {"flex_flow": "row wrap", "align_items": "center"}
 
 def menu(label: str, options: Sequence, value: object) -> widgets.Dropdown:
     """Return a menu of values, or of pairs of a text and a value."""
-    return widgets.Dropdown(options=options, value=value, description=label, layout=widgets.Layout(width="290px"))
+    look = {"layout": widgets.Layout(width="290px"), "tooltip": label}
+    return widgets.Dropdown(options=options, value=value, description=label, **look)
 
 
 def field(label: str, value: str, hint: str = "") -> widgets.Text:
     """Return a field for text, which counts once Enter is pressed."""
-    look = {"layout": widgets.Layout(width="290px"), **_LATER}
+    look = {"layout": widgets.Layout(width="290px"), "tooltip": hint or label, **_LATER}
     return widgets.Text(value=value, description=label, placeholder=hint, **look)
 
 
 def button(label: str, icon: str, style: str, press: Callable[[], None]) -> widgets.Button:
     """Return a button that calls a function."""
-    made = widgets.Button(description=label, icon=icon, button_style=style)
+    made = widgets.Button(description=label, icon=icon, button_style=style, tooltip=label)
     made.on_click(lambda _: press())
     return made
 
@@ -227,7 +228,7 @@ def parsed(value: object, hint: object) -> object:
 
 
 def _option(name: str, value: object, hint: object, limits: tuple[float, float] | None) -> widgets.Widget:
-    look: dict[str, Any] = {"description": name, "style": {"description_width": "95px"}}
+    look: dict[str, Any] = {"description": name, "tooltip": name, "style": {"description_width": "95px"}}
     look["layout"] = widgets.Layout(width="230px")
     if isinstance(value, bool):
         return widgets.Checkbox(value=value, indent=False, **look)

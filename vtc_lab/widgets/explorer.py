@@ -17,7 +17,7 @@ from vtc_lab.figures.filmstrip import describe, face, show
 from vtc_lab.measures import answer_fidelity
 from vtc_lab.qa.samples import Sample
 from vtc_lab.reducers.ops import coverage
-from vtc_lab.reducers.registry import finds_budget, methods
+from vtc_lab.reducers.registry import finds_budget
 from vtc_lab.tokens import VTCError
 from vtc_lab.widgets.column import HAVE_SLIDERS, clip_menu, controls_of, narrow, sample_menu
 from vtc_lab.widgets.controls import button, field, menu, row, show_if
@@ -34,12 +34,13 @@ from vtc_lab.widgets.state import (
     build_view,
     call_line,
     complete_state,
+    method_names,
     shortened,
     unable,
     unknown_words,
     usual,
 )
-from vtc_lab.widgets.views import Charts, Strips, colour_of, thumbnail
+from vtc_lab.widgets.views import Charts, Strips, as_bytes, colour_of, thumbnail
 
 if TYPE_CHECKING:  # importing the model imports transformers, which takes seconds
     from vtc_lab.models.answers import Answer
@@ -220,13 +221,13 @@ class Explorer(Panel):
         if any(state[key] != self._drawn.get(key) for key in ("clip", "frames", "encoder", "model")):
             self._say("reading and encoding the clip ...")
         view = build_view(state, model)
-        alike = [coverage(view.tokens.values, reduction) for reduction in view.reductions]
-        self._strips.take(view.shown, view.tokens, view.reductions, alike)
+        self._strips.take(view.shown, view.tokens, view.reductions)
         self._charts.layers = self._strips.layers
         self._strips.stale = self._charts.stale = state is not self._now
         self._view, self._drawn = view, state
         self._say("; ".join([*_remarks(state, view), *(f"{name}: {why}" for name, why in view.failed.items())]))
         yield None
+        self._strips.alike = b"".join(map(as_bytes, (coverage(view.tokens.values, each) for each in view.reductions)))
         asks = model is not None and bool(state["question"].strip())
         follows = asks and self._seconds <= _QUICK
         self._charts.answer = {"question": state["question"], "right": None} if asks else {}
@@ -246,7 +247,7 @@ class Explorer(Panel):
         """Tell the menus which methods cannot run on this encoder, or with so few tokens."""
         ratio = view.tokens.total / len(view.reductions[0])
         reasons = []
-        for name in methods().index:
+        for name in method_names():
             reason = unable({**state, "budget": "ratio"}, name, {})
             reasons.append((name, reason.split(", which")[0] or self._curve.reason(view, name, ratio)))
             yield None
@@ -291,6 +292,7 @@ class Explorer(Panel):
         self._say("")
 
     def _write(self, state: State) -> None:
+        self._say("drawing the figure ...")
         view = self._view
         if view is None or state != self._drawn:
             view = build_view(state, self._encoder(state))

@@ -30,6 +30,7 @@ _LOADING = threading.Lock()
 _LINGER = 2.0  # seconds that a thread waits for more, since glibc may give each new one a heap of its own
 _MMAP_THRESHOLD = -3  # of glibc's mallopt
 _DONE = object()
+_PAUSE = 0.06  # seconds without a new request before the steps that follow the first
 
 
 class Worker:
@@ -74,13 +75,16 @@ class Worker:
                     return
                 steps = None if self._jobs and (self._begun or not self._steps) else self._steps
                 job = None if steps else self._jobs.pop(0)
-                self._begun = self._begun or bool(steps)
+                first, self._begun = not self._begun, self._begun or bool(steps)
             if job:
                 job()
-            elif steps and next(steps, _DONE) is _DONE:
+            elif steps:
+                done = next(steps, _DONE) is _DONE
                 with self._change:
-                    if self._steps is steps:
+                    if self._steps is steps and done:
                         self._steps = None
+                    elif self._steps is steps and first:
+                        self._change.wait(_PAUSE)  # while a slider moves, only first steps are taken
 
 
 class Panel(widgets.VBox):
@@ -247,6 +251,7 @@ def name_of(model: VideoModel | str | None) -> str:
 
 
 def words(text: str, kind: str = "said") -> str:
-    """Return a text as HTML, red if it is an "error"."""
-    style = "color:#b00020;font-weight:600" if kind == "error" else "color:#444"
+    """Return a text as HTML, with a red bar if it is an "error"."""
+    style = "border-left:4px solid #d32f2f;padding-left:6px;font-weight:600;" if kind == "error" else ""
+    style += "color:var(--jp-ui-font-color1, inherit);line-height:1.3;"
     return f'<div class="vtc-{kind}" style="{style};white-space:pre-wrap">{html.escape(text)}</div>'

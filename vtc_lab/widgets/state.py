@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import cache, lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,7 @@ from vtc_lab.encoders import ENCODERS, load_encoder
 from vtc_lab.figures.style import VENUES
 from vtc_lab.measures import list_measures
 from vtc_lab.qa.samples import BUNDLED, Sample, read_samples
-from vtc_lab.reducers.registry import finds_budget, get_method, methods, needs_saliency, reduce
+from vtc_lab.reducers.registry import METHODS, finds_budget, get_method, is_ceiling, needs_saliency, reduce
 from vtc_lab.tokens import Clip, Reduction, VideoTokens, VTCError, suggest
 
 if TYPE_CHECKING:  # importing the model imports transformers, which takes seconds
@@ -116,7 +116,7 @@ def usual(model: str) -> State:
 
 def complete_state(state: State) -> State:
     """Return the state with every default filled in, checked as `complete` does; `compare` may be one name."""
-    names = list(methods().index)
+    names = method_names()
     choices = {"encoder": ENCODER_NAMES, "method": names, "compare": names, "budget": BUDGETS, "venue": VENUES}
     choices |= {"view": VIEWS, "measure": curve_measures(), "width": ("column", "text")}
     if isinstance(others := state.get("compare"), str):
@@ -135,9 +135,15 @@ def complete_state(state: State) -> State:
     return whole
 
 
-def curve_measures() -> list[str]:
+def method_names() -> list[str]:
+    """Return the names that `methods` lists, at once."""
+    return [name for name in METHODS if not is_ceiling(name)]
+
+
+@cache
+def curve_measures() -> tuple[str, ...]:
     """Return the measures that the curve can show: those of tokens that follow a slider, and those of answers."""
-    return [*list_measures().query("follows_a_slider").index, *ANSWERS]
+    return (*list_measures().query("follows_a_slider").index, *ANSWERS)
 
 
 def chosen(state: State) -> list[tuple[str, State]]:

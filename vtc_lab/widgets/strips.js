@@ -57,7 +57,7 @@ function render({ model, el }) {
   }
 
   function takeLayers() {
-    const home = numbers(model.get("home"), Int32Array), alike = numbers(model.get("alike"), Float32Array);
+    const home = numbers(model.get("home"), Int32Array);
     const total = clip.frames * clip.rows * clip.columns, patches = clip.rows * clip.columns;
     layers = model.get("layers").map((layer, index) => {
       const mine = home.subarray(index * total, (index + 1) * total), members = new Uint32Array(total);
@@ -72,12 +72,18 @@ function render({ model, el }) {
         const frame = Math.floor(to / patches);
         if (count > 1 && !hue.has(frame)) hue.set(frame, hue.size);
       });
-      return { ...layer, home: mine, alike: alike.subarray(index * total, (index + 1) * total), members, mean, hue };
+      return { ...layer, home: mine, alike: null, members, mean, hue };
     });
     if (layers.length !== strips.children.length) {
       strips.replaceChildren(...layers.map((_, index) => stripOf(index)));
     }
     strips.dataset.count = layers.length;
+    takeAlike();
+  }
+
+  function takeAlike() {
+    const alike = numbers(model.get("alike"), Float32Array), total = alike.length / layers.length;
+    layers.forEach((layer, index) => { layer.alike = total ? alike.subarray(index * total, (index + 1) * total) : null; });
     drawStrips();
   }
 
@@ -176,7 +182,7 @@ function render({ model, el }) {
   }
 
   function heatScale(view) {
-    const values = view === "lost" ? layers.flatMap((layer) => Array.from(layer.alike, (each) => 1 - each)) : Array.from(clip.ranks[view] ?? []);
+    const values = view === "lost" ? layers.flatMap((layer) => Array.from(layer.alike ?? [], (each) => 1 - each)) : Array.from(clip.ranks[view] ?? []);
     const sorted = Float32Array.from(values).sort(), part = (share) => sorted[Math.floor(share * (sorted.length - 1))] ?? 0;
     return [part(0.02), part(0.98)];
   }
@@ -191,7 +197,7 @@ function render({ model, el }) {
       const several = to >= 0 && layer.members[to] > 1;
       kept += own;
       if (scale) {
-        const value = view === "lost" ? 1 - layer.alike[from] : clip.ranks[view]?.[from] ?? 0;
+        const value = view === "lost" ? 1 - (layer.alike?.[from] ?? 1) : clip.ranks[view]?.[from] ?? 0;
         const place = Math.max(0, Math.min(0.999, (value - scale[0]) / (scale[1] - scale[0] || 1))) * (HEAT.length - 1);
         const low = HEAT[Math.floor(place)], high = HEAT[Math.floor(place) + 1], part = place % 1;
         pen.fillStyle = `rgba(${low.map((each, c) => each + part * (high[c] - each)).join()},0.8)`;
@@ -256,7 +262,7 @@ function render({ model, el }) {
     if (to === from) fate = layer.members[to] > 1 ? `kept, with ${layer.members[to] - 1} merged into it` : "kept";
     else if (to >= 0) fate = `merged into ${place(to)}, a token of ${layer.members[to]}`;
     const facts = Object.entries(clip.ranks).map(([name, values]) => `${name} ${shortest(values[from])}`);
-    return [`${place(from)} (${clip.times[t].toFixed(2)} s)`, `${layer.label}: ${fate}`, [...facts, `similarity to what stands for it ${layer.alike[from].toFixed(3)}`].join(" · ")];
+    return [`${place(from)} (${clip.times[t].toFixed(2)} s)`, `${layer.label}: ${fate}`, [...facts, ...(layer.alike ? [`similarity to what stands for it ${layer.alike[from].toFixed(3)}`] : [])].join(" · ")];
   }
 
   function light(event) {
@@ -325,7 +331,7 @@ function render({ model, el }) {
   }
 
   const dim = () => main.classList.toggle("vtc-stale", model.get("stale"));
-  const listen = { "change:drawn": take, "change:view": drawStrips, "change:stale": dim };
+  const listen = { "change:drawn": take, "change:alike": takeAlike, "change:view": drawStrips, "change:stale": dim };
   for (const [event, handler] of Object.entries(listen)) model.on(event, handler);
   [take, dim].forEach((draw) => draw());
   let width = 0;

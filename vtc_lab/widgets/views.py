@@ -38,21 +38,21 @@ class Strips(anywidget.AnyWidget):
     saliency = traitlets.Bytes().tag(sync=True)  # float32 (M,), or nothing
     layers: traitlets.List[Any] = traitlets.List().tag(sync=True)  # one dict for each method
     home = traitlets.Bytes().tag(sync=True)  # int32 (methods, M), the raster index of the anchor, -1 where dropped
-    alike = traitlets.Bytes().tag(sync=True)  # float32 (methods, M), the cosine to what stands for the token
+    alike = traitlets.Bytes().tag(sync=True)  # float32 (methods, M), the cosine to what stands for a token, or not yet
     drawn = traitlets.Int(0).tag(sync=True)  # grows by one with every picture
     view = traitlets.Unicode("tokens").tag(sync=True)
     stale = traitlets.Bool(False).tag(sync=True)  # the controls say something else
     _source: tuple[object, object] | None = None  # of the frames that the browser has
 
-    def take(self, shown: Clip, tokens: VideoTokens, reductions: Sequence[Reduction], alike: Sequence[Tensor]) -> None:
-        """Show reductions of a clip, with the (T, h, w) cosine of each token to what stands for it."""
+    def take(self, shown: Clip, tokens: VideoTokens, reductions: Sequence[Reduction]) -> None:
+        """Show reductions of a clip; what depends on their values follows in `alike`."""
         with self.hold_sync():
             if self._source is None or self._source[0] is not shown or self._source[1] is not tokens:
                 self._source = (shown, tokens)
                 self._take_clip(shown, tokens)
             self.layers = [_layer(reduction) for reduction in reductions]
             self.home = np.stack([homes(reduction) for reduction in reductions]).astype(np.int32).tobytes()
-            self.alike = b"".join(each.flatten().float().cpu().numpy().tobytes() for each in alike)
+            self.alike = b""
             self.drawn += 1
 
     def _take_clip(self, shown: Clip, tokens: VideoTokens) -> None:
@@ -60,8 +60,8 @@ class Strips(anywidget.AnyWidget):
         height, width = shown.frames.shape[1:3]
         self.sprite = _sprite(shown)
         self.colours = _fitted(shown, columns, rows).tobytes()
-        self.significance = joint_significance(tokens, "distinct")[1].float().cpu().numpy().tobytes()
-        self.saliency = b"" if tokens.saliency is None else tokens.saliency.float().cpu().numpy().tobytes()
+        self.significance = as_bytes(joint_significance(tokens, "distinct")[1])
+        self.saliency = b"" if tokens.saliency is None else as_bytes(tokens.saliency)
         self.clip = {
             **{"frames": frames, "rows": rows, "columns": columns, "aspect": height / width},
             **{"times": shown.times.tolist(), "hues": list(HUES)},
@@ -104,6 +104,11 @@ def homes(reduction: Reduction) -> np.ndarray:
     """
     assign = reduction.assign
     return reduction.anchor[assign.clamp(min=0)].where(assign >= 0, -1).cpu().numpy()
+
+
+def as_bytes(numbers: Tensor) -> bytes:
+    """Return a tensor as float32, as JavaScript reads it."""
+    return numbers.float().cpu().numpy().tobytes()
 
 
 def thumbnail(png: Path) -> str:
