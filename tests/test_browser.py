@@ -158,7 +158,7 @@ def _contrast(page: Page, selector: str) -> float:
 
 def _ratio(page: Page, part: str) -> Locator:
     """The "handle" of the ratio slider, or its number "box"."""
-    slider = page.locator(".widget-inline-hbox", has_text=re.compile("^ratio"))
+    slider = page.locator(".widget-hslider", has_text=re.compile("^ratio"))
     return slider.locator(".noUi-handle") if part == "handle" else slider.locator("xpath=..").locator("input").last
 
 

@@ -11,7 +11,7 @@ function tiling(width, height, count, aspect) {
     const wide = Math.floor(Math.min((width + GAP) / columns - GAP, LARGEST));
     if (wide < SMALLEST) break;
     const rows = Math.ceil(count / columns), tall = Math.round(wide * aspect);
-    if (rows * (tall + CAPTION + GAP) <= height) return { columns, rows, wide, tall };
+    if (rows * (tall + CAPTION + GAP) <= height) return { columns: Math.ceil(count / rows), rows, wide, tall };
   }
   const tall = Math.round(SMALLEST * aspect);
   const columns = Math.max(1, Math.floor((width + GAP) / (SMALLEST + GAP)));
