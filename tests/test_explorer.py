@@ -45,6 +45,7 @@ def code_line(state) -> str:
 
 
 def shown(explorer) -> tuple[bytes, ...]:
+    explorer.wait()
     strips = explorer._strips
     return strips.sprite, strips.home, strips.alike
 
@@ -414,7 +415,8 @@ def test_a_drawing_that_was_overtaken_asks_nothing(monkeypatch):
     explorer._controls["ratio"].value = 3.0
     gate.set()
     explorer.wait()
-    assert asked == [4.0, 3.0] and explorer._charts.answer["rows"][1]["entered"] == 1045
+    assert asked == [4.0, 3.0], "the answer at 5x was overtaken"
+    assert explorer._charts.answer["rows"][1]["entered"] == 1045
 
 
 def test_the_curve_sets_the_ratio_and_has_the_points_of_a_plain_loop(explorer):

@@ -25,7 +25,7 @@ _HALVINGS = 6  # of the gap between two neighbours, in search of a flip
 
 
 class Curve:
-    """What was measured of one clip's tokens, and of answers about it."""
+    """Remember what was measured of one clip's tokens, and of answers about it."""
 
     def __init__(self) -> None:
         self._tokens: object = None

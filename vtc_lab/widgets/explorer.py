@@ -46,7 +46,7 @@ if TYPE_CHECKING:  # importing the model imports transformers, which takes secon
     from vtc_lab.models.answers import Answer
     from vtc_lab.models.video_model import VideoModel
 
-_QUICK = 0.5  # seconds an answer may take to follow the slider
+_QUICK = 0.5  # seconds that an answer of a model of one's own may take to follow the slider
 
 
 def explore(model: VideoModel | str | None = None, **state: object) -> Explorer:
@@ -98,7 +98,7 @@ class Explorer(Panel):
         self._flips = button("Find the flip", "search", "", lambda: self._queue(self._find_flips))
         self._save = button("Save", "save", "", lambda: self._attempt(self._save_session, self._session.value))
         self._load = button("Load", "folder-open", "", lambda: self._attempt(self._load_session, self._session.value))
-        self._seconds = 0.0 if state["model"] == "" and model is None else math.inf  # of the latest answer
+        self._seconds = math.inf  # that the latest answer took
         self._confirmed: State | None = None  # whose figure may replace another
         self._view: View | None = None
         self._drawn: State = {}  # the state of that view
@@ -229,7 +229,8 @@ class Explorer(Panel):
         yield None
         self._strips.alike = b"".join(map(as_bytes, (coverage(view.tokens.values, each) for each in view.reductions)))
         asks = model is not None and bool(state["question"].strip())
-        follows = asks and self._seconds <= _QUICK
+        bundled = state["model"] == "" and self._model is None
+        follows = asks and (bundled or self._seconds <= _QUICK)
         self._charts.answer = {"question": state["question"], "right": None} if asks else {}
         if follows:
             self._put_question(state)
