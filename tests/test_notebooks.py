@@ -1,6 +1,7 @@
 """Every notebook runs from top to bottom in a real kernel and hides no error in a widget."""
 
 import re
+from itertools import pairwise
 from pathlib import Path
 
 import nbformat
@@ -37,6 +38,11 @@ def test_stored_as_source_alone(path):
     assert notebook.metadata.kernelspec.name == "python3"
     assert max(len(cell.source.splitlines()) for cell in cells) < 15
     assert notebook.cells[0].source.startswith("# ") and "?" in notebook.cells[0].source.splitlines()[0]
+
+
+def test_each_leads_to_the_next():
+    for path, following in pairwise(NOTEBOOKS):
+        assert f"]({following.name})" in nbformat.read(path, 4).cells[-1].source, path.stem
 
 
 @pytest.mark.slow

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -29,21 +29,23 @@ def compare_kept(
     reductions: Iterable[Reduction],
     gaps: Mapping[str, VTCError] | None = None,
     *,
+    frames: Sequence[int] | None = None,
     columns: int = 3,
     venue: str = "neurips",
     width: str = "text",
 ) -> Picture:
     """Draw what each of many methods keeps of a clip at one budget, as small multiples.
 
-    Every panel shows the same four frames, each from the middle of a quarter of the clip, and in a bar below them the
-    share of patches kept in *every* frame. Names of baselines are grey. Notes of the reductions stand below. The table
-    attached is that of `show` for every reduction, and under `label` the method with its options.
+    Every panel shows the same frames, and in a bar below them the share of patches kept in *every* frame. Names of
+    baselines are grey. Notes of the reductions stand below. The table attached is that of `show` for every reduction,
+    and under `label` the method with its options.
 
     Parameters
     ----------
     clip : T frames.
     reductions : of its tokens, all to the same number.
     gaps : for each method that gave no result its error; it gets an empty panel, and the reason stands below.
+    frames : indices of those on show; None for four, each from the middle of a quarter of the clip.
     columns : panels beside each other, at least 1.
     venue, width : as in `plot_curves`.
 
@@ -58,7 +60,7 @@ def compare_kept(
     """
     reductions, gaps = alike(reductions), dict(gaps or {})
     demand_same_frames(clip, reductions[0])
-    chosen, labels = shown_frames(4, len(clip)), labels_of(reductions)
+    chosen, labels = list(frames or shown_frames(4, len(clip))), labels_of(reductions)
     inches, _ = figure_size(venue, width)
     columns = min(columns, len(reductions) + len(gaps))
     most = int(inches / (0.2 * len(chosen) + 0.05))  # frames of 0.2 inches
