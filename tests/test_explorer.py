@@ -159,6 +159,7 @@ def test_who_names_a_model_sees_its_tokens():
 def test_every_setting_survives():
     state = {
         **{"clip": "data/clips/dog.mp4", "frames": 5, "encoder": "pixels", "model": "a/folder", "question": "what ?"},
+        "inside": "fastv",
         "folder": "data/shapes_qa/clips",
         **{"method": "random", "options": {"seed": 3}, "compare": ["lftr", "pool"]},
         "compare_options": {"lftr": {"dropped": "merge"}},
@@ -367,7 +368,14 @@ def test_a_sample_is_asked_with_everything_and_with_what_was_kept():
     (ratio, chance), line = explorer._charts.curve["lines"][0]["now"], explorer._charts.curve["lines"][0]
     assert ratio == pytest.approx(32, rel=0.01) and chance == pytest.approx(answer.scores[sample["answer"]], abs=1e-5)
     assert dict(line["points"])[32] == pytest.approx(chance, abs=1e-5)
-    change(explorer, question="how many zebras appear ?")
+    change(explorer, inside="fastv")
+    row = explorer._charts.answer["rows"][1]
+    with vtc.inside(model, "fastv"):
+        cut = model.ask(sample["question"], clip, reduced, candidates=sample["candidates"])
+    assert row["label"] == "lftr + fastv" and row["mean"] == cut.per_layer < row["entered"]
+    assert row["scores"][0][1] == pytest.approx(max(cut.scores.values()), abs=1e-5)
+    assert explorer._charts.answer["rows"][0]["mean"] is None, "everything is everything"
+    change(explorer, question="how many zebras appear ?", inside="")
     assert explorer._sample.value is None
     assert explorer._charts.answer["notes"] == ["the model does not know 'zebras'"]
 

@@ -80,7 +80,7 @@ function render({ model, el }) {
     const rows = (data.rows ?? []).map((row) => {
       const right = data.right === null || row.text === "" ? "" : row.text === data.right ? " ✓" : " ✗";
       const bars = row.scores.map(([text, share]) => make("div", { class: "vtc-share", title: `${text}: ${share.toFixed(3)}` }, make("i", { style: `width:${Math.round(60 * share)}px;background:${row.colour}` }), `${text} ${share.toFixed(2)}${text === data.right ? " ←" : ""}`));
-      const cells = [make("b", {}, `${row.text}${right}`), make("small", {}, `${row.label}, ${row.entered} tokens${row.kl === null ? "" : `, KL ${shortest(row.kl)}`}`)];
+      const cells = [make("b", {}, `${row.text}${right}`), make("small", {}, `${row.label}, ${row.entered} tokens${row.mean === null ? "" : ` (mean of layers ${Math.round(row.mean)})`}${row.kl === null ? "" : `, KL ${shortest(row.kl)}`}`)];
       return make("div", { class: "vtc-row" }, make("div", {}, ...cells), make("div", {}, ...bars));
     });
     const notes = (data.notes ?? []).map((note) => make("div", { class: "vtc-note" }, note));

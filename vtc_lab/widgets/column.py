@@ -10,6 +10,7 @@ import ipywidgets as widgets
 from vtc_lab.clips.reading import find_clips
 from vtc_lab.figures.style import VENUES
 from vtc_lab.qa.samples import Sample
+from vtc_lab.reducers.registry import INSIDE
 from vtc_lab.widgets.controls import OptionPanel, OptionPanels, Slider, field, menu
 from vtc_lab.widgets.state import (
     BUDGETS,
@@ -36,6 +37,7 @@ _TIPS = {
     "spatial_ratio": "tokens left by the stage in time over those kept",
     "min_fidelity": "the least coverage that the budget must reach; lftr finds the budget",
     "question": "type one, or choose a sample",
+    "inside": "a method that drops more tokens inside the language model, at its default settings",
     "view": "tokens tinted by group, merged tokens averaged, the difference of two methods, or a heat map",
     "measure": "what the curve shows",
     "figure": "name of the exported files",
@@ -62,6 +64,7 @@ def controls_of(state: State) -> dict[str, Any]:
         "compare_options": OptionPanels(state["compare"], state["compare_options"], HAVE_SLIDERS),
         "budget": menu("budget by", kinds, state["budget"]),
         "question": field("question", state["question"], "type one, or choose a sample"),
+        "inside": menu("inside", [("nothing more", ""), *((name, name) for name in INSIDE)], state["inside"]),
         "view": menu("show", shows, state["view"]),
         "measure": menu("curve", [(name.replace("_", " "), name) for name in curve_measures()], state["measure"]),
         "figure": field("figure", state["figure"]),

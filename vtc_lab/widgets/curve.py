@@ -65,7 +65,7 @@ class Curve:
         self, state: State, view: View, name: str, options: State, ratio: float, measure: Callable[[Reduction], float]
     ) -> float | None:
         split = state["temporal_ratio"] if state["budget"] == "stages" else None
-        asked = state["question"] if state["measure"] in ANSWERS else ""
+        asked = [state["question"], state["inside"]] if state["measure"] in ANSWERS else []
         key = json.dumps([name, options, ratio, state["measure"], split, asked])
         if key not in self._found:
             try:

@@ -57,11 +57,12 @@ def explore(model: VideoModel | str | None = None, **state: object) -> Explorer:
     model : from `load_model`, or a folder or hub id, whose tokens are shown and which answers; None or "" for the
         bundled one, as soon as `encoder` says "video-qa model".
     state : any setting, as `Explorer.state` returns them: clip (a path), folder (of clips for the menu, or "" for the
-        bundled ones), frames, encoder, question, method, options (dict), compare (the name of another method or a list
-        of up to three), compare_options (a dict of options for each of their names), budget ("ratio", "stages" or
-        "fidelity"), ratio, temporal_ratio, spatial_ratio, min_fidelity, view ("tokens", "averaged", "difference",
-        "significance", "saliency" or "lost"), measure (of the curve: of `list_measures`, "probability" or "kl"),
-        figure (name of the exported files), venue, width ("column" or "text").
+        bundled ones), frames, encoder, question, inside (of `methods(stage="inside")`, which cuts further when the
+        model is asked), method, options (dict), compare (the name of another method or a list of up to three),
+        compare_options (a dict of options for each of their names), budget ("ratio", "stages" or "fidelity"), ratio,
+        temporal_ratio, spatial_ratio, min_fidelity, view ("tokens", "averaged", "difference", "significance",
+        "saliency" or "lost"), measure (of the curve: of `list_measures`, "probability" or "kl"), figure (name of the
+        exported files), venue, width ("column" or "text").
 
     Returns
     -------
@@ -264,7 +265,8 @@ class Explorer(Panel):
         self._seconds = (time.perf_counter() - start) / len(answers)
         rows = [_answer_row("everything", "#777777", full, None)]
         for reduction, answer in zip(view.reductions, answers, strict=True):
-            rows.append(_answer_row(describe(reduction), colour_of(reduction.method), answer, full))
+            label = f"{describe(reduction)} + {state['inside']}" if state["inside"] else describe(reduction)
+            rows.append(_answer_row(label, colour_of(reduction.method), answer, full))
         strange = unknown_words(state["question"], model) if model else []
         notes = [f"the model does not know {', '.join(map(repr, strange))}"] if strange else []
         self._charts.answer = {"question": state["question"], "right": right, "rows": rows, "notes": notes}
@@ -327,7 +329,7 @@ class Explorer(Panel):
         c = self._controls
         names = ("clip", "frames", "methods", *HAVE_SLIDERS, "view", "measure")
         folds = {
-            "Question": [self._sample, c["question"], row(self._ask, self._flips)],
+            "Question": [self._sample, c["question"], c["inside"], row(self._ask, self._flips)],
             "Method's options": [c["budget"], c["options"], c["compare_options"]],
             "Encoder, model, files": [c["encoder"], c["model"], self._folder, self._file],
             "Export": [c["figure"], c["venue"], c["width"], self._export],
@@ -371,4 +373,5 @@ def _answer_row(label: str, colour: str, answer: Answer, full: Answer | None) ->
     return {
         **{"label": label, "colour": colour, "text": answer.text, "entered": answer.entered},
         **{"scores": [(text or "(space)", share) for text, share in best], "kl": kl},
+        "mean": answer.per_layer if answer.per_layer < answer.entered else None,
     }

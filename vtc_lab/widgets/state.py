@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cache, lru_cache, partial
 from pathlib import Path
@@ -14,7 +15,7 @@ from vtc_lab.encoders import ENCODERS, load_encoder
 from vtc_lab.figures.style import VENUES
 from vtc_lab.measures import list_measures
 from vtc_lab.qa.samples import BUNDLED, Sample, read_samples
-from vtc_lab.reducers.registry import METHODS, finds_budget, get_method, is_ceiling, needs_saliency, reduce
+from vtc_lab.reducers.registry import INSIDE, METHODS, finds_budget, get_method, is_ceiling, needs_saliency, reduce
 from vtc_lab.tokens import Clip, Reduction, VideoTokens, VTCError, suggest
 
 if TYPE_CHECKING:  # importing the model imports transformers, which takes seconds
@@ -28,6 +29,7 @@ DEFAULTS: State = {
     "encoder": "efficientnet-lite0",
     "model": "",  # folder or hub id of the encoder "video-qa model"; "" is the bundled one
     "question": "",
+    "inside": "",  # a method that cuts further inside the language model when it is asked, or ""
     "method": "lftr",
     "options": {},
     "compare": ["uniform"],  # up to three others at the same budget
@@ -118,7 +120,7 @@ def complete_state(state: State) -> State:
     """Return the state with every default filled in, checked as `complete` does; `compare` may be one name."""
     names = method_names()
     choices = {"encoder": ENCODER_NAMES, "method": names, "compare": names, "budget": BUDGETS, "venue": VENUES}
-    choices |= {"view": VIEWS, "measure": curve_measures(), "width": ("column", "text")}
+    choices |= {"inside": ["", *INSIDE], "view": VIEWS, "measure": curve_measures(), "width": ("column", "text")}
     if isinstance(others := state.get("compare"), str):
         state = state | {"compare": [others] if others else []}
     if "clip" in state:
@@ -195,16 +197,28 @@ def _beside(state: State, first: Reduction, other: str, options: State) -> dict[
 def ask_view(
     state: State, view: View, model: VideoModel | None, reductions: Sequence[Reduction | None]
 ) -> tuple[list[Answer], str | None]:
-    """Return the answers from reductions, None for all tokens, and the right one if a bundled sample has it."""
+    """Return the answers from reductions, None for all tokens, and the right one if a bundled sample has it.
+
+    What is reduced is also cut by the state's method inside the language model.
+    """
     if model is None:
         raise VTCError(f"encoder {state['encoder']!r} gives features only and cannot answer; choose {MODEL!r}")
     if not state["question"].strip():
         raise VTCError("there is no question; choose a sample or type one")
     asked = (str(resolve(state["clip"])), state["question"])
     sample: Any = next((s for s in sample_set() if (s["clip"], s["question"]) == asked), {})
-    ask = partial(model.ask_each, [state["question"]], view.clip)
-    each = [ask([reduced], candidates=[sample.get("candidates")]) for reduced in reductions]
-    return [answers[0][0] for answers in each], sample.get("answer")
+    ask = partial(model.ask_each, [state["question"]], view.clip, candidates=[sample.get("candidates")])
+    answers = []
+    for reduced in reductions:
+        with _cut_inside(model, state["inside"] if reduced else ""):
+            answers.append(ask([reduced])[0][0])
+    return answers, sample.get("answer")
+
+
+def _cut_inside(model: VideoModel, name: str) -> AbstractContextManager:
+    from vtc_lab.models.inside import inside
+
+    return inside(model.network, name) if name else nullcontext()
 
 
 def unknown_words(question: str, model: VideoModel) -> list[str]:
