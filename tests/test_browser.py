@@ -245,6 +245,16 @@ def test_the_workbench_shows_everything_at_once_and_answers_the_mouse(lab, page,
     page.get_by_role("button", name="all frames").click()
     assert "16 frames" in page.locator(".vtc-bar").inner_text()
 
+    # The same by keys alone: walk over the patches, enlarge a frame, leave it.
+    page.locator(".vtc-views").first.focus()
+    for key in ("ArrowRight", "ArrowDown", "ArrowDown", "PageDown"):
+        page.keyboard.press(key)
+    assert page.locator(".vtc-tip").inner_text().startswith("frame 2, row 3, column 2 (")
+    page.keyboard.press("Enter")
+    assert "frame 2 of 16" in page.locator(".vtc-bar").inner_text()
+    page.keyboard.press("Escape")
+    assert "16 frames" in page.locator(".vtc-bar").inner_text() and not page.locator(".vtc-tip").is_visible()
+
 
 # Presses the right arrow on a slider and waits for the next painted frame after the picture's line has changed.
 _KEY_TO_PICTURE = """handle => new Promise(done => {

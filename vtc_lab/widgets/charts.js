@@ -93,7 +93,7 @@ function render({ model, el }) {
     if (!data.files) return out.replaceChildren();
     const base = config ? JSON.parse(config.textContent).baseUrl ?? "/" : null;
     const links = data.files.map(([suffix, path]) => base === null ? make("code", {}, path) : make("a", { href: `${base}files/${path.split("/").map(encodeURIComponent).join("/")}`, target: "_blank", title: path }, suffix));
-    const text = make("div", {}, `wrote ${data.name}: `, ...links.flatMap((link) => [link, " "]), make("pre", {}, data.latex));
+    const text = make("div", {}, `wrote ${data.name} (${data.state}): `, ...links.flatMap((link) => [link, " "]), make("pre", {}, data.latex));
     out.replaceChildren(make("img", { src: data.thumbnail, alt: `the exported figure ${data.name}` }), text);
   }
 

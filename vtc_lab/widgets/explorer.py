@@ -192,8 +192,9 @@ class Explorer(Panel):
             self._held = held
 
     def _take_folder(self, folder: str) -> None:
-        listed = clip_menu(folder.strip())
-        self._fixed = {"folder": folder.strip()}
+        folder = folder.strip().strip("\"'")
+        listed = clip_menu(folder)
+        self._fixed = {"folder": folder}
         self._sample.value = None
         with self._together():
             self._controls["clip"].options = listed
@@ -310,8 +311,10 @@ class Explorer(Panel):
         files = save_figure(figure, state["figure"], provenance=made, replace=True)
         self._confirmed = None
         self._say_written(files)
+        labels = ", ".join(map(describe, view.reductions))
         self._charts.exported = {
             "name": shortened(files[".pdf"].with_suffix("")),
+            "state": f"{Path(state['clip']).name}, {labels}: {view.reductions[0].ledger}",
             "files": [(suffix, shortened(path)) for suffix, path in sorted(files.items())],
             "latex": latex_line(files, state["width"]),
             "thumbnail": thumbnail(files[".png"]),
