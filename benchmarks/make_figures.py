@@ -73,8 +73,8 @@ def pictures(answers: pd.DataFrame, fidelity: pd.DataFrame) -> dict[str, tuple]:
     return {
         "what_gets_dropped": (
             vtc.show(clip, *shown),
-            "One clip at one budget: what LFTR, evenly spaced frames and chance keep of it. Hatched: dropped. Tinted: "
-            "merged into the patch with a dot of that colour. Sintel, © Blender Foundation, CC BY 3.0.",
+            "One clip at one budget: what LFTR, evenly spaced frames and chance keep of it. Hatched: dropped. Flat: "
+            "merged into the patch with a dot of that tint. Sintel, © Blender Foundation, CC BY 3.0.",
         ),
         "accuracy_vs_ratio": (
             vtc.plot_curves(curves, **wide),

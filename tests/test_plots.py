@@ -1,12 +1,16 @@
 """The pictures say what the reduction says."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 import vtc_lab as vtc
 from vtc_lab.figures import filmstrip
 from vtc_lab.figures.filmstrip import captions, draw_frames, patch_table
+from vtc_lab.figures.style import figure_size
 
 
 @pytest.fixture(scope="module")
@@ -100,6 +104,41 @@ def test_show_draws_every_reduction_and_carries_its_table(grey, tokens, tmp_path
     assert texts == [" ".join((f"{r.method}: {r.ledger}", *r.notes)) for r in reductions]
     assert len(figure.vtc["data"]) == 8
     assert figure._repr_png_().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("width", ["column", "text"])
+@pytest.mark.parametrize(("venue", "frames"), [("acl", 16), ("neurips", 7)])
+def test_no_label_touches_another_and_the_legend_names_every_fate(venue, width, frames):
+    """`pool` has the longest captions, and `visionzip` a note."""
+    clip = vtc.Clip(np.full((frames, 40, 100, 3), 200, np.uint8), np.arange(float(frames)))
+    source = vtc.VideoTokens(torch.randn(frames, 14, 14, 8), torch.rand(frames, 14, 14), saliency_source="made up")
+    reductions = [vtc.reduce(source, name, ratio=4) for name in ("pool", "lftr", "visionzip", "random")]
+    figure = vtc.show(clip, *reductions, venue=venue, width=width)
+    assert figure.get_figwidth() == figure_size(venue, width)[0]
+    words = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert [text.split()[0] for text in words] == ["kept", "merged", "dropped"]
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    texts = [panel._suptitle for panel in figure.subfigs] + figure.legends[0].get_texts()
+    texts += [axes.title for axes in figure.axes if axes.images]
+    boxes = [text.get_window_extent(canvas.get_renderer()).padded(-0.1) for text in texts]
+    for (box, text), (other, neighbour) in itertools.combinations(zip(boxes, texts, strict=True), 2):
+        assert not box.overlaps(other), (text.get_text(), neighbour.get_text())
+    for box, text in zip(boxes, texts, strict=True):
+        assert figure.bbox.x0 <= box.x0 and box.x1 <= figure.bbox.x1, text.get_text()
+        assert figure.bbox.y0 <= box.y0 and box.y1 <= figure.bbox.y1 + 1, text.get_text()
+    pictures = [axes.get_window_extent() for axes in figure.axes if axes.images]
+    assert len(pictures) == 4 * frames
+    assert not any(box.overlaps(picture) for box in boxes for picture in pictures)
+
+
+def test_merged_patches_have_the_mean_colour_of_their_group():
+    """A group of a black and a white patch is grey in the patch that went into the other, but for the tint."""
+    frames = np.repeat(np.array([0, 255], np.uint8), 20)[None, None, :, None].repeat(20, 1).repeat(3, 3)
+    source = vtc.VideoTokens(torch.randn(1, 1, 2, 4))
+    reduced = vtc.merge(source, torch.tensor([0, 0]), torch.ones(2), torch.tensor([0]))
+    merged = draw_frames(vtc.Clip(frames, np.zeros(1)), reduced, 40)[0, 5:-5, 25:-5].reshape(-1, 3)
+    assert len(np.unique(merged, axis=0)) == 1 and abs(int(merged.mean()) - 0.8 * 127) < 40
 
 
 def test_show_says_where_the_saliency_is_from(grey, tokens):

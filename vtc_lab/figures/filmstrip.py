@@ -6,15 +6,19 @@ import io
 import math
 import textwrap
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.colors import to_rgb
 from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 from PIL import Image, ImageDraw, ImageFont
 
 from vtc_lab.figures.export import Picture, attach
-from vtc_lab.figures.style import HUES, SMALL, figure_size, paper_style
+from vtc_lab.figures.marks import legend_below
+from vtc_lab.figures.style import HUES, ORANGE, SMALL, figure_size, letters, paper_style
 from vtc_lab.reducers.registry import METHODS
 from vtc_lab.tokens import Clip, Reduction, VTCError, demand_clip, demand_reduction
 
@@ -22,7 +26,17 @@ _HUES = np.rint([np.multiply(to_rgb(hue), 255) for hue in HUES])
 _GAP = 6
 _CAPTION = 18
 _TILE_AREA = 9_000  # pixels of a frame where widgets do not live
+_TILE = 0.66  # inches of a frame in a figure, at least
 FONT = ImageFont.load_default(12)
+_SWATCH: dict[str, Any] = {"edgecolor": "black", "linewidth": 0.4}
+_FATES = {  # the legend's words, which begin with the fate, and its swatch
+    "kept": Patch(facecolor="#dddddd", **_SWATCH),
+    "merged into the token with a dot of this tint": (
+        Patch(facecolor=ORANGE, alpha=0.7, **_SWATCH),
+        Line2D([], [], color=ORANGE, marker="o", markersize=3.5, markeredgecolor="black", linestyle=""),
+    ),
+    "dropped": Patch(facecolor="#4a4a4a", hatch="//////", **_SWATCH | {"edgecolor": "#a0a0a0"}),
+}
 
 
 def show(clip: Clip, *reductions: Reduction, venue: str = "neurips", width: str = "text") -> Picture:
@@ -49,27 +63,30 @@ def show(clip: Clip, *reductions: Reduction, venue: str = "neurips", width: str 
     if not reductions:
         raise VTCError("there is no reduction to show; give at least one, made by vtc.reduce")
     data = pd.concat([patch_table(clip, reduction) for reduction in reductions], ignore_index=True)
-    columns = min(8, len(clip))
-    rows = math.ceil(len(clip) / columns)
     inches, _ = figure_size(venue, width)
-    small = min(36 / columns, SMALL)  # captions as large as the frames leave room for
-    tile = inches / columns * clip.frames.shape[1] / clip.frames.shape[2]
+    rows = math.ceil(len(clip) / min(8, int(inches / _TILE)))
+    columns = math.ceil(len(clip) / rows)
+    wide = inches / columns
+    tall = wide * clip.frames.shape[1] / clip.frames.shape[2]
     lines = [(f"{describe(r)}: {r.ledger}", "; ".join(r.notes)) for r in reductions]
     headers = [[part for line in pair for part in textwrap.wrap(line, int(inches * 20))] for pair in lines]
-    heights = [0.14 * len(h) + 0.08 + rows * (tile + 2.6 * small / 72) for h in headers]
+    below = [[[time, *textwrap.wrap(fate, letters(wide))] for time, fate in captions(clip, r)] for r in reductions]
+    deep = [rows * (tall + 0.07 + 0.125 * max(map(len, each))) for each in below]
+    heights = [0.16 * len(header) + 0.08 + depth for header, depth in zip(headers, deep, strict=True)]
     with paper_style():
-        pads = ConstrainedLayoutEngine(w_pad=0.01, h_pad=0.01, wspace=0.01, hspace=0.01)
+        pads = ConstrainedLayoutEngine(w_pad=0.01, h_pad=0.02, wspace=0.01, hspace=0.01)
         figure = Picture(figsize=(inches, sum(heights)), layout=pads)
         panels = figure.subfigures(len(reductions), 1, squeeze=False, height_ratios=heights).ravel()
-        for panel, reduction, header in zip(panels, reductions, headers, strict=True):
+        for panel, reduction, header, captioned in zip(panels, reductions, headers, below, strict=True):
             panel.suptitle("\n".join(header), fontsize=7, x=0.005, ha="left")
             axes = panel.subplots(rows, columns, squeeze=False).ravel()
             for axis in axes:
                 axis.set_axis_off()
-            tiles = draw_frames(clip, reduction, max(round(300 * inches / columns), 4 * reduction.grid[2]))
-            for axis, picture, caption in zip(axes, tiles, captions(clip, reduction), strict=False):
+            tiles = draw_frames(clip, reduction, max(round(300 * wide), 4 * reduction.grid[2]))
+            for axis, picture, caption in zip(axes, tiles, captioned, strict=False):
                 axis.imshow(picture, interpolation="none", aspect="equal")
-                axis.set_title("\n".join(caption), fontsize=small, pad=1.5)
+                axis.set_title("\n".join(caption), fontsize=SMALL, pad=2.5)
+        legend_below(figure, {words: look for words, look in _FATES.items() if data[words.split()[0]].any()})
     return attach(figure, data, clip=clip, reductions=list(reductions))
 
 
@@ -165,11 +182,13 @@ def draw_frames(clip: Clip, reduction: Reduction, width: int) -> np.ndarray:
     colour = np.append(_group_colours(anchor, members, reduction.grid), np.zeros((1, 3), np.uint8), 0)[assign]
 
     # Pixels as (frame, patch row, y, patch column, x, RGB): new = frame * gain / 256 + tint, constant over a patch.
+    shown, means = _thumbnails(clip, rows, tall, columns, wide)
     gain = np.full(kept.shape, 256, np.uint16)
-    gain[merged & ~kept] = 140
+    gain[merged & ~kept] = 0
     gain[dropped] = 70
-    tint = np.where((merged & ~kept)[..., None], colour * np.float32(0.45), np.where(dropped, 40, 0)[..., None])
-    picture = _thumbnails(clip, rows, tall, columns, wide) * gain[:, :, None, :, None, None]
+    flat = 0.2 * colour + 0.8 * _group_means(means, assign)
+    tint = np.where((merged & ~kept)[..., None], flat, np.where(dropped, 40, 0)[..., None])
+    picture = shown * gain[:, :, None, :, None, None]
     picture >>= 8
     picture += tint.astype(np.uint16)[:, :, None, :, None]
     picture = picture.astype(np.uint8)
@@ -217,12 +236,20 @@ def _group_colours(anchor: np.ndarray, members: np.ndarray, grid: tuple[int, int
     return (_HUES[order[frame] % len(_HUES)] * shade[:, None]).astype(np.uint8)
 
 
+def _group_means(patches: np.ndarray, assign: np.ndarray) -> np.ndarray:
+    """Return for each of (T, h, w, 3) patches the mean colour of all that went into the same output."""
+    group = assign.ravel() + 1  # those that were dropped are a group of their own
+    sums = np.stack([np.bincount(group, channel.ravel()) for channel in np.moveaxis(patches, -1, 0)], axis=1)
+    return (sums / np.bincount(group).clip(1)[:, None])[group].reshape(patches.shape)
+
+
 @lru_cache(maxsize=2)
-def _thumbnails(clip: Clip, rows: int, tall: int, columns: int, wide: int) -> np.ndarray:
-    """Return the frames in patches, (T, rows, tall, columns, wide, 3) uint16."""
+def _thumbnails(clip: Clip, rows: int, tall: int, columns: int, wide: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the frames in patches, (T, rows, tall, columns, wide, 3) uint16, and the (T, rows, columns, 3) means."""
     size = (columns * wide, rows * tall)
     frames = [np.asarray(Image.fromarray(frame).resize(size, Image.Resampling.BOX)) for frame in clip.frames]
-    return np.stack(frames).astype(np.uint16).reshape(-1, rows, tall, columns, wide, 3)
+    patches = np.stack(frames).astype(np.uint16).reshape(-1, rows, tall, columns, wide, 3)
+    return patches, patches.mean((2, 4))
 
 
 def _dots(tall: int, wide: int) -> tuple[np.ndarray, np.ndarray]:

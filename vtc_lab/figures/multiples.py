@@ -14,7 +14,7 @@ from matplotlib.patches import Rectangle
 
 from vtc_lab.figures.export import Picture, attach
 from vtc_lab.figures.filmstrip import demand_same_frames, describe, draw_frames, patch_table
-from vtc_lab.figures.style import GREY, PATCHES, SMALL, figure_size, paper_style, role
+from vtc_lab.figures.style import GREY, PATCHES, SMALL, figure_size, letters, paper_style, role
 from vtc_lab.tokens import Clip, MinimumBudgetError, Reduction, VTCError
 
 _LEGEND = (
@@ -180,8 +180,3 @@ def page(width: float, body: float, header: str, notes: list[str]) -> Picture:
     figure.suptitle("\n".join(above), fontsize=7, x=0.005, ha="left")
     figure.supxlabel("\n".join(below), fontsize=SMALL, x=0.005, ha="left", color="#444444")
     return figure
-
-
-def letters(inches: float, points: float = SMALL) -> int:
-    """Return how many letters of a size fit into a width."""
-    return max(1, int(inches * 155 / points))

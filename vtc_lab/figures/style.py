@@ -31,7 +31,7 @@ VENUES = {  # widths in inches of one column and of the page's whole text
 BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9"
 HUES = (ORANGE, SKY, GREEN, "#F0E442", BLUE, VERMILION, PURPLE)  # of groups of merged patches
 GREY = "#777777"  # of the names of baselines
-PATCHES = "Unchanged: kept. Dark and hatched: dropped. Tinted: merged into the patch with a dot of that colour."
+PATCHES = "Unchanged: kept. Dark and hatched: dropped. Flat and tinted: merged into the patch with a dot of that tint."
 SMALL = 6  # points, of titles of panels and of notes
 
 _COLORS = (BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY)
@@ -79,6 +79,11 @@ def figure_size(venue: str = "cvpr", width: str = "column", aspect: float = 0.62
         raise VTCError(f"width is {width!r}; choose 'column' or 'text'")
     inches = VENUES[key][width == "text"]
     return inches, round(inches * aspect, 3)
+
+
+def letters(inches: float, points: float = SMALL) -> int:
+    """Return how many letters of a size fit into a width."""
+    return max(1, int(inches * 155 / points))
 
 
 @contextmanager
