@@ -107,7 +107,7 @@ def scenes(x: np.ndarray, tau: float) -> list[list[int]]:
 
 
 def distance(a: np.ndarray, b: np.ndarray) -> float:
-    return round(math.sqrt(((a - b) ** 2).sum() / len(a)), 9)
+    return math.sqrt(round(((a - b) ** 2).sum() / len(a), 12))
 
 
 def peak_scores(rows: list[np.ndarray], neighbours: int) -> list[float]:
@@ -122,7 +122,7 @@ def peak_scores(rows: list[np.ndarray], neighbours: int) -> list[float]:
     for i in range(number):
         denser = [far[i][j] for j in range(number) if (-density[j], j) < (-density[i], i)]
         delta = min(denser) if denser else max(far[i])
-        scores.append(density[i] + math.log(delta) if delta else -math.inf)
+        scores.append(round(density[i] + math.log(delta), 7) if delta else -math.inf)
     return scores
 
 

@@ -12,8 +12,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import vtc_lab as vtc
+from vtc_lab.reducers.joint import joint_significance
+from vtc_lab.reducers.ops import top
 from vtc_lab.reducers.registry import get_method
 
 CHOICES = {
@@ -418,3 +421,24 @@ def test_bad_options_are_named_in_one_sentence(options, words) -> None:
     message = str(caught.value)
     assert all(word in message for word in words), message
     assert "\n" not in message and not re.search(r"\.\s", message), message
+
+
+class Launches(TorchDispatchMode):
+    """Counts the operations that start work on a device: all but views and new memory."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += not func.is_view and not func._opname.startswith(("empty", "new_empty", "_local_scalar"))
+        return func(*args, **(kwargs or {}))
+
+
+def test_significance_and_selection_start_few_kernels_however_many_frames_there_are(monkeypatch) -> None:
+    monkeypatch.setattr("vtc_lab.reducers.ops._BLOCK", 1 << 26)  # one block, as away from the CPU
+    counts = []
+    for frames in (8, 32):
+        tokens = vtc.VideoTokens(torch.randn(frames, 14, 14, 8))
+        with Launches() as launches:
+            top(joint_significance(tokens, "distinct")[1].flatten(), tokens.total // 4)
+        counts.append(launches.count)
+    assert counts[0] == counts[1] <= 60

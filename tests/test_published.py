@@ -196,6 +196,13 @@ def signs(grid: tuple[int, int, int], seed: int, kind: str) -> vtc.VideoTokens:
         "ttf",
         "stc",
         "st-simdiff",
+        "unified",
+        "fastvid",
+        "holitom",
+        "prunevid",
+        "unicomp",
+        "earlytom",
+        "v-cast",
     ],
 )
 def test_ties_go_to_the_earlier_frame_and_the_lower_patch(name, kind) -> None:
@@ -781,8 +788,9 @@ def test_sets_that_are_clustered_together_are_clustered_as_if_alone(monkeypatch)
     sizes, count = torch.tensor([9, 30, 9, 5, 30, 1]), torch.tensor([2, 7, 0, 5, 3, 1])
     neighbours, rows = torch.tensor([2, 7, 3, 1, 3, 7]), rows_of(100)
     member = torch.randperm(100, generator=torch.Generator().manual_seed(1))[:84]
-    for elements in (1 << 23, 1 << 9):
+    for elements, kept in ((1 << 23, 1 << 25), (1 << 9, 1 << 25), (1 << 9, 1 << 6)):
         monkeypatch.setattr("vtc_lab.reducers.clusters._ELEMENTS", elements)
+        monkeypatch.setattr("vtc_lab.reducers.clusters._KEPT", kept)
         home = peak_of_each(rows, member, sizes, count, neighbours)
         for some, found, number, k in zip(
             member.split(sizes.tolist()), home.split(sizes.tolist()), count.tolist(), neighbours.tolist(), strict=True

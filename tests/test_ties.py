@@ -7,7 +7,7 @@ import torch
 
 import vtc_lab as vtc
 
-BLIND = {"lftr", "uniform", "random", "random-per-frame", "pool"}  # lftr sketches channels by their place
+BLIND = {"uniform", "random", "random-per-frame", "pool", "downscale"}
 CASES = [(name, {}) for name in vtc.methods().index] + [("tome", {"scope": "frame"}), ("sttm", {"root": 0})]
 
 

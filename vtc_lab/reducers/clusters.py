@@ -6,6 +6,7 @@ from torch import Tensor
 from vtc_lab.reducers.ops import cosine, cosines, even, length, ranks, top, unit, weighted_sums
 
 _ELEMENTS = 1 << 23  # of a block of distances or cosines: 32 MB in float32
+_KEPT = 1 << 25  # distances of the rows of a set that are held together: 128 MB
 _FINE = 1 << 20
 _NOISE = 4e-12  # rows are equal whose variance is below this share of their largest square
 
@@ -103,28 +104,37 @@ def _cluster(rows: Tensor, count: Tensor, neighbours: Tensor) -> tuple[Tensor, T
     step = max(1, _ELEMENTS // (sets * size))
     parts = [slice(start, start + step) for start in range(0, size, step)]
 
-    def distances(part: slice) -> Tensor:
-        """Squared distances of some rows to all in units of the spread, as whole multiples of 1 / _FINE."""
-        far = torch.baddbmm(square[:, part, None] + square[:, None], rows[:, part], rows.mT, alpha=-2)
-        return far.mul_(_FINE / spread[..., None]).round_().float()
+    def distances(part: slice, others: slice | Tensor = slice(None)) -> Tensor:
+        """Squared distances of some rows to others in units of the spread."""
+        both = square[:, part, None] + square[:, None, others]
+        return torch.baddbmm(both, rows[:, part], rows[:, others].mT, alpha=-2).div_(spread[..., None])
 
-    known = [distances(part) for part in parts] if len(parts) == 1 else None  # else they are computed three times
-    most = int(neighbours.amax())
+    def rounded(far: Tensor) -> Tensor:
+        """As multiples of 1 / _FINE."""
+        return far.mul_(_FINE).round_().float()
+
+    most, known = int(neighbours.amax()), []
     beyond = torch.arange(most, device=rows.device) >= neighbours[:, None, None]
     sparse, delta = torch.empty_like(square), torch.empty_like(square)
-    for part, far in zip(parts, known or map(distances, parts), strict=True):
-        sparse[:, part] = far.topk(most, largest=False).values.double().masked_fill_(beyond, 0).sum(2)
-    sparse = even(sparse / neighbours[:, None] / _FINE)  # minus the logarithm of the density, in units of the spread
+    for part in parts:
+        far = distances(part)
+        sparse[:, part] = far.topk(most, largest=False).values.masked_fill_(beyond, 0).sum(2)
+        if sets * size**2 <= _KEPT:  # else they are computed anew
+            known.append(rounded(far))
+    sparse = even(sparse / neighbours[:, None])  # minus the logarithm of the density, in units of the spread
     place = ranks(-sparse)
-    for part, far in zip(parts, known or map(distances, parts), strict=True):
+    for part, far in zip(parts, known or (rounded(distances(part)) for part in parts), strict=True):
         denser = far.masked_fill(place[:, None] >= place[:, part, None], torch.inf).amin(2)
         delta[:, part] = torch.where(denser.isinf(), far.amax(2), denser)
     # log(density * delta); where distances are large, divided by the square of their scale.
     scale = torch.where(spread.isinf(), 0, spread / channels)
     score = (delta / _FINE).log() / 2 / scale.clamp(min=1) - sparse * scale.clamp(max=1)
-    peak, home = ranks(even(score)) < count[:, None], torch.empty_like(place)
-    for part, far in zip(parts, known or map(distances, parts), strict=True):
-        home[:, part] = far.masked_fill(~peak[:, None], torch.inf).argmin(2)
+    peak = ranks(even(score)) < count[:, None]
+    if known:
+        home = torch.cat([far.masked_fill(~peak[:, None], torch.inf).argmin(2) for far in known], 1)
+    else:  # one large set
+        centre = peak[0].nonzero().flatten()
+        home = torch.cat([centre[rounded(distances(part, centre)).argmin(2)] for part in parts], 1)
     return peak, torch.where(peak, torch.arange(size, device=home.device), home)
 
 

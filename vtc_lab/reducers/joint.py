@@ -7,7 +7,7 @@ from vtc_lab.reducers.ops import attention, blocks, even, gather, nearest, prune
 from vtc_lab.tokens import Reduction, VideoTokens
 
 _TINY = 1e-30  # beside the squares of features; makes two zero vectors alike, and one zero vector like no other
-_SQUARES = (1e-10, 1e15)  # largest values whose squares are neither lost beside the last nor infinite in float32
+_SQUARES = (1e-20, 1e30)  # the largest square of a length is neither lost beside the last nor near infinity
 _LEAST = 2.0**-10  # of each factor, so that one that is 0 everywhere does not hide the others
 _SAME = 0.1  # difference up to which a patch says the same as the one before it
 
@@ -41,11 +41,7 @@ def joint_significance(tokens: VideoTokens, kind: str) -> tuple[Tensor, Tensor]:
     >>> joint_significance(tokens, "neighbours")[1].round(decimals=2).tolist()
     [[0.5, 0.0, 1.0, 0.5]]
     """
-    values = tokens.values
-    peak = max(float(end.abs()) for end in values.aminmax())
-    if not _SQUARES[0] < peak < _SQUARES[1]:
-        values = values / (peak or 1)
-    distinct, apart, change = _differences(values).flatten(2)
+    distinct, apart, change = (each.flatten(1) for each in _differences(tokens.values))
     score = apart + _LEAST
     if kind == "distinct":
         score = score * (distinct + _LEAST)
@@ -58,40 +54,50 @@ def _novelty(change: Tensor, score: Tensor) -> Tensor:
     """Return the least difference from the neighbours in time of higher score, 1 where there is none; all (T, N)."""
     novelty, step = torch.ones_like(score), change[1:].clamp(max=1)
     rises = score[1:] > score[:-1]  # the later one is the stronger
-    novelty[1:] = torch.where(rises, novelty[1:], step)
-    novelty[:-1] = torch.where(rises, novelty[:-1].minimum(step), novelty[:-1])
+    novelty[1:] = step.masked_fill(rises, 1)
+    novelty[:-1] = novelty[:-1].minimum(step.masked_fill_(~rises, 1))
     return novelty
 
 
-def _differences(values: Tensor) -> Tensor:
-    """Return (3, T, h, w): 1 - cosine to the mean of the frame, to the 4 neighbours on average, to the frame before."""
+def _differences(values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return (T, h, w) each: 1 - cosine to the mean of the frame, to the 4 neighbours on average, to the frame before.
+
+    On a GPU, work is launched some forty times, however many frames there are.
+    """
     frames, height, width, _ = values.shape
-    # Inner products with itself, the frame's mean, the frame before, the neighbour above and the one on the left.
-    dots = torch.zeros(5, frames, height, width, device=values.device)
-    means = torch.empty(frames, device=values.device)
+    patches = height * width
+    lags = {2: patches, 3: width, 4: 1}  # how far back in raster order the frame before, the row above, the left are
+    products = torch.zeros(5, frames * patches, device=values.device)  # with itself, the frame's mean, and with those
+    means = []
     for part in blocks(values):
-        x, low = values[part].float(), max(part.start, 1)
-        mean = x.mean((1, 2))
-        means[part] = (mean * mean).sum(-1)
-        dots[0, part] = (x * x).sum(-1)
-        dots[1, part] = (x.flatten(1, 2) @ mean[..., None]).view(-1, height, width)
-        dots[2, low : part.stop] = (x[low - part.start :] * values[low - 1 : part.stop - 1]).sum(-1)
-        dots[3, part, 1:] = (x[:, 1:] * x[:, :-1]).sum(-1)
-        dots[4, part, :, 1:] = (x[:, :, 1:] * x[:, :, :-1]).sum(-1)
-    scale, mean_scale = ((squares + _TINY).rsqrt() for squares in (dots[0], means))
-    other = torch.ones_like(dots[1:])
-    other[0] = mean_scale[:, None, None]
-    other[1, 1:], other[2, :, 1:], other[3, :, :, 1:] = scale[:-1], scale[:, :-1], scale[:, :, :-1]
-    distinct, change, up, left = even(1 - (dots[1:] + _TINY) * scale * other).clamp(min=0)
+        begin = max(part.start - 1, 0)
+        rows = values[begin : part.stop].float().flatten(0, 2)[:, None]
+        lead, found = (part.start - begin) * patches, products[:, begin * patches : part.stop * patches, None, None]
+        inside = rows[lead:].view(-1, patches, rows.shape[2])
+        means.append(inside.mean(1, keepdim=True))
+        torch.bmm(rows[lead:], rows[lead:].mT, out=found[0, lead:])
+        torch.bmm(means[-1], inside.mT, out=found[1, lead:].view(-1, 1, patches))
+        for number, lag in lags.items():
+            skip = max(lead, lag)
+            torch.bmm(rows[skip:], rows[skip - lag : len(rows) - lag].mT, out=found[number, skip:])
+    if not _SQUARES[0] < float(products[0].amax()) < _SQUARES[1] and (peak := float(values.abs().amax())):
+        return _differences(values / peak)
+    mean = torch.cat(means)
+    scale, mean_scale = products.add_(_TINY)[0].rsqrt(), (mean @ mean.mT).add_(_TINY).rsqrt_().flatten()
+    products[1:].mul_(scale)
+    products[1].view(frames, -1).mul_(mean_scale[:, None])
+    for number, lag in lags.items():
+        products[number, lag:].mul_(scale[:-lag])
+    distinct, change, up, left = even(1 - products[1:]).clamp_(min=0).view(4, frames, height, width)
     change[0] = torch.inf
     up[:, 0] = left[:, :, 0] = 0
     beside = up + left
-    beside[:, :-1] += up[:, 1:]
-    beside[:, :, :-1] += left[:, :, 1:]
-    if height * width == 1:
+    beside[:, :-1].add_(up[:, 1:])
+    beside[:, :, :-1].add_(left[:, :, 1:])
+    if patches == 1:
         beside += 1  # a patch without neighbours is like none
     count = [[(y > 0) + (y < height - 1) + (x > 0) + (x < width - 1) for x in range(width)] for y in range(height)]
-    return torch.stack([distinct, beside / torch.tensor(count, device=values.device).clamp(min=1), change])
+    return distinct, beside / torch.tensor(count, device=values.device).clamp(min=1), change
 
 
 def _carried(home: Tensor, same: Tensor) -> Tensor:

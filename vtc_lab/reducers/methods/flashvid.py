@@ -99,7 +99,7 @@ def _relevance(frames: Tensor, mean: Tensor, scene: Tensor) -> Tensor:
     """(T, N) inner product of each patch with the mean of its scene's frame means, over the largest of the clip."""
     mean = group_means(mean, scene, int(scene[-1]) + 1)
     mean = mean / mean.abs().amax().clamp(min=torch.finfo(mean.dtype).tiny)
-    found = torch.cat([(frames[p].float() @ mean[scene[p], :, None])[..., 0] for p in wide(frames)])
+    found = torch.cat([(mean[scene[p], None] @ frames[p].float().mT)[:, 0] for p in wide(frames)])
     return even(found / found.abs().amax().clamp(min=torch.finfo(found.dtype).tiny))
 
 
