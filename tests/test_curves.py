@@ -128,7 +128,7 @@ def test_by_the_mean_per_layer_fastv_at_10_per_cent_stands_at_16_point_4():
     lines = {line.get_color(): line.get_xdata() / 896 for line in axes.lines if len(line.get_xdata()) == 3}
     assert np.round(lines[styles["fastv"]["color"]], 3).tolist() == [0.164, 0.304, 1]
     assert np.round(lines[styles["random"]["color"]], 3).tolist() == [0.1, 0.25, 1]
-    assert axes.get_xlabel() == "tokens per layer of 896, on average"
+    assert axes.get_xlabel() == "mean tokens per layer, of 896"
     ticks = dict(zip(axes.get_xticks(), (label.get_text() for label in axes.get_xticklabels()), strict=True))
     assert ticks[896] == "896\n100%" and ticks[89.6] == "90\n10%" and min(ticks) == 89.6
     assert figure.vtc["data"].per_layer.notna().all()

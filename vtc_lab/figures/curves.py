@@ -75,7 +75,7 @@ def _draw(
     wide, split, xlabel = size[0] / columns, bool(panels[0]), f"tokens kept of {tokens}, and ratio"
     place.index = [f"{ratio:.3g}×" for ratio in place.index]
     if x == "per_layer":  # the same ratio is another mean for each method
-        xlabel = f"tokens per layer of {tokens}, on average"
+        xlabel = f"mean tokens per layer, of {tokens}"
         means = pd.Series({f"{share}%": cells.total.mean() * share / 100 for share in _SHARES})
         place = means[(means >= cells.x.min() / 1.05) & (means <= cells.x.max() * 1.05)]
     with paper_style():
