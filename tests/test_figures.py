@@ -13,7 +13,9 @@ BEGIN, END = "<!-- finding:begin -->", "<!-- finding:end -->"
 
 
 # The same script with fewer settings, or the test would take minutes.
-FEW = "import make_figures as m; m.RATIOS, m.SPLITS = (1, 4, 8), (1, 4); m.main()"
+FEW = """import make_figures as m
+m.RATIOS, m.SPLITS, m.INSIDE = (1, 4, 8), (1, 4), ["fastv", "random"]
+m.main()"""
 
 
 @pytest.mark.slow
@@ -31,7 +33,7 @@ def test_figures_regenerate_byte_for_byte(tmp_path):
     for name in names:
         assert (tmp_path / "first" / name).read_bytes() == (tmp_path / "again" / name).read_bytes(), name
     page = (tmp_path / "first" / "README.md").read_text()
-    assert "2 generated clips" in page and page.count("![") == page.count(".png)") == 11
+    assert "2 generated clips" in page and page.count("![") == page.count(".png)") == 13
 
 
 def test_the_page_on_the_model_says_what_the_gallery_says():

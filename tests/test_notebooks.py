@@ -20,6 +20,7 @@ NAMES = [
     "06_your_model_your_data",
     "07_write_your_own_method",
     "08_what_papers_report",
+    "09_inside_the_language_model",
     "10_speed_and_memory",
 ]
 
