@@ -41,14 +41,14 @@ def main() -> None:
     parser.add_argument("--batches", nargs="+", type=int, default=[1, 4])
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--new-tokens", type=int, default=2)
-    parser.add_argument("--clip", default="data/clips/bikes.mp4")
-    parser.add_argument("--frames", type=int, default=16)
+    parser.add_argument("--clip", help="a video; by default the first of the bundled test set")
+    parser.add_argument("--frames", type=int)
     parser.add_argument("--model", help="a folder or hub id; by default the bundled model")
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()
     table = vtc.measure(
         vtc.load_model(given.model),
-        given.clip,
+        given.clip or vtc.read_samples()[0]["clip"],
         given.methods,
         given.ratios,
         frames=given.frames,

@@ -2,7 +2,11 @@
 
 import json
 import math
+import subprocess
+import sys
+from pathlib import Path
 
+import pandas as pd
 import pytest
 
 import vtc_lab as vtc
@@ -84,3 +88,46 @@ def test_arguments_that_make_no_table_are_refused(wrong, words):
     given = {"methods": ["lftr"], "ratios": [8]} | wrong
     with pytest.raises(vtc.VTCError, match=words):
         vtc.measure(vtc.load_model(), CLIP, **given)
+
+
+def test_real_size_runs_at_toy_size(tmp_path):
+    """Every model's configuration, processor and measurement, so that an hour on a GPU is not lost to a slip."""
+    script = Path(__file__).resolve().parent.parent / "benchmarks" / "real_size.py"
+    given = [
+        "--toy",
+        "--frames",
+        "2",
+        "--methods",
+        "lftr",
+        "fastv",
+        "--ratios",
+        "2",
+        "--repeats",
+        "1",
+        "--new-tokens",
+        "2",
+    ]
+    subprocess.run([sys.executable, script, *given, "--out", tmp_path / "real.json"], check=True, capture_output=True)
+    found = json.loads((tmp_path / "real.json").read_text())
+    assert [table["model"] for table in found["tables"]] == [
+        f"{name} (toy size), random weights" for name in ("LLaVA-OneVision-7B", "Qwen2.5-VL-7B", "Qwen3-VL-8B")
+    ]
+    assert all({"cpu", "torch", "rows", "cores"} <= set(table) for table in found["tables"])
+    assert found["command"].startswith("python benchmarks/real_size.py --toy")
+
+
+def test_figures_draw_every_setting(table):
+    stages = vtc.plot_stages(table).axes[0]
+    assert [text.get_text() for text in stages.get_yticklabels()][::-1] == [
+        "every token",
+        "lftr 8×",
+        "visionzip 8×",
+        "fastv 8×",
+    ]
+    accuracy = pd.DataFrame(
+        [("lftr", 1, 0.9), ("lftr", 8, 0.89), ("fastv", 1, 0.9)], columns=["label", "ratio", "mean"]
+    )
+    drawn = vtc.plot_speed(table, accuracy).vtc["data"]
+    assert drawn.method.tolist() == ["lftr"] and drawn.points.item() == pytest.approx(-1)
+    with pytest.raises(vtc.VTCError, match="no setting has both a speed and an accuracy"):
+        vtc.plot_speed(table, accuracy[accuracy.label == "fastv"])
