@@ -6,9 +6,12 @@ model, to try the script in seconds.
 """
 
 import argparse
+import math
 import sys
+from itertools import product
 from pathlib import Path
 
+import pandas as pd
 import torch
 import transformers as hf
 
@@ -91,6 +94,30 @@ def _parts(family: str, vision: dict, text: dict) -> tuple:
     return words, config, kind(hf.Qwen2VLImageProcessor(**size), words, videos)
 
 
+def on_paper(frames: list[int]) -> pd.DataFrame:
+    """Return TFLOPs, the cache, and ideal speed-ups of the time to the first token, from the configurations alone."""
+    rows = []
+    for (name, (family, vision, text)), count in product(MODELS.items(), frames):
+        grid = (count, 14, 14) if family == "llava_onevision" else (count // 2, 16, 16)  # 448 or 512 pixels square
+        config = _parts(family, vision, text)[1]
+        config.dtype = torch.bfloat16
+        full, *reduced = (vtc.stage_costs(config, grid, math.prod(grid) // ratio) for ratio in (1, 4, 10))
+        sums = full.groupby("stage").sum()
+        row = {"model": name, "frames": count, "tokens": math.prod(grid), "billion weights": sums.parameters / 1e9}
+        row["billion weights"] = row["billion weights"].drop("decode").sum()
+        row |= {
+            "encoder TFLOPs": sums.flops[["vision", "projector"]].sum() / 1e12,
+            "cache MB": sums.kv_bytes.prefill / 1e6,
+        }
+        row["prefill TFLOPs"] = (sums.flops - sums.attention / 2).prefill / 1e12
+        seconds = {"encode": row["encoder TFLOPs"], "prefill": row["prefill TFLOPs"]}
+        ideal = {
+            f"ideal {r}x": vtc.ideal_speedup(full, each, seconds) for r, each in zip((4, 10), reduced, strict=True)
+        }
+        rows.append(row | ideal)
+    return pd.DataFrame(rows).round(2)
+
+
 def main() -> None:
     gpu = torch.cuda.is_available()
     parser = argparse.ArgumentParser(description=__doc__)
@@ -103,7 +130,11 @@ def main() -> None:
     parser.add_argument("--new-tokens", type=int, default=16 if gpu else 4)
     parser.add_argument("--toy", action="store_true", help="models of a few layers and channels")
     parser.add_argument("--out", type=Path)
+    parser.add_argument("--on-paper", action="store_true", help="no model: what the configurations alone say")
     given = parser.parse_args()
+    if given.on_paper:
+        print(on_paper(given.frames).to_string(index=False))
+        return
     tables = []
     for name in given.models or (list(MODELS)[1:] if gpu or given.toy else list(MODELS)[:1]):
         model = build(name, "cuda" if gpu else "cpu", given.toy)

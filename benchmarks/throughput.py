@@ -31,7 +31,7 @@ def write(tables: list[pd.DataFrame], path: Path) -> None:
     """Write tables with what they say about the machine, and the command."""
     command = f"python {' '.join(['benchmarks/' + Path(sys.argv[0]).name, *sys.argv[1:]])}"
     each = [table.attrs | {"rows": json.loads(table.to_json(orient="records", double_precision=5))} for table in tables]
-    path.write_text(json.dumps({"command": command, "tables": each}, indent=1) + "\n")
+    path.write_text(json.dumps({"command": command, "tables": each}) + "\n")
 
 
 def main() -> None:

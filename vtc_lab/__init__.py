@@ -39,7 +39,7 @@ from vtc_lab.widgets.ablation import ablate
 from vtc_lab.widgets.explorer import explore
 
 __all__ = ["Clip", "Reduction", "VTCError", "VideoTokens", "find_clips", "make_clip", "one_each", "read_clip"]
-__all__ += ["ideal_speedup", "machine", "measure", "stage_costs"]
+__all__ += ["ideal_speedup", "measure", "stage_costs"]
 __all__ += ["merge", "method", "methods", "prune", "reduce"]
 __all__ += ["Family", "compress", "engaged", "inside", "load_encoder", "load_model", "look_inside"]
 __all__ += ["register_family"]
@@ -62,7 +62,6 @@ _LATER = {
     "inside": "vtc_lab.models.inside",
     "load_model": "vtc_lab.models.loading",
     "look_inside": "vtc_lab.models.layers",
-    "machine": "vtc_lab.speed",
     "measure": "vtc_lab.speed",
     "register_family": "vtc_lab.models.families",
     "stage_costs": "vtc_lab.cost",

@@ -97,7 +97,7 @@ def measure(
     ratios : of the tokens that enter, or for a method inside, of those left in the last layer.
     question : asked of every clip.
     batches : numbers of prompts, each with a clip of its own, that the language model gets at once. Clips are read,
-        encoded and reduced one by one.
+        encoded and reduced one by one. One prompt alone is always among them.
     new_tokens : length of each answer, at least 2: the model is not allowed to end earlier.
     repeats : rounds that count.
 
@@ -147,7 +147,9 @@ def measure(
         prompt, encode, encode_salient = _encoded(model, here, question, any(salient.values()))
         if not number:
             about = _tried(model, prompt, settings, max(batches), new_tokens)
-            runs = [(setting, batch) for setting, batch in product(about, batches) if batch <= about[setting].fits]
+            runs = [
+                (setting, batch) for setting, batch in product(about, {1, *batches}) if batch <= about[setting].fits
+            ]
             runs += [(FULL, 1)] * (len(runs) // 8)  # whatever disturbs it disturbs every comparison
             continue
         for setting, batch in (runs[n] for n in order.permutation(len(runs))):
@@ -156,11 +158,11 @@ def measure(
             row |= {"encode": encode_salient if salient.get(setting[0]) else encode}
             rows.append(row | {name: getattr(done, name) for name in ("reduce", "prefill", "decode", "peak_gb")})
     table = _table(pd.DataFrame(rows), about, new_tokens).assign(visual=prompt.tokens[0].total)
-    table.attrs = machine(model) | {"clip": list(here.frames.shape), "new_tokens": new_tokens, "rounds": repeats}
+    table.attrs = _machine(model) | {"clip": list(here.frames.shape), "new_tokens": new_tokens, "rounds": repeats}
     return table
 
 
-def machine(model: VideoModel) -> dict[str, Any]:
+def _machine(model: VideoModel) -> dict[str, Any]:
     """Return what a table of speeds has to say about the machine and the software that it was measured with."""
     device, cpu = str(model.network.device), platform.processor() or platform.machine()
     if Path("/proc/cpuinfo").exists():
@@ -269,7 +271,8 @@ def _fitting(model: VideoModel, costs: pd.DataFrame) -> int:
     config, size = model.network.config.get_text_config(), model.network.dtype.itemsize
     tokens = costs.tokens[costs.stage == "prefill"].max()
     each = costs.kv_bytes.sum() + tokens * size * (8 * config.hidden_size + 3 * config.intermediate_size)
-    return int(_ROOM * free_memory(str(model.network.device)) / (each + 8 * config.vocab_size))
+    fits = int(_ROOM * free_memory(str(model.network.device)) / (each + 8 * config.vocab_size))
+    return max(1, fits)  # one prompt has just run
 
 
 def _table(runs: pd.DataFrame, about: Mapping[Setting, _Known], new: int) -> pd.DataFrame:
