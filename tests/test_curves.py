@@ -283,7 +283,9 @@ def test_a_label_with_one_ratio_is_a_point_and_asks_nothing_of_the_others():
 
 
 def test_one_clip_gives_means_without_intervals():
+    assert "too few clips for an interval" not in legend(plot_curves(made_up_sweep(clips=6)))
     figure = plot_curves(made_up_sweep(clips=1))
+    assert legend(figure)[-1] == "too few clips for an interval"
     assert figure.vtc["data"].low.isna().all() and figure.vtc["data"]["mean"].notna().all()
     assert figure._repr_png_().startswith(b"\x89PNG")
 

@@ -174,7 +174,7 @@ def test_tau_is_that_of_scipy_with_ties_too(lists):
         assert tau == pytest.approx(kendalltau(ours, theirs).statistic, nan_ok=True)
 
 
-def ranked(order: list[str], ratio: float = 4, clips: int = 4) -> pd.DataFrame:
+def ranked(order: list[str], ratio: float = 4, clips: int = 6) -> pd.DataFrame:
     """A sweep in which methods lose more from one to the next, on every clip alike."""
     rows = [
         {"method": method, "ratio": at, "clip": clip, "kept": 100 / at, "total": 100, "right": 1 - (at > 1) * lost / 10}

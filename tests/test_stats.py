@@ -87,12 +87,16 @@ def test_groups_share_their_resamples():
     assert low[0] == low[1] and high[0] == high[1]
 
 
-def test_one_clip_has_a_mean_and_no_interval_whether_a_group_or_the_table_is_of_it():
-    table = made_up_sweep(["lftr", "uniform"], [4], clips=3)
-    table = table[(table.label == "lftr") | (table["clip"] == "clips/000.mp4")]
+def test_fewer_than_six_clips_have_a_mean_and_no_interval_whether_a_group_or_the_table_is_of_them():
+    table = made_up_sweep(["lftr", "uniform"], [4], clips=6)
+    table = table[(table.label == "lftr") | (table["clip"] < "clips/005.mp4")]
     found = bootstrap_interval(table).set_index("label")
     assert found.loc["uniform", ["low", "high"]].isna().all() and 0 <= found.loc["uniform", "mean"] <= 1
     assert found.loc["lftr", ["low", "high"]].notna().all()
+    assert (
+        bootstrap_interval(table, level=0.9).low.notna().all()
+        and bootstrap_interval(table, level=0.98).low.isna().all()
+    )
     alone = bootstrap_interval(made_up_sweep(["lftr"], [4], clips=1)).iloc[0]
     assert (alone.n, alone.clips) == (4, 1) and np.isnan([alone.low, alone.high]).all() and 0 <= alone["mean"] <= 1
 
@@ -100,7 +104,7 @@ def test_one_clip_has_a_mean_and_no_interval_whether_a_group_or_the_table_is_of_
 @settings(max_examples=20, deadline=None)
 @given(st.integers(0, 1000), st.sampled_from(["right", "kl"]), st.sampled_from([0.5, 0.9, 0.99]))
 def test_the_order_of_rows_does_not_matter(seed, value, level):
-    table = made_up_sweep(clips=4, seed=seed)
+    table = made_up_sweep(clips=8, seed=seed)
     shuffled = table.sample(frac=1, random_state=seed)
     keys = ["label", "ratio"]
     first, second = (
@@ -296,7 +300,7 @@ def test_a_letter_that_takes_too_many_answers_is_told():
 def test_too_few_draws_for_a_label_of_few_clips_give_no_interval_and_no_warning():
     table = made_up_sweep(["lftr", "uniform"], [4], clips=12)
     table.loc[(table.label == "lftr") & (table["clip"] > "clips/001.mp4"), "status"] = "error"
-    found = [bootstrap_interval(table, draws=1, seed=seed).low.isna().tolist() for seed in range(20)]
+    found = [bootstrap_interval(table, level=0.5, draws=1, seed=seed).low.isna().tolist() for seed in range(20)]
     assert [True, False] in found and [False, False] in found
 
 

@@ -107,20 +107,20 @@ def test_every_empty_cell_is_a_mark_that_a_note_explains(sweep, tmp_path):
 
 
 def test_budgets_are_in_the_head_only_where_all_full_means_have_the_same(tmp_path):
-    table = made_up_sweep(["lftr", "fastv", "dtd", "uniform"], [1, 4, 8], clips=8)
-    table["total"] = np.where(table["clip"] < "clips/004.mp4", 800, 400)
+    table = made_up_sweep(["lftr", "fastv", "dtd", "uniform"], [1, 4, 8], clips=12)
+    table["total"] = np.where(table["clip"] < "clips/006.mp4", 800, 400)
     table["kept"] = table["total"] / table.ratio
     minimum = (table.label == "dtd") & (table.ratio == 8) & (table["total"] == 400)
     table.loc[minimum, ["kept", "right", "status"]] = [np.nan, None, "minimum"]
     table.loc[(table.label == "fastv") & (table.ratio == 4), "kept"] = table["total"]
     means = bootstrap_interval(table)
     (odd,) = means[(means.label == "dtd") & (means.ratio == 8)].itertuples()
-    assert (odd.kept, odd.total, odd.n) == (100, 800, 16)
+    assert (odd.kept, odd.total, odd.n) == (100, 800, 24)
     path = save_table(means, "t", tmp_path)[".tex"]
     assert r" & $1\times$ (600/600) & $4\times$ & $8\times$ (75/600) \\" in path.read_text()
     rows = body(path)
     assert [row[1].split("(")[-1] for row in rows.values()] == ["150/600)", "600/600)", "150/600)", "150/600)"]
-    assert rows["dtd"][2].endswith(r"]\textsuperscript{16/32} (100/800)")
+    assert rows["dtd"][2].endswith(r"]\textsuperscript{24/48} (100/800)")
     assert not any("(" in row[at] for label, row in rows.items() for at in (0, 2) if label != "dtd")
 
 

@@ -120,7 +120,7 @@ def _draw_cell(axes: Axes, x: int, y: int, cell: pd.Series, factor: int, colour_
         axes.add_patch(Rectangle((x, y), 1, 1, facecolor=colour, edgecolor="white"))
         ink, box = ("black" if np.dot(colour[:3], (0.3, 0.59, 0.11)) > 0.45 else "white"), None
         text = f"{cell['mean'] * factor:{digits}}"
-        if cell.clips > 1:
+        if not np.isnan(cell.low):
             text += f"\n{cell.low * factor:{digits}}–{cell.high * factor:{digits}}"
         text += f"\n{marks.count(cell.kept)}"
         if cell.n < cell.of:

@@ -135,6 +135,8 @@ def missing_entries(cells: pd.DataFrame, mark: Artist | None = None) -> dict[str
         words = f"missing: {lost + nowhere:,} of {cells.of.sum() + nowhere:,} results"
         words += f", {nowhere:,} under every setting" if nowhere else ""
         entries[words] = (mark or _mark_lines(_GREY)) if lost else Line2D([], [], linestyle="")
+    if "low" in cells and (cells.low.isna() & (cells.n > 0)).any():
+        entries["too few clips for an interval"] = Line2D([], [], linestyle="")
     if (uneven(cells) & (cells.n > 0)).any() and not mark:
         entries["over fewer samples"] = Line2D([], [], **pale(_GREY))
     return entries

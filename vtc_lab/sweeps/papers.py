@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from vtc_lab.sweeps.tidy import answered, counted, resamples, tidy, uncompressed, uneven
+from vtc_lab.sweeps.tidy import answered, counted, enough, resamples, tidy, uncompressed, uneven
 from vtc_lab.tokens import VTCError
 
 COMPARISON = ["backbone", "source", "table", "frames", "benchmark"]  # published figures compare if they share these
@@ -55,7 +55,7 @@ def relative_accuracy(table: pd.DataFrame, *, draws: int = 2000, seed: int = 0) 
     times = resamples(len(ours), draws, seed)
     drawn = 100 * pd.DataFrame(times @ ours) / (times @ bases)
     cells["relative"] = 100 * pd.Series(ours.sum(0)) / bases.sum(0)
-    cells[["low", "high"]] = drawn.quantile([0.025, 0.975]).T.where(cells.clips > 1).to_numpy()
+    cells[["low", "high"]] = drawn.quantile([0.025, 0.975]).T.where(enough(cells.clips)).to_numpy()
     return cells, drawn
 
 
@@ -116,7 +116,7 @@ def rank_agreement(
         at = place[group.registered].to_numpy()
         tau, p = kendalltau(cells.relative[at], group.relative)
         draws_of_tau = pd.Series(_tau(drawn[at].to_numpy(), group.relative.to_numpy()))
-        low, high = draws_of_tau.quantile([0.025, 0.975]) if (cells.clips[at] > 1).all() else (np.nan, np.nan)
+        low, high = draws_of_tau.quantile([0.025, 0.975]) if enough(cells.clips[at]).all() else (np.nan, np.nan)
         names = {"ratio": ratio, "n": len(group), "methods": ", ".join(group.registered)}
         found.append({**group[COMPARISON].iloc[0], **names, "tau": tau, "low": low, "high": high, "p": p})
     if not found:

@@ -48,7 +48,8 @@ def bootstrap_interval(
     -------
     DataFrame with a row for each group:
 
-    - the columns of `by`, mean, low, high: NaN without a result, and low and high with results of one clip only;
+    - the columns of `by`, mean, low, high: NaN without a result, and low and high with results of too few clips: at
+      95 % fewer than 6, with which a paired sign-flip test over clips cannot reach p = 0.05 either;
     - n (rows with a result), clips (that have one), missing (rows without one; the table's status says why);
     - of: rows of samples that have a result under some setting of the table. Where n is less, the mean is over other
       samples than the rest and does not compare;

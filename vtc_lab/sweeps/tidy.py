@@ -141,15 +141,23 @@ def counted(table: pd.DataFrame, by: list[str], cluster: str = "clip") -> tuple[
 def intervals(
     table: pd.DataFrame, by: list[str], cluster: str = "clip", level: float = 0.95, draws: int = 2000, seed: int = 0
 ) -> pd.DataFrame:
-    """Return the cells of `counted` with intervals, NaN for cells of one cluster."""
+    """Return the cells of `counted` with intervals, NaN for cells of too few clusters."""
     if not (isinstance(level, float | int) and 0 < level < 1):
         raise VTCError(f"level is {level!r}; it must lie between 0 and 1, such as 0.95")
     cells, totals, counts = counted(table, by, cluster)
     times = resamples(len(totals), draws, seed)
     means = pd.DataFrame(times @ totals) / (times @ counts)  # all cells share the resamples
-    bounds = means.quantile([(1 - level) / 2, (1 + level) / 2]).T.where(cells.clips > 1)
+    bounds = means.quantile([(1 - level) / 2, (1 + level) / 2]).T.where(enough(cells.clips, level))
     cells[["low", "high"]] = bounds.to_numpy()
     return cells
+
+
+def enough(clusters: pd.Series, level: float = 0.95) -> pd.Series:
+    """Mark numbers of clusters, 6 or more at 95 %, of which a sign-flip test can reach p = 1 - level.
+
+    An interval from fewer would exclude a difference of 0 that no such test can; its resamples hardly differ.
+    """
+    return 2.0 ** (1 - clusters) <= 1 - level
 
 
 def resamples(clusters: int, draws: int, seed: int) -> np.ndarray:
