@@ -133,7 +133,7 @@ def measure(
     >>> table.query("method == 'lftr' and quantity == 'prefill'").speedup.item() > 1
     True
     """
-    for name, value, least in (("new_tokens", new_tokens, 2), ("repeats", repeats, 1), ("batches", min(batches), 1)):
+    for name, value, least in (("new_tokens", new_tokens, 2), ("repeats", repeats, 1), ("a batch", min(batches), 1)):
         if value < least:
             raise VTCError(f"{name} is {value}; it must be at least {least}")
     settings = [FULL, *((name, check_ratio("ratio", ratio, 1 << 30)) for name, ratio in product(methods, ratios))]
@@ -218,10 +218,12 @@ def _run(
         text = given["input_ids"].shape[1] - len(reduced)
         given = join([given] * batch)
         with engaged(network, given) if check else nullcontext():
-            network.generate(**given, **length, num_beams=1, logits_processor=LogitsProcessorList([clock]))
+            said = network.generate(**given, **length, num_beams=1, logits_processor=LogitsProcessorList([clock]))
+        settle(said)
         end = time.perf_counter()
-    depth, most = len(network.get_decoder().layers), tokens.total
-    held = [min(most, n) for n in stage.layers[0]] if stage else [len(reduced)] * depth
+    held = [len(reduced)] * len(network.get_decoder().layers)
+    if stage:  # which counts newlines, too
+        held = [min(tokens.total, n) for n in stage.layers[0]]
     peak = _peak_gb(network.device)
     return _Trial(reducing, clock.first - begun, end - clock.first, peak, len(reduced), held, text)
 
@@ -268,6 +270,7 @@ def _peak_gb(device: torch.device) -> float:
 
 def _fitting(model: VideoModel, costs: pd.DataFrame) -> int:
     """Estimate the prompts that fit into free memory: their caches, the work of one layer, and their logits."""
+    torch.cuda.empty_cache()  # what torch only keeps at hand is free
     config, size = model.network.config.get_text_config(), model.network.dtype.itemsize
     tokens = costs.tokens[costs.stage == "prefill"].max()
     each = costs.kv_bytes.sum() + tokens * size * (8 * config.hidden_size + 3 * config.intermediate_size)
