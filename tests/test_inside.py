@@ -112,6 +112,10 @@ def test_an_impossible_mean_says_the_lowest() -> None:
         ({"layer": 0}, "layer is 0; this model has 4"),
         ({"depth": 3}, "no option 'depth'"),
         ({"ratio": 4, "keep": 0.5}, "a ratio beside keep"),
+        ({"method": "pyramiddrop", "layers": "2 x"}, "layers is '2 x'; give up to 3 rising numbers"),
+        ({"method": "sparsevlm", "layers": "3 2"}, "layers is '3 2'; give up to 3 rising numbers"),
+        ({"method": "sparsevlm-plus", "layers": "1 2 3 4"}, "layers is '1 2 3 4'; give up to 3"),
+        ({"method": "pyramiddrop", "layers": "2 5"}, "layer is 5; this model has 4"),
         ({"ratio": 4, "budget": "average"}, "budget is 'average'; choose 'enters' or 'mean'"),
     ],
 )

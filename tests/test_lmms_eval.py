@@ -234,6 +234,23 @@ def test_answers_stand_in_the_order_of_the_requests_whatever_the_batch(model, sa
     assert model.generate_until([]) == []
 
 
+def test_a_stage_inside_cuts_behind_one_before(samples, clips):
+    model = VTC(BUNDLED, method="uniform + fastv", ratio=2, keep=0.1, layer=1, device="cpu")
+    assert model.reduction == {"method": "uniform", "ratio": 2}
+    assert model.stage == {"method": "fastv", "keep": 0.1, "layer": 1}
+    assert VTC(BUNDLED, method="fastv", ratio=4, device="cpu").stage == {"method": "fastv", "ratio": 4}
+    said, expected = model.generate_until([request(model, samples, n) for n in range(4)]), []
+    with vtc.inside(model.model.network, "fastv", keep=0.1, layer=1):
+        for row in samples[:4]:
+            clip = vtc.read_clip(row["clip"])
+            reduced = vtc.reduce(model.model.encode(clip), "uniform", ratio=2)
+            expected.append(model.model.ask(row["question"], clip, reduced, max_new_tokens=4).text)
+    assert said == expected
+    deep = VTC(BUNDLED, method="fastv", layer=9, device="cpu")
+    with pytest.raises(vtc.VTCError, match="layer is 9; this model has 6"):
+        deep.generate_until([request(deep, samples, 0)])
+
+
 def test_pictures_are_taken_as_frames(samples, clips):
     row = samples[0]
     clip = clips[row["clip"]]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from itertools import groupby
 from operator import attrgetter
@@ -26,8 +27,10 @@ from tqdm import tqdm
 
 from vtc_lab.clips.reading import read_clip
 from vtc_lab.models.compression import Positions, demand_asking
+from vtc_lab.models.inside import inside
 from vtc_lab.models.loading import load_model
-from vtc_lab.reducers.registry import get_method, needs_saliency, reduce
+from vtc_lab.reducers.inside import parts_of
+from vtc_lab.reducers.registry import needs_saliency, reduce
 from vtc_lab.sweeps.plan import variants
 from vtc_lab.tokens import Clip, Reduction, VTCError
 
@@ -50,8 +53,10 @@ class VTC(lmms):
     Parameters
     ----------
     pretrained : folder or hub id, as for `load_model`.
-    method : a name from `methods()`, or None to give the model all of a clip's tokens.
-    ratio, options : as for `reduce`; every option of the method can be given by its name.
+    method : a name from `methods()`, or None to give the model all of a clip's tokens. As in a sweep it may be of a
+        stage inside the language model ("fastv"), or of two stages ("holitom + holitom-inner").
+    ratio, options : as for `reduce`, or for `inside` where there is no stage before; every option of the method, or of
+        both, can be given by its name.
     positions : "preserve" or "compact", as for `VideoModel.ask`.
     frames : number of frames read of each video; by default, and of a video that has fewer, as for `read_clip`.
     batch_size : number of questions about one clip that are answered together, at least 1.
@@ -76,7 +81,7 @@ class VTC(lmms):
         **options: Any,
     ) -> None:
         super().__init__()
-        self.reduction = _checked(method, ratio, options)
+        self.reduction, self.stage = _checked(method, ratio, options)
         demand_asking(positions)
         self.positions = positions
         self.frames = None if frames is None else _count("frames", frames)
@@ -94,16 +99,22 @@ class VTC(lmms):
     def generate_until(self, requests: Sequence[Instance]) -> list[str]:
         """Answer the questions of a task, each about one video, by greedy decoding, in the order of the requests.
 
-        The mean numbers of visual tokens that entered and that the clips have stand in the results under "throughput";
-        of several processes, those of the first.
+        The mean numbers of visual tokens that entered, that layers held and that the clips have stand in the results
+        under "throughput"; of several processes, those of the first.
 
         The visuals of a request are the path of one video file, or pictures of one size, taken as its frames, one a
         second. Of its generation options `max_new_tokens` and `until` are followed, except "\\n\\n" in `until`:
         lmms-eval puts it there when a task says nothing, and its own models leave it out too.
         """
         asked = [self._asked(place, *request.args) for place, request in enumerate(requests)]
+        if not asked:  # one of several processes can be left without a question
+            return []
+        with inside(self.model.network, **self.stage) if self.stage else nullcontext():
+            return self._answered(asked)
+
+    def _answered(self, asked: Sequence[_Asked]) -> list[str]:
         texts = [""] * len(asked)
-        sums = np.zeros(4)  # tokens that entered, tokens of the clips, generated tokens, seconds
+        sums = np.zeros(5)  # tokens that entered, that layers held and of the clips, generated tokens, seconds
         for clip, reduced, same in self._by_clip(asked):
             for longest, group in groupby(same, key=attrgetter("max_new_tokens")):
                 alike = list(group)
@@ -116,11 +127,11 @@ class VTC(lmms):
                         texts[one.place] = _cut(answer.text, one.until)
                         length = len(self.model.processor.tokenizer(answer.text)["input_ids"])
                         seconds = answer.seconds["prefill"] + answer.seconds["decode"]
-                        sums += (answer.entered, answer.total, length, seconds)
-        if asked:  # one of several processes can be left without a question
-            kept, total, generated, seconds = sums.tolist()
-            means = {"visual_tokens_kept": kept / len(asked), "visual_tokens_total": total / len(asked)}
-            log_metrics(seconds, generated, generated / seconds, means)
+                        sums += (answer.entered, answer.per_layer, answer.total, length, seconds)
+        *means, generated, seconds = sums.tolist()
+        names = ("visual_tokens_kept", "visual_tokens_per_layer", "visual_tokens_total")
+        told = {name: mean / len(asked) for name, mean in zip(names, means, strict=True)}
+        log_metrics(seconds, generated, generated / seconds, told)
         return texts
 
     def loglikelihood(self, requests: Sequence[Instance]) -> NoReturn:
@@ -202,17 +213,22 @@ class VTC(lmms):
             return clip
 
 
-def _checked(method: str | None, ratio: float | None, options: dict[str, Any]) -> dict[str, Any]:
-    """The arguments for `reduce`, none for all tokens, checked before a model or a dataset is fetched."""
-    given = ({} if ratio is None else {"ratio": ratio}) | options
+def _checked(method: str | None, ratio: float | None, options: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The arguments for `reduce` and for `inside`, or none, checked before a model or a dataset is fetched."""
+    budget = {} if ratio is None else {"ratio": ratio}
     if method is None:
+        given = budget | options
         if given:
             name, value = next(iter(given.items()))
             raise VTCError(f"{name}={value} was given without a method to use it; add method=lftr or another")
-        return {}
-    get_method(method)
+        return {}, {}
+    stages: dict[str, dict[str, Any]] = {"before": {}, "inside": {}}
+    for part in parts_of(method):
+        own = {key: value for key, value in options.items() if key in part.options}
+        stages[part.stage] = {"method": part.name, **budget, **own}
+        budget = {}  # is of the first stage
     variants(method, **{key: [value] for key, value in options.items()})
-    return {"method": method, **given}
+    return stages["before"], stages["inside"]
 
 
 def _count(name: str, value: object) -> int:

@@ -12,6 +12,7 @@ from torch import Tensor
 from vtc_lab.reducers.clusters import most_alike, peak_of_each
 from vtc_lab.reducers.inside import Cut, Look, inside_method
 from vtc_lab.reducers.ops import group_means, top, weighted_sums
+from vtc_lab.tokens import VTCError
 
 Share = Annotated[float, 0, 1]
 Some = Annotated[float | None, 0, 1]
@@ -37,7 +38,13 @@ def at(layer: int | None, paper: int, depth: int, of: int = 28) -> int:
 
 def _layers(given: str, paper: Sequence[int], depth: int) -> list[int]:
     """Return the layers named in a text such as "7 14 21", or the paper's, scaled to another depth than 28 or 32."""
-    return [int(word) for word in given.split()] or [at(None, layer, depth, of=32) for layer in paper]
+    try:
+        layers = [int(word) for word in given.split()]
+    except ValueError:
+        layers = [0]
+    if layers != sorted(set(layers)) or len(layers) > len(paper) or 0 in layers:
+        raise VTCError(f"layers is {given!r}; give up to {len(paper)} rising numbers, such as '7 14 21'")
+    return layers or [at(None, layer, depth, of=32) for layer in paper]
 
 
 def mean_row(look: Look) -> Tensor:
