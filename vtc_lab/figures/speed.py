@@ -98,7 +98,7 @@ def plot_speed(table: pd.DataFrame, accuracy: pd.DataFrame, *, venue: str = "cvp
         entries[words] = Line2D([], [], **star, linestyle="")
         axes.axhline(0, color="black", linewidth=0.6)
         seen = [*cells.speedup, *cells.ideal, PAPER[0]]  # where few rounds leave an interval wide, it is cut off
-        axes.set(xlabel="questions per second against every token (×)", ylabel="accuracy lost or won (points)")
+        axes.set(xlabel="questions per second against every token (×)", ylabel="accuracy against every token (points)")
         axes.set_xlim(0.95 * min(1, *seen), 1.05 * max(seen))
         marks.legend_below(figure, entries)
     return attach(figure, cells, plot="plot_speed", **table.attrs)
