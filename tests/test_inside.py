@@ -153,12 +153,15 @@ def test_merging_against_a_loop(seed, count, part) -> None:
         assert torch.equal(same_kept, kept)
 
 
-@pytest.mark.parametrize("merger", [halved_in, averaged_in])
-@pytest.mark.parametrize("stay", [0, 9])
-def test_merging_where_nothing_or_everything_stays(merger, stay) -> None:
-    values, kept, scores = states(0, 9, stay)
-    after, stays = merger(values, kept, scores)
-    assert torch.equal(after, values) and torch.equal(stays, kept)
+@pytest.mark.parametrize("method", ["holitom-inner", "unified-text-merge", "sparsevlm"])
+def test_nothing_is_merged_where_nothing_or_everything_stays(method) -> None:
+    model, inputs = load(FAMILY, 4)[0], asked(FAMILY)
+    before = logits(model, inputs)
+    with vtc.inside(model, method, keep=1) as stage:
+        assert torch.equal(logits(model, inputs), before)
+    with vtc.inside(model, method, keep=0.01) as stage:
+        logits(model, inputs)
+    assert stage.layers[0][-1] == 0
 
 
 def test_recycling_takes_means_of_the_best_of_the_dropped() -> None:

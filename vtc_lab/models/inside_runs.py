@@ -133,7 +133,7 @@ def cut_tokens(run: Run, cut: Cut, hidden: Tensor, waves: tuple[Tensor, Tensor])
         scores = cut.score(Look(seen, values, hidden[n, places[n]], turn)).to(hidden.device)
         kept = torch.zeros_like(scores, dtype=torch.bool)
         kept[top(scores, cut.stays(int(run.visual[n].sum())))] = True
-        if cut.merge:
+        if cut.merge and 0 < int(kept.sum()) < len(kept):
             hidden[n, mine], kept = cut.merge(values, kept, scores)
         stays[n, mine] = kept
     index = stays.long().argsort(dim=1, stable=True)[:, -int(stays.sum(1).max()) :]

@@ -41,7 +41,7 @@ class Cut:
         text "chosen" because it is more alike to the visual embeddings than the average, or of "none".
     peek : rate with the queries and keys of `layer` on what would enter it, not with those of the layer before.
     merge : given (n, D) hidden states, (n,) bool which stay, and the scores, the hidden states after merging, and which
-        stay.
+        stay; not called where all or none of them do.
     renumber : count positions from 0 again.
     everywhere : while decoding, the earlier layers do not see the dropped tokens either.
     decoding : cut while decoding alone: all layers hold everything, and from `layer` on each new token reads only what
@@ -168,7 +168,8 @@ def held(entered: int, depth: int, cuts: Sequence[Cut]) -> list[int]:
             continue
         before = layers[cut.layer]
         stays = min(before, cut.stays(entered))
-        layers[cut.layer :] = [stays + cut.recycled(before - stays)] * (depth - cut.layer)
+        more = cut.recycled(before - stays) if stays else 0
+        layers[cut.layer :] = [stays + more] * (depth - cut.layer)
     return layers
 
 

@@ -54,8 +54,6 @@ def mean_row(look: Look) -> Tensor:
 
 def halved_in(values: Tensor, kept: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
     """Merge each dropped token, in order, into the kept one of best cosine: kept = (kept + dropped) / 2."""
-    if not kept.any():
-        return values, kept
     home = _homes(values, kept)
     size = torch.bincount(home, minlength=int(kept.sum()))
     order = home.masked_fill(kept, -1).argsort(stable=True)  # by target, in order of position
@@ -70,8 +68,6 @@ def halved_in(values: Tensor, kept: Tensor, scores: Tensor) -> tuple[Tensor, Ten
 
 def averaged_in(values: Tensor, kept: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
     """Replace each kept token by the mean of itself and the dropped tokens that are nearest to it by cosine."""
-    if not kept.any():
-        return values, kept
     merged = group_means(values, _homes(values, kept), int(kept.sum()))
     return values.index_put((kept,), merged.to(values.dtype)), kept
 
@@ -86,8 +82,6 @@ def _homes(values: Tensor, kept: Tensor) -> Tensor:
 def recycled(values: Tensor, kept: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
     """Turn the 30 % of the dropped tokens that score highest into cluster means, each at the place of its centre."""
     dropped = int((~kept).sum())
-    if not dropped:
-        return values, kept
     some = top(scores.masked_fill(kept, -torch.inf), _some(dropped)).sort().values
     size = torch.full_like(some[:1], len(some))
     centre = peak_of_each(values, some, size, torch.full_like(size, _means(dropped)), 5)
@@ -101,7 +95,7 @@ def _some(dropped: int) -> int:
 
 
 def _means(dropped: int) -> int:
-    return min(_some(dropped), _some(dropped) // 10 + 1) if dropped else 0
+    return min(_some(dropped), _some(dropped) // 10 + 1)
 
 
 @inside_method(paper="arXiv 2403.06764", year=2024)
