@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import vtc_lab as vtc
 from benchmarks.agreement import agreement
-from vtc_lab.reducers.clusters import density_peaks, most_diverse, peak_of_each, shots
+from vtc_lab.reducers.clusters import most_diverse, peak_of_each, shots
 from vtc_lab.reducers.ops import apportion, shares
 from vtc_lab.reducers.registry import get_method
 
@@ -761,8 +761,9 @@ def rows_of(number: int, channels: int = 8, seed: int = 0) -> torch.Tensor:
 
 def peaks_of(rows: torch.Tensor, count: int, neighbours: int) -> list[int]:
     """The centres of one set."""
-    found = density_peaks(rows, torch.arange(len(rows)), torch.tensor([len(rows)]), torch.tensor([count]), neighbours)
-    return found.nonzero().flatten().tolist()
+    every = torch.arange(len(rows))
+    home = peak_of_each(rows, every, torch.tensor([len(rows)]), torch.tensor([count]), neighbours)
+    return (home == every).nonzero().flatten().tolist()
 
 
 def test_density_peaks_by_hand() -> None:

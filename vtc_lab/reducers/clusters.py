@@ -23,31 +23,36 @@ def shots(mean: Tensor, below: float, at_least: int = 8) -> Tensor:
     return torch.cat([cut.new_zeros(1), cut]).long().cumsum(0)
 
 
-def density_peaks(rows: Tensor, member: Tensor, sizes: Tensor, count: Tensor, neighbours: Tensor | int) -> Tensor:
-    """Return (m,) bool: the members that are cluster centres of their set by density and distance (DPC-KNN).
+def peak_of_each(rows: Tensor, member: Tensor, sizes: Tensor, count: Tensor, neighbours: Tensor | int) -> Tensor:
+    """Return (m,) long: for each member the row that is the nearest centre of its set, -1 where there is none.
 
-    Those of highest density * delta: density = exp(-mean squared distance to the k nearest members, itself included),
-    delta = distance to the nearest denser one (for the densest: to the farthest). Distances are divided by the root of
-    the channels, as in TCFormer. Ties go to the earlier member, in density too; TCFormer and its users add noise of up
-    to 1e-6 to the density instead.
+    A centre names itself. Centres have the highest density * delta (DPC-KNN): density = exp(-mean squared distance to
+    the k nearest members, itself included), delta = distance to the nearest denser one (for the densest: to the
+    farthest). Distances are divided by the root of the channels, as in TCFormer. Ties go to the earlier member, in
+    density too; TCFormer and its users add noise of up to 1e-6 to the density instead.
 
     Parameters
     ----------
     rows : (n, D).
-    member : (m,) indices of rows, those of one set after those of the other.
+    member : (m,) distinct indices of rows, those of one set after those of the other.
     sizes, count : (S,) long, how many members each set has, and how many of them are to be centres.
     neighbours : k, one for all or (S,) long.
 
     >>> rows = torch.tensor([0.0, 0.25, 0.5, 1, 1.75, 2])[:, None]
-    >>> density_peaks(rows, torch.arange(6), torch.tensor([6]), torch.tensor([2]), 4).nonzero().flatten().tolist()
-    [2, 4]
+    >>> peak_of_each(rows, torch.arange(6), torch.tensor([6]), torch.tensor([2]), 4).tolist()
+    [2, 2, 2, 2, 4, 4]
     """
-    return _clustered(rows, member, sizes, count, neighbours)[0]
-
-
-def peak_of_each(rows: Tensor, member: Tensor, sizes: Tensor, count: Tensor, neighbours: Tensor | int) -> Tensor:
-    """Return (m,) long: for each member the row that is the nearest of the `density_peaks` of its set, -1 for none."""
-    return _clustered(rows, member, sizes, count, neighbours)[1]
+    home = torch.where(torch.repeat_interleave(count == sizes, sizes), member, -1)
+    neighbours = torch.as_tensor(neighbours, device=rows.device).minimum(sizes)
+    first, todo = sizes.cumsum(0) - sizes, (count > 0) & (count < sizes)
+    for size in sizes[todo].unique().tolist():  # sets of the same size in one piece, as far as memory allows
+        same = (todo & (sizes == size)).nonzero().flatten()
+        for some in same.split(max(1, _ELEMENTS // (4 * size * max(size, rows.shape[1])))):
+            place = first[some, None] + torch.arange(size, device=rows.device)
+            which = member[place]
+            inside = rows.index_select(0, which.flatten()).view(*which.shape, -1).double()
+            home[place] = which.gather(1, _nearest_peak(inside, count[some], neighbours[some]))
+    return home
 
 
 def merge_static(
@@ -75,28 +80,8 @@ def merge_static(
     return found[0], found[1]
 
 
-def _clustered(
-    rows: Tensor, member: Tensor, sizes: Tensor, count: Tensor, neighbours: Tensor | int
-) -> tuple[Tensor, Tensor]:
-    """(m,) each: which members are centres, and the row of the nearest centre of each."""
-    peak = torch.repeat_interleave(count == sizes, sizes)
-    home = torch.where(peak, member, -1)
-    neighbours = torch.as_tensor(neighbours, device=rows.device).minimum(sizes)
-    first, todo = sizes.cumsum(0) - sizes, (count > 0) & (count < sizes)
-    for size in sizes[todo].unique().tolist():  # sets of the same size in one piece, as far as memory allows
-        same = (todo & (sizes == size)).nonzero().flatten()
-        for some in same.split(max(1, _ELEMENTS // (4 * size * max(size, rows.shape[1])))):
-            place = first[some, None] + torch.arange(size, device=rows.device)
-            which = member[place]
-            peak[place], nearest = _cluster(
-                rows.index_select(0, which.flatten()).view(*which.shape, -1).double(), count[some], neighbours[some]
-            )
-            home[place] = which.gather(1, nearest)
-    return peak, home
-
-
-def _cluster(rows: Tensor, count: Tensor, neighbours: Tensor) -> tuple[Tensor, Tensor]:
-    """(b, n) each, of sets (b, n, D): which rows are centres, and the nearest one of each. Doubles keep ties."""
+def _nearest_peak(rows: Tensor, count: Tensor, neighbours: Tensor) -> Tensor:
+    """(b, n) the nearest centre of each row of sets (b, n, D), of doubles, which keep ties."""
     sets, size, channels = rows.shape
     square = length(rows).square()
     spread = square.mean(1) - rows.mean(1).square().sum(1)  # mean squared distance to the centre
@@ -135,7 +120,7 @@ def _cluster(rows: Tensor, count: Tensor, neighbours: Tensor) -> tuple[Tensor, T
     else:  # one large set
         centre = peak[0].nonzero().flatten()
         home = torch.cat([centre[rounded(distances(part, centre)).argmin(2)] for part in parts], 1)
-    return peak, torch.where(peak, torch.arange(size, device=home.device), home)
+    return torch.where(peak, torch.arange(size, device=home.device), home)
 
 
 def most_alike(rows: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:

@@ -41,10 +41,11 @@ def joint_significance(tokens: VideoTokens, kind: str) -> tuple[Tensor, Tensor]:
     >>> joint_significance(tokens, "neighbours")[1].round(decimals=2).tolist()
     [[0.5, 0.0, 1.0, 0.5]]
     """
-    distinct, apart, change = (each.flatten(1) for each in _differences(tokens.values))
-    score = apart + _LEAST
+    distinct, change, up, left = differences(tokens.values)
+    change = change.flatten(1)
+    score = _beside(up, left).flatten(1) + _LEAST
     if kind == "distinct":
-        score = score * (distinct + _LEAST)
+        score = score * (distinct.flatten(1) + _LEAST)
     if kind == "attention":
         score = score * attention(tokens).float()
     return change, score * (_novelty(change, score) + _LEAST).sqrt().sqrt()
@@ -59,10 +60,11 @@ def _novelty(change: Tensor, score: Tensor) -> Tensor:
     return novelty
 
 
-def _differences(values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return (T, h, w) each: 1 - cosine to the mean of the frame, to the 4 neighbours on average, to the frame before.
+def differences(values: Tensor) -> tuple[Tensor, ...]:
+    """Return (T, h, w) four times: 1 - cosine to the mean of the frame, the frame before, the patch above and the left.
 
-    On a GPU, work is launched some forty times, however many frames there are.
+    In the first frame, row and column they are inf, 0 and 0. On a GPU, work is launched some thirty times for them,
+    however many frames there are.
     """
     frames, height, width, _ = values.shape
     patches = height * width
@@ -81,7 +83,7 @@ def _differences(values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
             skip = max(lead, lag)
             torch.bmm(rows[skip:], rows[skip - lag : len(rows) - lag].mT, out=found[number, skip:])
     if not _SQUARES[0] < float(products[0].amax()) < _SQUARES[1] and (peak := float(values.abs().amax())):
-        return _differences(values / peak)
+        return differences(values / peak)
     mean = torch.cat(means)
     scale, mean_scale = products.add_(_TINY)[0].rsqrt(), (mean @ mean.mT).add_(_TINY).rsqrt_().flatten()
     products[1:].mul_(scale)
@@ -91,13 +93,19 @@ def _differences(values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     distinct, change, up, left = even(1 - products[1:]).clamp_(min=0).view(4, frames, height, width)
     change[0] = torch.inf
     up[:, 0] = left[:, :, 0] = 0
+    return distinct, change, up, left
+
+
+def _beside(up: Tensor, left: Tensor) -> Tensor:
+    """(T, h, w) the mean difference from the up to 4 neighbours in the frame, 1 without any."""
+    _, height, width = up.shape
     beside = up + left
     beside[:, :-1].add_(up[:, 1:])
     beside[:, :, :-1].add_(left[:, :, 1:])
-    if patches == 1:
-        beside += 1  # a patch without neighbours is like none
+    if height * width == 1:
+        beside += 1
     count = [[(y > 0) + (y < height - 1) + (x > 0) + (x < width - 1) for x in range(width)] for y in range(height)]
-    return distinct, beside / torch.tensor(count, device=values.device).clamp(min=1), change
+    return beside / torch.tensor(count, device=up.device).clamp(min=1)
 
 
 def _carried(home: Tensor, same: Tensor) -> Tensor:

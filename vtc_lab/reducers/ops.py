@@ -48,13 +48,9 @@ def few_threads(elements: int) -> Iterator[None]:
 
 def cosine(a: Tensor, b: Tensor) -> Tensor:
     """Return the cosine over the last axis: 1 for two zero vectors (black frames stand still), 0 for just one."""
-    return _cosine(a, b, length(a), length(b))
-
-
-def _cosine(a: Tensor, b: Tensor, left: Tensor, right: Tensor) -> Tensor:
-    """The cosine of vectors of these lengths; those whose squares float32 cannot hold are scaled first."""
+    left, right = length(a), length(b)
     if not (_safe(left) and _safe(right)):
-        a, b = _scaled(a), _scaled(b)
+        a, b = _scaled(a), _scaled(b)  # float32 cannot hold their squares
         left, right = length(a), length(b)
     tiny = torch.finfo(left.dtype).tiny
     alike = (a * b).sum(-1) / left.clamp(min=tiny) / right.clamp(min=tiny)
@@ -232,6 +228,15 @@ def ranks(scores: Tensor) -> Tensor:
     order = scores.argsort(dim=1, descending=True, stable=True)
     place = torch.arange(scores.shape[1], device=scores.device).expand_as(order)
     return torch.empty_like(order).scatter_(1, order, place)
+
+
+def ranks_within(group: Tensor, scores: Tensor) -> Tensor:
+    """Return (n,) the rank of each score in its group (n,), 0 for the highest; ties in order of position."""
+    order = scores.argsort(descending=True, stable=True)
+    order = order[group[order].argsort(stable=True)]
+    size = torch.bincount(group)
+    place = torch.arange(len(order), device=order.device) - (size.cumsum(0) - size)[group[order]]
+    return torch.empty_like(order).scatter_(0, order, place)
 
 
 def prune(tokens: VideoTokens, anchor: Tensor, notes: tuple[str, ...] = ()) -> Reduction:

@@ -5,8 +5,8 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
-from vtc_lab.reducers.clusters import density_peaks, most_alike, shots
-from vtc_lab.reducers.ops import attention, frame_means, gather, ranks, shares, totals
+from vtc_lab.reducers.clusters import most_alike, peak_of_each, shots
+from vtc_lab.reducers.ops import attention, frame_means, gather, ranks, ranks_within, shares, totals
 from vtc_lab.reducers.registry import method
 from vtc_lab.tokens import Reduction, VideoTokens
 
@@ -33,8 +33,7 @@ def fastvid(
     What those frames cannot hold of the context goes back to saliency in the others, which happens above about K = M /
     2.5; the original does not reach such budgets. Cost: T * N * (anchors of a scene) * D.
 
-    `sink` is SToP's correction (arXiv 2604.20937): so many times the share of attention that a position draws in every
-    frame is taken off the saliency; its authors take 0.02.
+    `sink` times `sinks` is taken off the saliency (SToP, arXiv 2604.20937, takes 0.02).
     """
     rows, patches = tokens.values.flatten(0, 2), tokens.total // len(tokens)
     rank, scene = ranks(attention(tokens, sink)), shots(frame_means(tokens.values), tau)
@@ -49,7 +48,7 @@ def fastvid(
     loose, own = rank >= salient[:, None], torch.arange(tokens.total, device=rows.device)
     member = (loose & (centres > 0)[:, None]).flatten().nonzero().flatten()
     size = (patches - salient)[centres > 0]
-    anchors = member[density_peaks(rows, member, size, centres[centres > 0], _NEIGHBOURS)]
+    anchors = member[peak_of_each(rows, member, size, centres[centres > 0], _NEIGHBOURS) == member]
     home, rest = torch.where(loose.flatten(), -1, own), loose.flatten().nonzero().flatten()
     parts = rest.split(totals(patches - salient, scene, scenes).tolist())
     for some, among in zip(parts, anchors.split(held.tolist()), strict=True):
@@ -65,8 +64,5 @@ def _deal(wanted: Tensor, room: Tensor, scene: Tensor) -> Tensor:
     """(T,) whole numbers that sum to `wanted` in each scene, as equal as `room` (T,) allows, the larger ones first."""
     frame = torch.repeat_interleave(room)
     number = torch.arange(len(frame), device=room.device) - (room.cumsum(0) - room)[frame]
-    frame = frame[number.argsort(stable=True)]
-    frame = frame[scene[frame].argsort(stable=True)]
-    held = totals(room, scene, len(wanted))
-    place = torch.arange(len(frame), device=room.device) - (held.cumsum(0) - held)[scene[frame]]
-    return torch.bincount(frame[place < wanted[scene[frame]]], minlength=len(room))
+    taken = frame[ranks_within(scene[frame], -number) < wanted[scene[frame]]]
+    return torch.bincount(taken, minlength=len(room))

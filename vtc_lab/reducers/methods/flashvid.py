@@ -15,6 +15,7 @@ from vtc_lab.reducers.ops import (
     gather,
     group_means,
     hand_out,
+    ranks_within,
     shares,
     totals,
     wide,
@@ -51,9 +52,8 @@ def flashvid(
     budgets. Its code divides the sum of a tree by 1 + the direct children of its root, clusters the picked patches of
     scenes of one frame once more, and can pick a patch twice; none of that is done here. Cost: T * N^2 * D.
 
-    `sink` is SToP's correction (arXiv 2604.20937): so many times the share of attention that a position draws in every
-    frame is taken off the saliency; its authors take 0.02. What is
-    left is shifted to begin at 0, because it is a factor here.
+    `sink` times `sinks` is taken off the saliency (SToP, arXiv 2604.20937, takes 0.02), which is then shifted to begin
+    at 0, because it is a factor here.
     """
     frames, count = tokens.values.flatten(1, 2), len(tokens)
     mean = frame_means(tokens.values)
@@ -70,13 +70,8 @@ def flashvid(
     in_scene = scene[rest // frames.shape[1]]
     # A scene's strongest links, as many as leave it trees for its budget.
     room = torch.bincount(in_scene, minlength=scenes) - totals(share - single, scene, scenes)
-    order = strength.flatten()[rest].argsort(descending=True, stable=True)
-    order = order[in_scene[order].argsort(stable=True)]
-    first = torch.searchsorted(in_scene, torch.arange(len(room), device=rest.device))
-    linked = order[torch.arange(len(rest), device=rest.device) - first[in_scene] < room[in_scene]]
-    linked = linked[strength.flatten()[rest[linked]] >= link]
-    home[rest] = rest
-    home[rest[linked]] = parent.flatten()[rest[linked]]
+    linked = (ranks_within(in_scene, strength.flatten()[rest]) < room[in_scene]) & (strength.flatten()[rest] >= link)
+    home[rest] = torch.where(linked, parent.flatten()[rest], rest)
     while not torch.equal(home[home[rest]], home[rest]):  # halves the way to the root each time
         home[rest] = home[home[rest]]
     root, tree = home[rest].unique(return_inverse=True)

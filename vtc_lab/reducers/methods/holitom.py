@@ -34,9 +34,8 @@ def holitom(
     lowest mean cosine first; the original does not reach such budgets. Its inner stage, which merges inside the
     language model, is left out. Cost: T * N * D + T^2, and N^2 * D a window.
 
-    `sink` is SToP's correction (arXiv 2604.20937): so many times the share of attention that a position draws in every
-    frame is taken off the saliency; its authors take 0.04. It also
-    makes such positions static more easily: 1.75 times as much is added to their cosines.
+    `sink` times `sinks` is taken off the saliency (SToP, arXiv 2604.20937, takes 0.04), and 1.75 times as much is added
+    to the cosines, which makes such positions static more easily.
 
     >>> still = VideoTokens(torch.randn(1, 3, 3, 8).expand(4, 3, 3, 8), torch.rand(4, 3, 3))
     >>> holitom(still, 9).kept.flatten(1).sum(1).tolist()

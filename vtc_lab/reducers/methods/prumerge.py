@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from vtc_lab.reducers.ops import add, attention, cosines, ranks, shares, top, unit
+from vtc_lab.reducers.ops import add, attention, cosines, ranks, shares, top
 from vtc_lab.reducers.registry import method
 from vtc_lab.tokens import Reduction, VideoTokens
 
@@ -74,8 +74,7 @@ def _homes(rows: Tensor, kept: Tensor, extra: bool) -> Tensor:
         return torch.full_like(own, -1)
     if not len(loose):
         return own
-    direction = unit(rows.float())
-    alike = cosines(direction[centre], direction).masked_fill_(centre[:, None] == own, -torch.inf)
+    alike = cosines(rows[centre].float(), rows.float()).masked_fill_(centre[:, None] == own, -torch.inf)
     listed = torch.zeros_like(alike, dtype=torch.bool).scatter_(1, top(alike, _NEIGHBOURS), True)[:, loose]
     alike = alike[:, loose]
     best = alike.masked_fill(~listed, -torch.inf).max(0)

@@ -7,7 +7,8 @@ import torch
 from scipy import sparse
 from torch import Tensor
 
-from vtc_lab.reducers.ops import blocks, changes, cosine, even, group_means, prune, top, unit
+from vtc_lab.reducers.joint import differences
+from vtc_lab.reducers.ops import blocks, even, group_means, prune, ranks_within, top, unit
 from vtc_lab.reducers.registry import method
 from vtc_lab.tokens import Reduction, VideoTokens
 
@@ -55,10 +56,7 @@ def st_simdiff(
     central = torch.where(size[group] == 2, whole[group], central)  # the two are equally central, up to rounding
     surplus = tokens.total - budget
     quota = torch.where(size > 1, -(-surplus * size // tokens.total), 0)
-    order = central.argsort(descending=True, stable=True)
-    order = order[group[order].argsort(stable=True)]
-    place = torch.empty_like(order)  # within its community, the most central first
-    place[order] = torch.arange(len(order), device=order.device) - (size.cumsum(0) - size)[group[order]]
+    place = ranks_within(group, central)  # the most central first
     gone = (place >= (size - quota)[group]) & ~event
     loss = torch.bincount(group[gone], minlength=len(size))
     queue = top(whole, len(size))
@@ -71,11 +69,9 @@ def st_simdiff(
 def _edges(values: Tensor) -> list[Tensor]:
     """Three times (T, h, w): the cosine to the next patch along time, rows and columns; -inf at the end."""
     found = [torch.full(values.shape[:3], -torch.inf, device=values.device) for _ in range(3)]
-    found[0][:-1] = 1 - changes(values.flatten(1, 2)[1:], values.flatten(1, 2)[:-1]).view_as(found[0][:-1])
-    for part in blocks(values):
-        rows = values[part].float()
-        found[1][part, :-1] = even(cosine(rows[:, 1:], rows[:, :-1]))
-        found[2][part, :, :-1] = even(cosine(rows[:, :, 1:], rows[:, :, :-1]))
+    for axis, apart in enumerate(differences(values)[1:]):
+        size = apart.shape[axis] - 1
+        found[axis].narrow(axis, 0, size).copy_(1 - apart.narrow(axis, 1, size))
     return found
 
 

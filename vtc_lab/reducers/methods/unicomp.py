@@ -67,7 +67,7 @@ def unicomp(
 
 def _runs(values: Tensor, tau: float, most: int, least: int) -> Tensor:
     """(T,) the group of each frame: at most `most` like frames, and at least `least` groups."""
-    mean = unit(frame_means(values))
+    mean = frame_means(values)
     far = (1 - cosines(mean, mean)).tolist()
     lengths = [1]
     for t in range(1, len(values)):

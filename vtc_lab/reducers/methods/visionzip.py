@@ -22,9 +22,8 @@ def visionzip(tokens: VideoTokens, budget: int, *, sink: Annotated[float, 0, 100
     of a group sum to 2. The original compares attention keys; they do not come with tokens, so features are compared.
     Frames without a share are dropped; a frame without contextual tokens drops its rest. Cost: T * N^2 * D.
 
-    `sink` is SToP's correction (arXiv 2604.20937): so many times the share of attention that a position draws in every
-    frame is taken off the saliency; its authors take 0.03. Its step
-    over the strongest sinks when targets are chosen is left out.
+    `sink` times `sinks` is taken off the saliency (SToP, arXiv 2604.20937, takes 0.03); its step over the strongest
+    sinks when targets are chosen is left out.
     """
     frames = tokens.values.flatten(1, 2)
     share = shares(budget, len(frames)).to(frames.device)
