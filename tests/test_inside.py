@@ -5,6 +5,7 @@ What holds for each family is in tests/conformance_table.py.
 
 from __future__ import annotations
 
+import copy
 import gc
 from contextlib import nullcontext
 
@@ -442,6 +443,14 @@ def test_caches_from_elsewhere_and_of_other_kinds_are_told() -> None:
             model(input_ids=one * model.config.video_token_id, past_key_values=cache)
         cache.layers[2].crop(-3)
         model(input_ids=one, past_key_values=cache)
+
+
+@pytest.mark.parametrize("method", sorted(INSIDE))
+def test_in_bfloat16(method) -> None:
+    model, inputs = copy.deepcopy(load(FAMILY, 4)[0]).bfloat16(), asked(FAMILY)
+    with vtc.inside(model, method) as stage:
+        said = generate(model, inputs)
+    assert torch.stack(said.logits).isfinite().all() and stage.layers == [held(24, 4, schedule(method, 4))]
 
 
 def test_without_a_cache_each_step_is_a_prefill() -> None:
