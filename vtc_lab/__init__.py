@@ -26,6 +26,7 @@ from vtc_lab.qa.samples import read_samples
 from vtc_lab.qa.scoring import accuracy, score
 from vtc_lab.reducers.ops import merge, prune
 from vtc_lab.reducers.registry import method, methods, reduce
+from vtc_lab.reducers.streaming import reduce_stream
 from vtc_lab.sweeps.features import fidelity_sweep
 from vtc_lab.sweeps.papers import rank_agreement
 from vtc_lab.sweeps.plan import variants
@@ -40,7 +41,7 @@ from vtc_lab.widgets.explorer import explore
 
 __all__ = ["Clip", "Reduction", "VTCError", "VideoTokens", "find_clips", "make_clip", "one_each", "read_clip"]
 __all__ += ["ideal_speedup", "measure", "stage_costs"]
-__all__ += ["merge", "method", "methods", "prune", "reduce"]
+__all__ += ["merge", "method", "methods", "prune", "reduce", "reduce_stream"]
 __all__ += ["Family", "compress", "engaged", "inside", "load_encoder", "load_model", "look_inside"]
 __all__ += ["register_family"]
 __all__ += ["answer_fidelity", "evidence_recall", "fidelity", "list_measures", "pixel_fidelity", "rebuild"]
