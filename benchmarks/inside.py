@@ -1,7 +1,7 @@
 """Time of a stage inside the language model, against what its FLOPs promise, and the size of its cache.
 
-The bundled model prefills a whole clip and a question without a stage, with FastV that keeps all, and with FastV at
-10 % after layer 2. The three take turns in one process; each number is a median over `--turns` turns.
+The bundled model prefills a whole clip and a question without a stage, with one that keeps all, and with one that keeps
+10 %, by default FastV after layer 2. The three take turns in one process; numbers are medians over `--turns` turns.
 """
 
 import argparse
@@ -24,9 +24,9 @@ WAYS = {"no stage": None, "keeps all": 1.0, "10 %": 0.1}
 
 
 @torch.no_grad()
-def prefill(network, inputs, keep: float | None) -> float:
+def prefill(network, inputs, method: str, keep: float | None) -> float:
     """Seconds of one prefill."""
-    with vtc.inside(network, "fastv", keep=keep) if keep else contextlib.nullcontext():
+    with vtc.inside(network, method, keep=keep) if keep else contextlib.nullcontext():
         start = time.perf_counter()
         network(**inputs, use_cache=True, logits_to_keep=1)
         return time.perf_counter() - start
@@ -35,7 +35,8 @@ def prefill(network, inputs, keep: float | None) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--turns", type=int, default=25)
-    turns = parser.parse_args().turns
+    parser.add_argument("--method", default="fastv")
+    given = parser.parse_args()
     model, (clip, samples) = vtc.load_model(), vtc.make_clip(7)
     network = model.network
     for frames in (16, 32):
@@ -45,13 +46,14 @@ def main() -> None:
         entered = prompt.tokens[0].total
         inputs = put_back(network, prompt, [prune(prompt.tokens[0], torch.arange(entered))])
         total, depth = inputs["input_ids"].shape[1], len(network.get_decoder().layers)
-        cut = held(entered, depth, schedule("fastv", depth, keep=0.1))
+        cut = held(entered, depth, schedule(given.method, depth, keep=0.1))
         costs = [
             vtc.stage_costs(network, prompt.tokens[0].grid, layers, text=total - entered, new_tokens=1)
             for layers in (entered, cut)
         ]
         promised, cache = vtc.ideal_speedup(*costs, {"prefill": 1}), costs[1].kv_bytes.sum() / costs[0].kv_bytes.sum()
-        times = [{way: prefill(network, inputs, WAYS[way]) for way in random.sample([*WAYS], 3)} for _ in range(turns)]
+        orders = [random.sample([*WAYS], 3) for _ in range(given.turns)]
+        times = [{way: prefill(network, inputs, given.method, WAYS[way]) for way in order} for order in orders]
         ratio = {way: statistics.median(turn[way] / turn["no stage"] for turn in times) for way in WAYS}
         seconds = statistics.median(turn["no stage"] for turn in times)
         print(
