@@ -17,7 +17,7 @@ from vtc_lab.sweeps.tidy import EVERYTHING, intervals, uneven, with_absent
 
 _MOST = 8  # labels in one legend
 _SHARES = (1, 2, 3, 5, 7, 10, 15, 20, 30, 50, 70, 100)  # of the tokens per layer, in per cent
-_WIDE, _TALL = 2.6, 1.3  # inches of a panel: at least, and exactly
+_WIDE, _TALL = 2.6, 1.5  # inches of a panel: at least, and exactly
 
 
 def plot_curves(
@@ -55,7 +55,8 @@ def plot_curves(
     cells = with_absent(intervals(table, ["label", "method", "ratio"]), "ratio")
     full = table.value[(table.ratio == 1) & table.value.notna()].mean()
     unable = marks.cannot_run(table, ["label", "ratio"])
-    figure = _draw(cells, unable, full, marks.tokens_of(table), value, x, figure_size(venue, width))
+    size = figure_size(venue, width, 0.42 if width == "text" else 0.62)
+    figure = _draw(cells, unable, full, marks.tokens_of(table), value, x, size)
     return attach(figure, cells, **marks.told("plot_curves", table, value=value, x=x))
 
 
@@ -79,8 +80,11 @@ def _draw(
         means = pd.Series({f"{share}%": cells.total.mean() * share / 100 for share in _SHARES})
         place = means[(means >= cells.x.min() / 1.05) & (means <= cells.x.max() * 1.05)]
     with paper_style():
-        figure = Picture(figsize=size)
-        grid = figure.subplots(len(panels) // columns, columns, sharex=True, sharey=True, squeeze=False)
+        rows = len(panels) // columns
+        figure = Picture(
+            figsize=(size[0], 2 * rows) if split else size
+        )  # for the choice of ticks; the legends come yet
+        grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
         marked, named = 0, 0
         for axes, panel in zip(grid.flat, panels, strict=True):
             mine = {label: look for label, look in styles.items() if label in [*panel, *common]}
@@ -89,7 +93,7 @@ def _draw(
             marked = max(marked, _mark_missing(axes, cells[uneven(cells) & cells.label.isin(mine)], styles))
             if split:
                 own = {texts[label]: entries.pop(texts[label]) for label in panel}
-                named = max(named, marks.legend_above(axes, own, wide))
+                named = max(named, marks.legend_above(axes, own, wide - 0.2))
         first = grid[0, 0]
         first.set_xscale("log")
         first.margins(x=0.1 if uneven(cells).any() else 0.06)
@@ -100,7 +104,7 @@ def _draw(
         if not np.isnan(full):
             entries[f"{EVERYTHING}: {full * factor:.3g}"] = line
         if split:
-            figure.set_figheight(len(grid) * (_TALL + 0.1 + marks.LINE * named) + 0.35)
+            figure.set_figheight(rows * (_TALL + 0.1 + marks.LINE * named) + 0.35)
         if columns == 1:
             grid[-1, 0].set_xlabel(xlabel)
         marks.legend_below(figure, entries | marks.missing_entries(cells), "" if columns == 1 else xlabel)

@@ -82,8 +82,8 @@ def cannot_run(table: pd.DataFrame, by: list[str]) -> pd.MultiIndex | pd.Index:
 
 def say_cannot_run(axes: Axes, y: float) -> None:
     """Write into a row of bars why it has none."""
-    look: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": SMALL, "color": GREY}
-    axes.text(0.5, y, "cannot run", transform=axes.get_yaxis_transform(), **look)
+    look: dict[str, Any] = {"va": "center", "fontsize": SMALL, "color": GREY}
+    axes.text(0.03, y, "cannot run", transform=axes.get_yaxis_transform(), **look)
 
 
 def thin(style: dict[str, Any]) -> dict[str, Any]:
@@ -169,7 +169,7 @@ def legend_above(axes: Axes, entries: dict[str, Any], inches: float) -> int:
 
 def _layout(entries: Iterable[str], inches: float) -> tuple[int, int]:
     """Return how many columns of a legend fit into a width, and how many lines it then has."""
-    wide = [len(text) * 0.045 + 0.55 for text in entries]
+    wide = [len(text) * 0.041 + 0.45 for text in entries]
     columns = len(wide)
     while columns > 1 and sum(map(max, np.array_split(wide, columns))) > inches:
         columns -= 1

@@ -164,7 +164,7 @@ def plot_agreement(
             upper.set_axis_off()
             lower.set_axis_off()
         bar = above.colorbar(heat, ax=panels, fraction=0.03, pad=0.01, ticks=MaxNLocator(5, integer=True))
-        bar.set_label("methods that keep it", fontsize=SMALL + 1)
+        bar.set_label("kept by", fontsize=SMALL + 1)
         bar.ax.tick_params(labelsize=SMALL)
         axes = below.subplots()
         axes.bar(range(count + 1), often, color=colours(norm(range(count + 1))), edgecolor="black", linewidth=0.4)
