@@ -223,6 +223,23 @@ def test_methods_options_ratios_and_kinds_make_the_setting(open_panel):
     assert complete_study({"methods": ["random", "tome"]})["methods"] == ["tome"]
 
 
+def test_every_control_has_a_tooltip_and_no_option_fixes_the_budget(open_panel):
+    panel = open_panel(ablated="dtd", option="", values=[])
+    parts = [panel._start, panel._stop, panel._export, *panel._controls.values()]
+    while parts:
+        assert parts[0].tooltip, parts[0]
+        parts = [*parts[1:], *getattr(parts[0], "children", ())]
+    assert "tau" not in panel._controls["options"]._controls and "tau" not in panel._controls["option"].options
+
+
+def test_without_javascript_it_is_its_latest_figure(finished):
+    panel = finished()
+    face = panel._repr_mimebundle_()["image/png"]
+    assert isinstance(face, bytes) and face == panel._image.value
+    panel._image.value = b""
+    assert "image/png" not in panel._repr_mimebundle_()
+
+
 def test_controls_that_are_replaced_are_closed(open_panel):
     before, there = alive(), []
     panel = open_panel()
@@ -275,6 +292,10 @@ def test_a_typo_in_code_is_an_error_with_the_nearest_name(state, words):
         ({"kinds": ["taste"]}, "no sample is of the kinds ['taste']"),
         ({"values": []}, "no value of temporal is chosen"),
         ({"values": ["merge", "mix"]}, "temporal is 'mix'"),
+        (
+            {"ablated": "dtd", "option": "scope", "values": ["clip"], "options": {"tau": 0.5}},
+            "tau of 'dtd' fixes the budget, which the ratios do here",
+        ),
         ({"options": {"segmnts": "greedy"}}, "did you mean 'segments'"),
         ({"ratios": [0.5]}, "ratio is 0.5"),
         ({"ratios": []}, "no ratio is chosen"),

@@ -366,7 +366,7 @@ def test_it_is_usable_at_1024_by_768(page):
 
 def _progress(page: Page) -> tuple[int, int]:
     """Settings of clips that are done, and all of them, as the ablation panel says it."""
-    found = re.search(r"(\d+) of (\d+) settings of clips", page.locator(".vtc-progress").inner_text())
+    found = re.search(r"(\d+) of (\d+) settings of clips", page.locator(".vtc-progress").first.inner_text())
     return tuple(map(int, found.groups())) if found else (0, 0)
 
 
@@ -427,6 +427,23 @@ def test_an_ablation_fills_in_stops_and_comes_back_at_once(lab, page):
     assert (home / "figures" / "my_ablation_table.tex").read_text().count("\\\\") > 4
     assert page.locator(".vtc-error").count() == 0
     _shoot(page, "_ablation")
+
+
+def test_stop_is_heard_while_the_cells_of_a_notebook_run(lab, page):
+    """On the first message of a fresh session. What was typed last counts, although no Enter was pressed."""
+    page.goto(f"{lab[1]}lab/tree/notebooks/04_video_qa_ablations.ipynb?reset")
+    page.get_by_text(re.compile(r"Python 3.*\| Idle")).wait_for()
+    page.get_by_role("menuitem", name="Run", exact=True).click()
+    page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
+    run, stop = (page.locator(".widget-button", has_text=name).first for name in ("Run", "Stop"))
+    stop.click()  # which waits for the button and for nothing else
+    page.get_by_text("Run does the rest").first.wait_for(timeout=3000)
+    assert page.locator(".jp-InputPrompt", has_text="[*]").count() > 3, "cells are running"
+    assert stop.is_disabled()
+    page.locator(".widget-text", has_text="clips").locator("input").first.fill("25")
+    run.click()
+    _until(lambda: _progress(page)[1] == 25 * 12, "a run on 25 clips of 4 methods at 3 ratios", 120)
+    stop.click()
 
 
 def _shoot(page: Page, name: str) -> None:

@@ -311,6 +311,19 @@ def test_a_device_that_is_not_there_is_told(device) -> None:
         vtc.load_model(device=device)
 
 
+@pytest.mark.slow
+def test_models_can_be_loaded_in_several_threads_at_once() -> None:
+    """As a panel and a cell do in a fresh kernel; transformers alone loses weights then."""
+    lines = """
+import concurrent.futures as futures, vtc_lab as vtc
+load = vtc.load_model
+with futures.ThreadPoolExecutor(3) as executor:
+    print(*[job.result().name for job in [executor.submit(load) for _ in range(3)]])
+"""
+    run = subprocess.run([sys.executable, "-c", lines], cwd=ROOT, capture_output=True, text=True)
+    assert run.stdout.split() == [BUNDLED.name] * 3, run.stderr[-500:]
+
+
 def test_a_folder_in_the_home(loaded, tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("HOME", str(Path(loaded("llava").spec["name"]).parent))
     assert vtc.load_model("~/llava").family.name == "LLaVA"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from vtc_lab.tokens import VTCError, suggest
 BUNDLED = ROOT / "data" / "models" / "shapes-onevision-3m"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _MARGIN = 1.2  # of the weights' size, for what a short clip takes beside them: our choice
+_ONE_AT_A_TIME = threading.Lock()  # while transformers loads weights in one thread, it loses some in another
 _WAIT = 5.0  # seconds for the hub to answer
 
 
@@ -69,7 +71,8 @@ def load_model(
             raise VTCError(f"{source} is a {config.model_type} model, and {how_to_add(config.model_type)}")
         _demand_memory(source, config, weights, dtype, device)
         reading = given | {"dtype": dtype, "use_safetensors": safetensors_only or None, "output_loading_info": True}
-        loaded: Any = AutoModelForImageTextToText.from_pretrained(source, **reading)
+        with _ONE_AT_A_TIME:
+            loaded: Any = AutoModelForImageTextToText.from_pretrained(source, **reading)
         network, told = loaded
         if lacking := sorted(told["missing_keys"]):
             raise VTCError(

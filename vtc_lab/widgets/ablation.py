@@ -36,6 +36,7 @@ from vtc_lab.widgets.controls import (
     button,
     choices_of,
     field,
+    give_tip,
     labelled,
     menu,
     row,
@@ -48,7 +49,21 @@ if TYPE_CHECKING:  # importing the model imports transformers, which takes secon
     from vtc_lab.models.video_model import VideoModel
 
 _RATIOS = (1, 2, 4, 8, 16, 32)
-_NO_CONTROL = ("spatial_ratio", "min_fidelity")  # options that would fix the budget again
+_TIPS = {
+    "samples": "A file of questions, as vtc.read_samples takes it",
+    "clips": "How many clips: the first ones that have a question of these kinds",
+    "kinds": "Only questions of these kinds; none pressed is all",
+    "methods": "Other methods to compare, with their defaults",
+    "ablated": "The method of which one option is varied",
+    "option": "The option to vary",
+    "values": "The values to compare",
+    "options": "The other options, the same in all variants",
+    "ratios": "Tokens before over tokens after",
+    "seeds": "How many seeds for methods that draw at random",
+    "value": "What the curves show; nothing is computed anew",
+    "figure": "Name of the exported files",
+    "venue": "Whose widths and letters the figure has",
+}
 _PAUSE = 1.0  # seconds at least from one picture of a run to the next
 _ONE_AT_A_TIME = threading.Lock()  # runs of all panels: a model is no place for two threads
 _PANELS: weakref.WeakSet[Ablation] = weakref.WeakSet()
@@ -116,6 +131,9 @@ class Ablation(Panel):
         self._line.add_class("vtc-progress")
         self._start = button("Run", "play", "success", self.run)
         self._stop = button("Stop", "stop", "", self.stop)
+        self._start.tooltip = "Compute what is not there yet for the settings on show"
+        self._stop.tooltip = "Stop after the step that the run is at, and keep what is done"
+        self._export.tooltip = "Write the figure, its numbers and a table of them"
         self._stop.disabled = True
         show_if(False, self._image)
         rebuilt = {"samples": self._take_samples, "ablated": self._take_method, "option": self._take_option}
@@ -144,12 +162,21 @@ class Ablation(Panel):
         run = self._latest
         if run and not run.ended and not run.halt.is_set():
             run.halt.set()
-            self._line.value = words("stopping after this step; what is done is kept")
+            begun = run.progress is not None  # else the model is still being loaded
+            self._stop.disabled = not begun
+            self._line.value = words(
+                "stopping after this step; what is done is kept"
+                if begun
+                else "stopped before it began; Run does the rest"
+            )
 
     def close(self) -> None:
         """Stop the run and take the widget away."""
         self.stop()
         super().close()
+
+    def _face(self) -> bytes | None:
+        return bytes(self._image.value) or None
 
     def _complete(self, state: State) -> State:
         return study.complete_study(state)
@@ -183,9 +210,11 @@ class Ablation(Panel):
         hint, default = get_method(method).options[option] if option else (None, None)
         self._controls["values"].rebuild(method, option, (choices_of(hint) or [default]) if option else [])
         others = {key: value for key, value in options.items() if key != option}
-        self._controls["options"].rebuild(method, others, [*_NO_CONTROL, option])
+        self._controls["options"].rebuild(method, others, ["spatial_ratio", *study.budget_options(method), option])
 
     def _arrange(self) -> None:
+        for key, tip in _TIPS.items():
+            give_tip(self._controls[key], tip)
         show_if(self._controls["ablated"].value, self._controls["option"], self._controls["options"])
 
     def _asked(self, state: State) -> dict[str, Any]:
@@ -294,7 +323,11 @@ def _controls(state: State) -> dict[str, Any]:
         "ablated": menu("ablate", _or_nothing(every), state["ablated"]),
         "option": menu("vary", varied, state["option"]),
         "values": Values(state["ablated"], state["option"], state["values"]),
-        "options": OptionPanel(state["ablated"], state["options"], [*_NO_CONTROL, state["option"]]),
+        "options": OptionPanel(
+            state["ablated"],
+            state["options"],
+            ["spatial_ratio", *study.budget_options(state["ablated"]), state["option"]],
+        ),
         "ratios": Toggles([(f"{ratio}×", ratio) for ratio in _RATIOS], state["ratios"]),
         "seeds": widgets.BoundedIntText(state["seeds"], max=100, description="seeds", **narrow),
         "value": menu("show", [(unit(value)[0], value) for value in study.VALUES], state["value"]),

@@ -49,6 +49,14 @@ def labelled(label: str, box: widgets.Widget) -> widgets.HBox:
     return widgets.HBox([text, box])
 
 
+def give_tip(control: widgets.Widget, tip: str) -> None:
+    """Give a tooltip to a control and to the parts that have none of their own."""
+    control.tooltip = tip
+    for part in getattr(control, "children", ()):
+        if not part.tooltip:
+            give_tip(part, tip)
+
+
 def show_if(shown: object, *controls: widgets.Widget) -> None:
     """Show controls, or hide them."""
     for control in controls:
@@ -228,8 +236,9 @@ def parsed(value: object, hint: object) -> object:
 
 
 def _option(name: str, value: object, hint: object, limits: tuple[float, float] | None) -> widgets.Widget:
-    look: dict[str, Any] = {"description": name, "tooltip": name, "style": {"description_width": "95px"}}
-    look["layout"] = widgets.Layout(width="230px")
+    label = max(95, 8 * len(name))  # pixels, so that no name is cut
+    look: dict[str, Any] = {"description": name, "tooltip": name, "style": {"description_width": f"{label}px"}}
+    look["layout"] = widgets.Layout(width=f"{label + 135}px")
     if isinstance(value, bool):
         return widgets.Checkbox(value=value, indent=False, **look)
     if few := choices_of(hint):

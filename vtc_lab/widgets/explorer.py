@@ -138,12 +138,8 @@ class Explorer(Panel):
             self._picker.value = [state["method"], *state["compare"]]
         self._take(**{key: value for key, value in state.items() if key not in ("folder", "method", "compare")})
 
-    def _repr_mimebundle_(self, **given: Any) -> dict[str, Any]:
-        """Return the widget, and a picture for wherever widgets do not live."""
-        bundle = super()._repr_mimebundle_(**given)
-        if self._view:
-            bundle["image/png"] = face(self._view.shown, *self._view.reductions)
-        return bundle
+    def _face(self) -> bytes | None:
+        return face(self._view.shown, *self._view.reductions) if self._view else None
 
     def _values(self) -> State:
         values = super()._values()

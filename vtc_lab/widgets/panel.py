@@ -130,6 +130,14 @@ class Panel(widgets.VBox):
         self.layout.close()
         super().close()
 
+    def _repr_mimebundle_(self, **given: Any) -> dict[str, Any]:
+        """Return the widget, and a picture for wherever widgets do not live."""
+        face = self._face()
+        return super()._repr_mimebundle_(**given) | ({"image/png": face} if face else {})
+
+    def _face(self) -> bytes | None:
+        raise NotImplementedError
+
     def _values(self) -> State:
         return {key: control.value for key, control in self._controls.items()}
 

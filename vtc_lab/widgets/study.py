@@ -14,7 +14,7 @@ from vtc_lab.clips.reading import ROOT, given_path
 from vtc_lab.figures.marks import LOWER_IS_BETTER, unit
 from vtc_lab.figures.style import BASELINES, VENUES
 from vtc_lab.qa.samples import Sample
-from vtc_lab.reducers.registry import get_method, methods
+from vtc_lab.reducers.registry import finds_budget, get_method, methods
 from vtc_lab.sweeps.plan import variants
 from vtc_lab.sweeps.tidy import ceilings
 from vtc_lab.tokens import VTCError, suggest
@@ -39,7 +39,6 @@ DEFAULTS: State = {
 }
 ALWAYS = ("uniform", "random")  # baselines without which a comparison misleads
 VALUES = ("right", "likelihood", "kl", "tv", "flipped")
-NEVER_VARIED = ("seed", "min_fidelity")  # options: one has a setting of its own, one would fix the budget again
 _ON_SHOW = ("value", "figure", "venue")  # what changes nothing about the results
 
 
@@ -60,7 +59,13 @@ def complete_study(state: State) -> State:
 
 def varied_options(method: str) -> list[str]:
     """Return the options of a method, none for "", that an ablation can vary."""
-    return [name for name in get_method(method).options if name not in NEVER_VARIED] if method else []
+    never = ("seed", *budget_options(method))
+    return [name for name in get_method(method).options if name not in never] if method else []
+
+
+def budget_options(method: str) -> list[str]:
+    """Return the options of a method, none for "", that would fix the budget, which the ratios do."""
+    return ["min_fidelity", get_method(method).instead] if method else []
 
 
 def study_settings(state: State) -> State:
@@ -82,6 +87,9 @@ def study_samples(state: State) -> list[Sample]:
 def study_methods(state: State) -> list[str | tuple[str, dict[str, Any]]]:
     """Return the methods of a state for `sweep`: those chosen, the variants of the ablated one, the baselines."""
     options, option = {key: [value] for key, value in state["options"].items()}, state["option"]
+    if state["ablated"] and finds_budget(state["ablated"], state["options"]):
+        fixed = get_method(state["ablated"]).instead
+        raise VTCError(f"{fixed} of {state['ablated']!r} fixes the budget, which the ratios do here; leave {fixed} out")
     if option and not state["values"]:
         raise VTCError(f"no value of {option} is chosen; choose those to compare")
     options |= {option: state["values"]} if option else {}
