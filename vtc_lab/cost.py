@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from numbers import Integral, Real
 from typing import Any
 
 import pandas as pd
@@ -71,9 +72,11 @@ def stage_costs(
     network = _skeleton(model)
     if (kind := network.config.model_type) not in _KNOWN:
         raise VTCError(f"the costs of {kind!r} models were never compared with torch's count; {suggest('', _KNOWN)}")
+    if len(grid) != 3 or not all(isinstance(size, Integral) and size > 0 for size in grid):
+        raise VTCError(f"grid is {grid!r:.60}; give (T, h, w), three whole numbers of at least 1")
     total, depth = math.prod(grid), len(network.get_decoder().layers)
     layers = list(held) if isinstance(held, Sequence) else [total if held is None else held] * depth
-    if len(layers) != depth or not all(0 < each <= total for each in layers):
+    if len(layers) != depth or not all(isinstance(each, Real) and 0 < each <= total for each in layers):
         raise VTCError(f"held is {held!r:.60}; give 1 to {total} visual tokens, or {depth} such numbers, one a layer")
     rows = _before(network, grid) + _language(network, [each + text for each in layers], new_tokens - 1)
     columns = ["stage", "tokens", "parameters", "flops", "attention", "kv_bytes", "moved"]
@@ -145,6 +148,9 @@ def ideal_speedup(full: pd.DataFrame, reduced: pd.DataFrame, seconds: Mapping[st
     >>> round(ideal_speedup(full, reduced, {"encode": 27.6, "prefill": 6.2}), 2)
     1.21
     """
+    for table in (full, reduced):
+        if not {"stage", "flops", "attention", "moved"} <= {*getattr(table, "columns", ())}:
+            raise VTCError(f"{table!r:.60} is no table of costs; give two that vtc.stage_costs returned")
     if seconds is None:
         seconds = _effort(full).drop("reducer").to_dict()
     share = shares_left(full, reduced)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from vtc_lab.tokens import Clip, VideoTokens, VTCError, demand_clip, suggest
+from vtc_lab.tokens import Clip, VideoTokens, VTCError, demand, suggest
 
 _BATCH = 16  # frames encoded at a time
 
@@ -121,7 +121,7 @@ def load_encoder(name: str = "pixels", **options: int | None) -> Pixels | Effici
 
 
 def _demand_no_saliency(name: str, clip: Clip, saliency: bool) -> None:
-    demand_clip(clip)
+    demand(Clip, clip)
     if saliency:
         raise VTCError(
             f"encoder {name!r} has no attention, hence no saliency; use a model with a vision tower, vtc.load_model"

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from vtc_lab.reducers.ops import blocks, coverage, few_threads
-from vtc_lab.tokens import Reduction, VideoTokens, VTCError, demand_reduction, suggest
+from vtc_lab.tokens import Reduction, VideoTokens, VTCError, demand, suggest
 
 if TYPE_CHECKING:  # importing the model imports transformers, which takes seconds
     from vtc_lab.models.answers import Answer
@@ -103,7 +103,8 @@ def fidelity(
     >>> fidelity(tokens, vtc.reduce(tokens, "pool", ratio=1), ["reconstruction_error"])
     {'reconstruction_error': 0.0}
     """
-    demand_reduction(reduction)
+    demand(VideoTokens, tokens)
+    demand(Reduction, reduction)
     names = _names(tokens, measures)
     if tokens.grid != reduction.grid:
         raise VTCError(
@@ -152,6 +153,9 @@ def answer_fidelity(full: Answer, kept: Answer) -> dict[str, float]:
     >>> answer_fidelity(full, full)
     {'kl': 0.0, 'tv': 0.0, 'agrees': 1.0}
     """
+    for answer in (full, kept):
+        if not hasattr(answer, "logits"):
+            raise VTCError(f"{answer!r:.60} is no answer; give two that model.ask returned")
     if full.logits.shape != kept.logits.shape:
         shapes = f"{tuple(full.logits.shape)} and {tuple(kept.logits.shape)}"
         raise VTCError(f"logits are of shapes {shapes}; compare answers of one model")

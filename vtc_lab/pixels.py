@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from vtc_lab.reducers.ops import few_threads, normalise, weighted_sums
-from vtc_lab.tokens import Clip, Reduction, VTCError, demand_clip, demand_reduction
+from vtc_lab.tokens import Clip, Reduction, VTCError, demand
 
 _PIXEL_BLOCK = 256  # values of a patch merged at a time, so that no float copy of the clip is held
 _WINDOW = 11  # side in pixels of the window of SSIM; a frame has to hold one
@@ -79,8 +79,8 @@ def pixel_fidelity(clip: Clip, reduction: Reduction) -> dict[str, float]:
 
 def _whole_patches(clip: Clip, reduction: Reduction) -> Clip:
     """Return the clip at the nearest size that the patch grid divides."""
-    demand_clip(clip)
-    demand_reduction(reduction)
+    demand(Clip, clip)
+    demand(Reduction, reduction)
     count, *grid = reduction.grid
     if len(clip) != count:
         raise VTCError(

@@ -32,7 +32,7 @@ from vtc_lab.models.video_model import VideoModel
 from vtc_lab.reducers.inside import parts_of, stages_of
 from vtc_lab.reducers.ops import prune
 from vtc_lab.reducers.registry import check_ratio, needs_saliency, reduce
-from vtc_lab.tokens import Clip, MinimumBudgetError, VTCError
+from vtc_lab.tokens import Clip, MinimumBudgetError, VTCError, demand
 
 FULL = ("none", 1.0)  # the setting that everything is compared with
 _STAGES = ["read", "encode", "reduce", "prefill", "decode"]
@@ -133,6 +133,7 @@ def measure(
     >>> table.query("method == 'lftr' and quantity == 'prefill'").speedup.item() > 1
     True
     """
+    demand(VideoModel, model)
     for name, value, least in (("new_tokens", new_tokens, 2), ("repeats", repeats, 1), ("a batch", min(batches), 1)):
         if value < least:
             raise VTCError(f"{name} is {value}; it must be at least {least}")

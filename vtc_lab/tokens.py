@@ -71,7 +71,10 @@ class Clip:
     seconds: float = 0.0
 
     def __post_init__(self) -> None:
-        frames, times = np.asarray(self.frames), np.asarray(self.times, dtype=float)
+        try:
+            frames, times = np.asarray(self.frames), np.asarray(self.times, dtype=float)
+        except (ValueError, OverflowError) as error:
+            raise VTCError(f"a clip needs arrays of frames and of times in seconds: {error}") from error
         if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8 or not frames.size:
             given = f"{frames.dtype} of shape {frames.shape}"
             raise VTCError(f"clip frames are {given}; they must be uint8 of shape (T, H, W, 3), none of them 0")
@@ -338,16 +341,29 @@ def _what(value: object) -> str:
     return type(value).__name__
 
 
-def demand_reduction(reduction: object) -> None:
-    """Raise a VTCError for anything but a Reduction."""
-    if not isinstance(reduction, Reduction):
-        raise VTCError(f"{reduction!r:.60} is no Reduction; make one with vtc.reduce(tokens, method, ratio=...)")
+def demand(kind: type, value: object) -> None:
+    """Raise a VTCError that says how to get one for anything that is not of this kind."""
+    if not isinstance(value, kind):
+        name = kind.__name__
+        raise VTCError(f"{plain(repr(value))[:60]} is no {name}; {_MADE_BY[name]}")
 
 
-def demand_clip(clip: object) -> None:
-    """Raise a VTCError for anything but a Clip, such as the path of one."""
-    if not isinstance(clip, Clip):
-        raise VTCError(f"{clip!r:.60} is no Clip; read one with vtc.read_clip(path)")
+def as_tensor(name: str, given: object) -> Tensor:
+    """Return the argument of this name as a tensor; a VTCError if it cannot be one."""
+    try:
+        return torch.as_tensor(given)
+    except (RuntimeError, ValueError, TypeError, OverflowError) as error:
+        raise VTCError(f"{name} is {plain(repr(given))[:60]}; give a tensor or a list of numbers") from error
+
+
+_MADE_BY = {
+    "Clip": "read one with vtc.read_clip(path)",
+    "Reduction": "make one with vtc.reduce(tokens, method, ratio=...)",
+    "VideoTokens": "make them with model.encode(clip) or vtc.load_encoder(name).encode(clip)",
+    "VideoModel": "load one with vtc.load_model()",
+    "Mapping": "give a sample, a dict as vtc.read_samples returns",
+    "DataFrame": "give a table",
+}
 
 
 def _frame_slice(frames: slice, count: int) -> slice:

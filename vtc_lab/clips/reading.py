@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from vtc_lab.tokens import Clip, VTCError, plain
+from vtc_lab.tokens import Clip, VTCError, demand, plain
 
 ROOT = Path(__file__).resolve().parents[2]  # the repository, where relative paths are looked for as well
 VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".gif")
@@ -159,6 +159,7 @@ def one_each(clip: Clip, count: int) -> Clip:
     >>> one_each(Clip(np.zeros((5, 8, 8, 3), np.uint8), np.arange(5.0)), 3).times.tolist()
     [0.0, 2.0, 4.0]
     """
+    demand(Clip, clip)
     step = -(-len(clip) // min(max(1, operator.index(count)), len(clip)))  # rounded up
     part = clip if step == 1 else replace(clip, frames=clip.frames[::step], times=clip.times[::step])
     if len(part) != count:

@@ -20,7 +20,7 @@ from vtc_lab.figures.export import Picture, attach
 from vtc_lab.figures.marks import legend_below
 from vtc_lab.figures.style import HUES, ORANGE, SMALL, figure_size, letters, paper_style
 from vtc_lab.reducers.registry import METHODS
-from vtc_lab.tokens import Clip, Reduction, VTCError, demand_clip, demand_reduction
+from vtc_lab.tokens import Clip, Reduction, VTCError, demand
 
 _HUES = np.rint([np.multiply(to_rgb(hue), 255) for hue in HUES])
 _GAP = 6
@@ -213,8 +213,8 @@ def draw_frames(clip: Clip, reduction: Reduction, width: int) -> np.ndarray:
 
 def demand_same_frames(clip: Clip, reduction: Reduction) -> None:
     """Raise a VTCError for a clip of another number of frames than the reduction."""
-    demand_clip(clip)
-    demand_reduction(reduction)
+    demand(Clip, clip)
+    demand(Reduction, reduction)
     if len(clip) != reduction.grid[0]:
         raise VTCError(
             f"the clip has {len(clip)} frames and the reduction {reduction.grid[0]}; show a clip with its own "

@@ -10,6 +10,7 @@ from matplotlib.lines import Line2D
 from vtc_lab.figures import marks
 from vtc_lab.figures.export import Picture, attach
 from vtc_lab.figures.style import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, SMALL, figure_size, method_style, paper_style
+from vtc_lab.sweeps import tidy
 from vtc_lab.tokens import VTCError
 
 PAPER = (2.3, -0.4)  # arXiv 2501.17391: times the throughput, points of accuracy
@@ -31,6 +32,7 @@ def plot_stages(table: pd.DataFrame, *, venue: str = "cvpr", width: str = "colum
     >>> len(plot_stages(table).axes[0].patches)
     5
     """
+    tidy.demand(table, ["method", "ratio", "quantity", "value", "ideal"])
     cells = table.pivot(index=["method", "ratio"], columns="quantity", values="value")
     cells = cells.loc[list(dict.fromkeys(zip(table.method, table.ratio, strict=True)))][::-1]
     ideal = table[table.quantity == "total"].set_index(["method", "ratio"]).ideal
@@ -72,6 +74,8 @@ def plot_speed(table: pd.DataFrame, accuracy: pd.DataFrame, *, venue: str = "cvp
     >>> plot_speed(table, accuracy).vtc["data"].points.round(2).tolist()
     [-1.0]
     """
+    tidy.demand(table, ["method", "ratio", "quantity", "speedup", "speedup_low", "speedup_high", "ideal"])
+    tidy.demand(accuracy, ["label", "ratio", "mean"])
     full = accuracy[accuracy.ratio == 1].set_index("label")["mean"]
     points = accuracy.assign(method=accuracy.label, points=100 * (accuracy["mean"] - accuracy.label.map(full)))
     cells = table[table.quantity == "questions_per_second"].merge(points[["method", "ratio", "points"]])

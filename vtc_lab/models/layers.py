@@ -11,7 +11,7 @@ from torch import Tensor
 from vtc_lab.models.inside import inside
 from vtc_lab.models.video_model import VideoModel
 from vtc_lab.reducers.ops import prune
-from vtc_lab.tokens import Clip, Reduction
+from vtc_lab.tokens import Clip, Reduction, demand
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,7 @@ def look_inside(
     [5292, 5292, 2645, 1323, 661, 661]
     >>> figure = vtc.show(clip, layers[0].reduction, layers[-1].reduction)
     """
+    demand(VideoModel, model)
     tokens, prompt = model._encoded(clip)
     entered = reduction or prune(tokens, torch.arange(tokens.total, device=tokens.values.device))
     with inside(model, method, **options) as stage:

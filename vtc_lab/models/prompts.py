@@ -18,7 +18,7 @@ from transformers import BatchFeature, Cache
 from vtc_lab.models.compression import CompressedInputs, engaged
 from vtc_lab.models.families import Family, Inputs, Model, family_of
 from vtc_lab.models.prompt_clips import Encoded, EncodedPrompt, places_of, rows
-from vtc_lab.tokens import Clip, VTCError
+from vtc_lab.tokens import Clip, VTCError, demand
 
 Processor = Any  # of transformers
 Rows = dict[str, Tensor]  # what is said of each token of a prompt, (B, N): ids, mask, kinds
@@ -78,6 +78,7 @@ def video_metadata(clip: Clip) -> dict[str, Any]:
     >>> video_metadata(vtc.make_clip(7)[0])["frames_indices"][:3]
     [0, 250, 500]
     """
+    demand(Clip, clip)
     span = clip.times[-1] - clip.times[0]
     apart = span / (len(clip) - 1) if span > 0 else 1
     numbers = [round(1000 * time) for time in clip.times.tolist()]

@@ -22,7 +22,7 @@ from vtc_lab.models.prompt_clips import EncodedPrompt, encode_prompt, places_of
 from vtc_lab.models.prompts import Processor, Rows, ask_processor, end_of, rows_of
 from vtc_lab.models.state import model_state
 from vtc_lab.reducers.ops import prune
-from vtc_lab.tokens import Clip, Reduction, VideoTokens, VTCError, demand_clip, plain
+from vtc_lab.tokens import Clip, Reduction, VideoTokens, VTCError, demand, plain
 
 _ANYTHING = "?"  # a question, where it does not matter which
 _BLANK = Clip(np.zeros((2, 64, 64, 3), np.uint8), np.arange(2.0))
@@ -127,7 +127,7 @@ class VideoModel:
 
     @torch.no_grad()
     def _encoded(self, clip: Clip, saliency: bool = False) -> tuple[VideoTokens, EncodedPrompt]:
-        demand_clip(clip)
+        demand(Clip, clip)
         last = self._last
         if last and (last[0] is not clip.frames or last[1] is not clip.times):
             last = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from itertools import product
 from numbers import Real
@@ -16,7 +16,7 @@ from PIL import Image
 
 from vtc_lab.clips.reading import VIDEOS, check_reading, read_clip, resolve, unfit
 from vtc_lab.qa.samples import Part
-from vtc_lab.tokens import Clip, VTCError, plain
+from vtc_lab.tokens import Clip, VTCError, demand, plain
 
 SUFFIXES = (*VIDEOS, ".MP4")
 _PICTURES = (".jpg", ".jpeg", ".png")
@@ -63,6 +63,7 @@ def read_sample_clip(sample: Part, frames: int | None = None, fps: float | None 
     >>> read_sample_clip(sample, fps=5).times.tolist()
     [4.0, 4.2, 4.4, 4.6, 4.8, 5.0]
     """
+    demand(Mapping, sample)
     clip = sample.get("clip")
     if isinstance(clip, Clip):
         return clip
@@ -103,6 +104,7 @@ def check_clips(samples: Iterable[Part]) -> pd.DataFrame:
     known: dict[str, str] = {}
     questions: Counter[str] = Counter()
     for sample in samples:
+        demand(Mapping, sample)
         clip = sample.get("clip")
         if isinstance(clip, Clip):
             continue

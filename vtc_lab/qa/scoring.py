@@ -13,7 +13,7 @@ import pandas as pd
 
 from vtc_lab.qa.samples import LETTERS, Question, Sample
 from vtc_lab.qa.wups import wups
-from vtc_lab.tokens import VTCError, plain, suggest
+from vtc_lab.tokens import VTCError, demand, plain, suggest
 
 if TYPE_CHECKING:  # importing the model imports transformers, which takes seconds
     from vtc_lab.models.video_model import Answer
@@ -70,6 +70,7 @@ def score(sample: Question, answer: Answer | str | Mapping[str, float] | None, r
     >>> score({"answer": "B", "candidates": ["A", "B"]}, {"A": 0.3, "B": 0.7}, "likelihood")
     1.0
     """
+    demand(Mapping, sample)
     rule = sample.get("rule", "exact") if rule is None else rule
     if str(rule) not in RULES:
         raise VTCError(f"there is no rule {rule!r}; {suggest(rule, RULES)}")
@@ -116,8 +117,8 @@ def accuracy(
     >>> accuracy([{"answer": "yes", "kind": "a"}, {"answer": "no", "kind": "b"}], ["Yes.", "yes"]).values.tolist()
     [['a', 1, 0, 1.0], ['b', 1, 0, 0.0], ['all', 2, 0, 0.5]]
     """
-    rows = [(plain(sample.get("kind", "")), score(sample, answer, rule)) for sample, answer in paired(samples, answers)]
-    table = pd.DataFrame(rows, columns=["kind", "right"]).astype({"kind": object, "right": float})
+    rows = [(score(sample, answer, rule), plain(sample.get("kind", ""))) for sample, answer in paired(samples, answers)]
+    table = pd.DataFrame(rows, columns=["right", "kind"]).astype({"kind": object, "right": float})
     table = pd.concat([table, table.assign(kind="all")])
     groups = table.groupby("kind", sort=False)["right"]
     result = pd.DataFrame({"n": groups.count(), "unscored": groups.size() - groups.count(), "accuracy": groups.mean()})

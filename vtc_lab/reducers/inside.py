@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from vtc_lab.reducers.registry import INSIDE, METHODS, Method, check_option, described, get_method
+from vtc_lab.reducers.registry import INSIDE, METHODS, Method, check_option, check_ratio, described, get_method
 from vtc_lab.tokens import VTCError, suggest
 
 Rows = Literal["none", "last", "text", "chosen"]
@@ -99,7 +99,7 @@ def stages_of(name: str) -> tuple[str, str]:
 def parts_of(name: str) -> list[Method]:
     """Return the methods that a name stands for: one before the language model, one inside, or both."""
     before, after = stages_of(name)
-    return ([get_method(before)] if before else []) + ([get_inside(after)] if after else [])
+    return [*([get_method(before)] if before or not after else []), *([get_inside(after)] if after else [])]
 
 
 def staged(name: str) -> Method:
@@ -152,7 +152,7 @@ def schedule(
         if not 1 <= cut.layer < depth:
             raise VTCError(f"layer is {cut.layer}; this model has {depth}, so it can be 1 to {depth - 1}")
     if ratio is not None:
-        options["keep"] = _keep_for(chosen, depth, ratio, budget, options)
+        options["keep"] = _keep_for(chosen, depth, check_ratio("ratio", ratio, 1 << 24), budget, options)
     return list({cut.layer: cut for cut in chosen.run(depth, **options)}.values())  # of two at one layer, the later
 
 
@@ -182,7 +182,7 @@ def _keep_for(method: Method, depth: int, ratio: float, budget: str, options: di
         layers = held(1 << 24, depth, method.run(depth, **options, keep=keep))
         return (layers[-1] if budget == "enters" else sum(layers) / depth) / (1 << 24)
 
-    if ratio < 1 or left(0.0) > 1 / ratio:
+    if left(0.0) > 1 / ratio:
         raise VTCError(
             f"ratio is {ratio:g}, but {method.name!r} with these layers leaves from {left(0.0):.1%} to 100% of the "
             f"tokens on average, so the ratio can be 1 to {1 / max(left(0.0), 1e-6):.3g}"

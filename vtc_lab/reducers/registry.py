@@ -154,7 +154,7 @@ def methods(stage: typing.Literal["before", "inside"] = "before") -> pd.DataFram
     'keep=0.5, layer=2'
     """
     columns = ["name", "paper", "year", "needs", "kind", "minimum", "options", "ours"]
-    if stage not in ("before", "inside"):
+    if str(stage) not in ("before", "inside"):
         raise VTCError(f"stage is {stage!r}; choose 'before' or 'inside'")
     known = [each for each in (METHODS if stage == "before" else INSIDE).values() if each.needs != "evidence"]
     table = pd.DataFrame([vars(each) for each in known])[columns].astype({"year": "Int64"})

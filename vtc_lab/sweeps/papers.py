@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from vtc_lab.sweeps.tidy import answered, counted, enough, resamples, tidy, uncompressed, uneven
-from vtc_lab.tokens import VTCError
+from vtc_lab.tokens import VTCError, demand
 
 COMPARISON = ["backbone", "source", "table", "frames", "benchmark"]  # published figures compare if they share these
 _NEEDS = [*COMPARISON, "method", "registered", "retained", "budget", "metric", "relative"]
@@ -14,6 +14,7 @@ _NEEDS = [*COMPARISON, "method", "registered", "retained", "budget", "metric", "
 
 def comparable(rows: pd.DataFrame) -> pd.DataFrame:
     """Return the published accuracies at a share of the tokens, each once, though some are printed in per cent too."""
+    demand(pd.DataFrame, rows)
     lacking = [column for column in _NEEDS if column not in rows]
     if lacking:
         raise VTCError(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -12,7 +12,7 @@ from torch import Tensor
 from vtc_lab.qa.samples import Question
 from vtc_lab.reducers.ops import prune
 from vtc_lab.reducers.registry import method
-from vtc_lab.tokens import Reduction, VideoTokens, VTCError
+from vtc_lab.tokens import Reduction, VideoTokens, VTCError, demand
 from vtc_lab.toy.world import CELL, SIDE, Scene
 
 _ROW = SIDE // CELL
@@ -65,6 +65,7 @@ def evidence_recall(reduction: Reduction, sample: Question) -> float:
     >>> evidence_recall(vtc.reduce(tokens, "uniform", ratio=1), samples[0])
     1.0
     """
+    demand(Reduction, reduction)
     recalls, reduction = [], reduction.to("cpu")
     assigned = reduction.assign >= 0
     target = reduction.assign.clamp(min=0)
@@ -78,12 +79,16 @@ def evidence_recall(reduction: Reduction, sample: Question) -> float:
 
 def with_evidence(tokens: VideoTokens, samples: Iterable[Question]) -> VideoTokens:
     """Return the tokens of a clip with the places that show the answers to some questions about it, for `oracle`."""
+    demand(VideoTokens, tokens)
     masks = [mask for sample in samples for mask in _masks(sample, tokens.grid)]
+    if not masks:
+        raise VTCError("there is no sample; give one or more about the clip")
     return replace(tokens, evidence=torch.stack(masks).any(0).view(tokens.grid).to(tokens.values.device))
 
 
 def _masks(sample: Question, grid: tuple[int, int, int]) -> list[Tensor]:
     """Return for each thing asked about where it is needed, (M,) bool, in the frames that were read."""
+    demand(Mapping, sample)
     things = sample.get("evidence")
     if not isinstance(things, list) or not things or "frames" not in sample:  # others have fields of this name, too
         raise VTCError(f"sample {str(sample)[:60]!r} has no evidence; only those of the generated world do")

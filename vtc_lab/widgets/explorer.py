@@ -35,6 +35,7 @@ from vtc_lab.widgets.state import (
     call_line,
     complete_state,
     method_names,
+    read_session,
     shortened,
     unable,
     unknown_words,
@@ -120,6 +121,8 @@ class Explorer(Panel):
         """Write the state into a JSON file, which `explore(**json.loads(...))` and the button Load take."""
         try:
             place = given_path(path)
+            if place.exists():
+                read_session(place)  # nothing else is written over
             place.parent.mkdir(parents=True, exist_ok=True)
             place.write_text(json.dumps(self.state, indent=2) + "\n")
         except OSError as error:
@@ -128,11 +131,7 @@ class Explorer(Panel):
 
     def load(self, path: str | Path) -> None:
         """Show the state that a JSON file holds."""
-        try:
-            state = json.loads(given_path(path).read_text())
-        except (OSError, ValueError) as error:
-            raise VTCError(f"{path} is no session ({error}); give a file that Save wrote") from error
-        state = complete_state(state if isinstance(state, dict) else {"a session": state})
+        state = complete_state(read_session(path))
         with self._together():
             self._folder.value = state["folder"]
             self._picker.value = [state["method"], *state["compare"]]
@@ -172,7 +171,7 @@ class Explorer(Panel):
         """Set several controls, a clip that is not in the menu too, and draw once."""
         with self._together():
             clips, clip = self._controls["clip"], settings.get("clip")
-            if clip and clip not in dict(clips.options).values():
+            if clip is not None and clip not in dict(clips.options).values():
                 clips.options = [*clips.options, (Path(str(clip)).name, clip)]
             for name, value in settings.items():
                 self._controls[name].value = value

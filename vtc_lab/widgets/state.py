@@ -10,7 +10,7 @@ from functools import cache, lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vtc_lab.clips.reading import ROOT, find_clips, one_each, read_clip, resolve
+from vtc_lab.clips.reading import ROOT, find_clips, given_path, one_each, read_clip, resolve, unfit
 from vtc_lab.encoders import ENCODERS, load_encoder
 from vtc_lab.figures.style import VENUES
 from vtc_lab.measures import list_measures
@@ -54,6 +54,7 @@ BUDGETS = {  # the settings that fix the budget
     "fidelity": ("min_fidelity",),
 }
 MODEL = "video-qa model"
+_SESSION = 1_000_000  # bytes of a file that can be a session
 ENCODER_NAMES = (*ENCODERS, MODEL)
 
 
@@ -77,6 +78,19 @@ def complete(
             if name not in list(known):
                 raise VTCError(f"{key} is {whole[key]!r}; {suggest(name, known)}")
     return whole
+
+
+def read_session(path: str | Path) -> State:
+    """Return the state that a JSON file holds, unchecked."""
+    place = given_path(path)
+    try:
+        fault = unfit(place) or ("it is too large" if place.stat().st_size > _SESSION else "")
+        state = None if fault else json.loads(place.read_text())
+    except (OSError, ValueError, RecursionError) as error:
+        state, fault = None, str(error)
+    if not isinstance(state, dict):
+        raise VTCError(f"{path} is no session ({fault or 'no dict'}); give a file that Save wrote")
+    return state
 
 
 def call_line(call: str, state: State, defaults: Mapping[str, Any]) -> str:
