@@ -1,5 +1,7 @@
 """The cost model against torch's own count of real forward passes, and the speed-up that it calls ideal."""
 
+import math
+
 import pytest
 import torch
 from tiny_checkpoints import checkpoint, frames, prompt
@@ -78,3 +80,11 @@ def test_more_tokens_than_there_are_cost_nothing_that_is_known(held):
 def test_a_family_that_was_never_compared_is_refused():
     with pytest.raises(vtc.VTCError, match="'qwen3_5' models were never compared"):
         vtc.stage_costs(AutoConfig.from_pretrained(checkpoint("qwen3_5")), (1, 2, 2))
+
+
+@pytest.mark.parametrize(
+    "named", [{"text": -1}, {"text": math.nan}, {"new_tokens": 0}, {"new_tokens": 1.5}, {"grid": (4, 14)}, {"grid": ""}]
+)
+def test_numbers_that_cannot_be_are_refused(named):
+    with pytest.raises(vtc.VTCError, match=next(iter(named))):
+        vtc.stage_costs(vtc.load_model().network, **{"grid": (4, 14, 14)} | named)

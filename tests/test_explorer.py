@@ -3,6 +3,7 @@
 import io
 import json
 import math
+import os
 import threading
 import time
 from typing import Annotated
@@ -471,7 +472,7 @@ def test_a_session_is_saved_and_loaded(explorer, tmp_path):
     assert picture[0] == other._strips.sprite
     (tmp_path / "sessions" / "one.json").write_text("[1]")
     other._load.click()
-    assert "the explorer has no setting 'a session'" in other.message
+    assert "is no session" in other.message
 
 
 def test_it_has_a_static_face(explorer):
@@ -543,3 +544,25 @@ def test_a_papers_own_mode_finds_its_budget():
     alone = vtc.reduce(view.tokens, "dtd", tau=0.9)
     assert [len(reduced) for reduced in view.reductions] == [len(alone)] * 2
     assert len(alone) != view.tokens.total // 8
+
+
+def test_sessions_are_files_that_save_wrote(tmp_path):
+    explorer = vtc.explore(encoder="pixels", frames=2, question="<b>?</b>")
+    good = explorer.save(tmp_path / "good.json")
+    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "null").symlink_to("/dev/zero")
+    (tmp_path / "large").write_bytes(b" " * 2_000_000)
+    (tmp_path / "deep").write_bytes(b"[" * 200_000)
+    (tmp_path / "list").write_text("[1]")
+    (tmp_path / "mine.txt").write_text("mine")
+    for name in ("fifo", "null", "large", "deep", "list", "mine.txt", "."):
+        for door in (explorer.load, explorer.save):
+            with pytest.raises(vtc.VTCError, match="is no session"):
+                door(tmp_path / name)
+    assert (tmp_path / "mine.txt").read_text() == "mine"
+    good.write_text(good.read_text().replace('"venue"', '"paper"'))
+    with pytest.raises(vtc.VTCError, match="no setting 'paper'"):
+        explorer.load(good)
+    explorer.save(good)
+    explorer.load(good)
+    explorer.close()

@@ -74,6 +74,9 @@ def stage_costs(
         raise VTCError(f"the costs of {kind!r} models were never compared with torch's count; {suggest('', _KNOWN)}")
     if len(grid) != 3 or not all(isinstance(size, Integral) and size > 0 for size in grid):
         raise VTCError(f"grid is {grid!r:.60}; give (T, h, w), three whole numbers of at least 1")
+    for name, value, least in (("text", text, 0), ("new_tokens", new_tokens, 1)):
+        if not isinstance(value, Integral) or value < least:
+            raise VTCError(f"{name} is {value!r:.60}; give a whole number of at least {least}")
     total, depth = math.prod(grid), len(network.get_decoder().layers)
     layers = list(held) if isinstance(held, Sequence) else [total if held is None else held] * depth
     if len(layers) != depth or not all(isinstance(each, Real) and 0 < each <= total for each in layers):
