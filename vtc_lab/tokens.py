@@ -348,12 +348,16 @@ def demand(kind: type, value: object) -> None:
         raise VTCError(f"{plain(repr(value))[:60]} is no {name}; {_MADE_BY[name]}")
 
 
-def as_tensor(name: str, given: object) -> Tensor:
-    """Return the argument of this name as a tensor; a VTCError if it cannot be one."""
-    try:
-        return torch.as_tensor(given)
-    except (RuntimeError, ValueError, TypeError, OverflowError) as error:
-        raise VTCError(f"{name} is {plain(repr(given))[:60]}; give a tensor or a list of numbers") from error
+def tensors_beside(tokens: VideoTokens, **given: object) -> list[Tensor]:
+    """Return arguments as tensors on the device of the tokens; a VTCError names the one that cannot be a tensor."""
+    demand(VideoTokens, tokens)
+    found = []
+    for name, value in given.items():
+        try:
+            found.append(torch.as_tensor(value, device=tokens.values.device))
+        except (RuntimeError, ValueError, TypeError, OverflowError) as error:
+            raise VTCError(f"{name} is {plain(repr(value))[:60]}; give a tensor or a list of numbers") from error
+    return found
 
 
 _MADE_BY = {

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from vtc_lab.tokens import Reduction, VideoTokens, VTCError, as_tensor, demand
+from vtc_lab.tokens import Reduction, VideoTokens, VTCError, tensors_beside
 
 _QUERIES = 729  # of the tower for which SToP gives its numbers
 _BLOCK = 1 << 18  # elements of one working block: 1 MB in float32, which stays in a core's cache
@@ -250,10 +250,9 @@ def prune(tokens: VideoTokens, anchor: Tensor, notes: tuple[str, ...] = ()) -> R
     >>> prune(VideoTokens(torch.randn(2, 2, 2, 3)), torch.tensor([5, 0])).anchor.tolist()
     [0, 5]
     """
-    demand(VideoTokens, tokens)
-    anchor = as_tensor("anchor", anchor)
+    (anchor,) = tensors_beside(tokens, anchor=anchor)
     indices = anchor.ndim == 1 and len(anchor) > 0 and not anchor.is_floating_point() and anchor.dtype != torch.bool
-    order = anchor.long().to(tokens.values.device).sort().values if indices else anchor
+    order = anchor.long().sort().values if indices else anchor
     if not indices or order[0] < 0 or order[-1] >= tokens.total or bool((order.diff() == 0).any()):
         raise VTCError(f"anchors are {anchor.tolist()!r:.60}; give distinct raster indices, 0 to {tokens.total - 1}")
     anchor = order
@@ -280,9 +279,7 @@ def merge(tokens: VideoTokens, group: Tensor, weight: Tensor, anchor: Tensor, no
     >>> merge(tokens, group, torch.ones(4), torch.tensor([0, 2])).tokens.flatten().tolist()
     [0.5, 2.0]
     """
-    demand(VideoTokens, tokens)
-    given = {"group": group, "weight": weight, "anchor": anchor}
-    group, weight, anchor = (as_tensor(name, each).to(tokens.values.device) for name, each in given.items())
+    group, weight, anchor = tensors_beside(tokens, group=group, weight=weight, anchor=anchor)
     if not group.shape == weight.shape == (tokens.total,) or anchor.ndim != 1 or not len(anchor):
         shapes = [tuple(each.shape) for each in (group, weight, anchor)]
         raise VTCError(f"group, weight and anchor have shapes {shapes}; they must be ({tokens.total},) twice and (K,)")
