@@ -47,7 +47,7 @@ def peak_of_each(rows: Tensor, member: Tensor, sizes: Tensor, count: Tensor, nei
     first, todo = sizes.cumsum(0) - sizes, (count > 0) & (count < sizes)
     for size in sizes[todo].unique().tolist():  # sets of the same size in one piece, as far as memory allows
         same = (todo & (sizes == size)).nonzero().flatten()
-        for some in same.split(max(1, _ELEMENTS // (4 * size * max(size, rows.shape[1])))):
+        for some in same.split(max(1, _ELEMENTS // (16 * size * max(size, rows.shape[1])))):
             place = first[some, None] + torch.arange(size, device=rows.device)
             which = member[place]
             inside = rows.index_select(0, which.flatten()).view(*which.shape, -1).double()

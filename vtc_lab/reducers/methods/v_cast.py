@@ -20,7 +20,8 @@ def v_cast(tokens: VideoTokens, budget: int) -> Reduction:
     is highest; ties to the lower patch.
 
     The official code gives the whole remainder to one frame, and keeps a clip of one frame whole; neither is done here.
-    Shares beyond a frame's patches go to the other frames in proportion. The cost is two passes over the tokens.
+    Shares beyond a frame's patches go to the other frames in proportion. Where what matters has shorter vectors than
+    the background, as with the bundled model, the norm keeps the background. The cost is two passes over the tokens.
 
     >>> v_cast(VideoTokens(torch.randn(4, 2, 2, 8)), 8).kept.flatten(1).any(1).tolist()
     [True, True, True, True]
