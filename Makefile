@@ -1,6 +1,7 @@
 # Everything runs from .venv, which the first target makes; `make help` lists the targets.
 PYTHON ?= python3
 LAB_ARGS ?=
+PAGES ?=
 BIN := .venv/bin
 LMMS := .venv-lmms
 NOTEBOOK := notebooks/00_start_here.ipynb
@@ -16,7 +17,7 @@ endef
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help lab check test test-lmms figures bench kills corpus life fuzz format clean
+.PHONY: help lab check test test-lmms figures docs bench kills corpus life fuzz format clean
 
 help: ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1	/p' Makefile
@@ -38,6 +39,9 @@ test-lmms: $(LMMS)/.done ## run lmms-eval itself on a small task, in an environm
 
 figures: .venv/.test ## compute the gallery in figures/ anew (under 20 minutes on two cores)
 	$(BIN)/python benchmarks/make_figures.py
+
+docs: .venv/.test ## execute the notebooks and write their pages into docs/notebooks/ (PAGES="00 03" does these two)
+	$(BIN)/python benchmarks/make_pages.py $(PAGES)
 
 bench: .venv/.test ## measure: slider to picture, cost of each method and measure, a sweep against single runs, throughput, stages inside
 	$(BIN)/python benchmarks/explorer_latency.py

@@ -8,6 +8,8 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
+from benchmarks.make_pages import PAGES, fingerprint
+
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 NAMES = [
@@ -44,6 +46,22 @@ def test_stored_as_source_alone(path):
 def test_each_leads_to_the_next():
     for path, following in pairwise(NOTEBOOKS):
         assert f"]({following.name})" in nbformat.read(path, 4).cells[-1].source, path.stem
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_its_page_is_of_its_present_source(path):
+    """If not: `make docs PAGES=04` for the notebook whose name begins so."""
+    page = (PAGES / f"{path.stem}.html").read_text()
+    assert f'<meta name="source" content="{fingerprint(nbformat.read(path, 4))}">' in page
+    assert re.search("<img [^>]*src=.data:image", page) and not re.search(
+        r"""(?:src|<link[^>]*href)=["']https?:""", page
+    )
+    assert "Traceback (most recent" not in page and 'class="vtc-error"' not in page
+
+
+def test_pages_are_small_and_of_notebooks():
+    pages = sorted(PAGES.iterdir())
+    assert [page.stem for page in pages] == NAMES and sum(page.stat().st_size for page in pages) < 6e6
 
 
 @pytest.mark.slow
