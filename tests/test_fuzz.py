@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import vtc_lab as vtc
+from vtc_lab.figures import export
 from vtc_lab.figures.export import Picture
 from vtc_lab.widgets.state import DEFAULTS
 
@@ -46,6 +47,15 @@ junk = st.one_of(
         [Path("."), Path("/dev/null"), np.array([1, 2]), np.array("x"), object(), len, torch.ones(2), CLIP, REDUCED]
     ),
 )
+
+
+@pytest.fixture(autouse=True, scope="module")
+def no_figures_in_the_repository(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(export, "FOLDER", tmp_path_factory.mktemp("figures"))
+        yield
+
+
 good = st.sampled_from([TOKENS, REDUCED, CLIP, [REDUCED], {"clip": CLIP, "question": "?"}, TABLE, "lftr"])
 
 

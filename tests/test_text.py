@@ -282,3 +282,12 @@ def test_a_sample_without_a_clip_is_said(sample, model):
             read()
     table = vtc.sweep(model, [sample | {"question": "what ?", "answer": "a"}], ["uniform"], [2])
     assert table.status.tolist() == ["error"] and "the sample has no clip but" in table.error[0]
+
+
+def test_scripts_of_the_widgets_put_no_text_into_the_page_as_markup():
+    scripts = {path.name: path.read_text() for path in Path("vtc_lab/widgets").glob("*.js")}
+    assert scripts
+    markup = r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|createContextualFragment|\beval\(|new Function"
+    assert {name: re.findall(markup, text) for name, text in scripts.items() if re.search(markup, text)} == {}
+    for place in re.findall(r"href: `([^`]*)`", "".join(scripts.values())):
+        assert "encodeURIComponent" in place
