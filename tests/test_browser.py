@@ -255,6 +255,22 @@ def test_the_workbench_shows_everything_at_once_and_answers_the_mouse(lab, page,
     page.keyboard.press("Escape")
     assert "16 frames" in page.locator(".vtc-bar").inner_text() and not page.locator(".vtc-tip").is_visible()
 
+    # Another encoder has other heat maps, of the same frames.
+    def rank() -> str:
+        page.locator(".vtc-views").first.focus()
+        page.keyboard.press("ArrowRight")
+        told = re.search(r"significance (\S+)", page.locator(".vtc-tip").inner_text())[1]
+        page.keyboard.press("Escape")
+        return told
+
+    of_lite, ledger = rank(), _ledger(page)
+    _fold(page, "Encoder, model, files")
+    encoder = page.locator(".widget-dropdown", has_text="encoder").locator("select")
+    encoder.select_option("pixels")
+    _until(lambda: rank() != of_lite, "the significance of pixels")
+    encoder.select_option("efficientnet-lite0")
+    _until(lambda: (rank(), _ledger(page)) == (of_lite, ledger), "the first picture")
+
 
 # Presses the right arrow on a slider and waits for the next painted frame after the picture's line has changed.
 _KEY_TO_PICTURE = """handle => new Promise(done => {
@@ -311,6 +327,11 @@ def test_bad_input_is_said_beside_the_field_and_the_last_good_picture_is_dimmed(
     _until(
         lambda: page.evaluate("getComputedStyle(document.querySelector('.vtc-strips')).opacity") == "0.35", "dimming"
     )
+    box.fill("10")
+    box.press("Enter")
+    _until(lambda: "kept 314 of 3136" in _ledger(page), "the picture at 10x")
+    page.wait_for_timeout(500)  # for the slider, which stands at the nearest of its steps
+    assert box.input_value() == "10" and page.get_by_text("ratio=10.0").is_visible(), "what was typed stays"
     box.fill(good)
     box.press("Enter")
     _until(lambda: page.locator(".vtc-error").count() == 0, "the end of the message")

@@ -179,6 +179,8 @@ def test_a_number_box_keeps_what_was_typed_and_the_slider_follows(explorer):
     assert (explorer.state["ratio"], explorer.state["min_fidelity"]) == (7.125, 0.995)
     slider = explorer._controls["ratio"].children[0]
     assert slider.value == 7.125
+    slider.value = 2**2.85  # the page puts it at the nearest of its steps
+    assert explorer.state["ratio"] == 7.125
     slider.value = 4.0
     explorer.wait()
     assert explorer.state["ratio"] == 4.0 and "kept 294 of 1176" in ledgers(explorer)[0]

@@ -27,7 +27,7 @@ function render({ model, el }) {
       svg.append(make("text", { x: px(ratio), y: low + 12, "text-anchor": "middle" }, `${shortest(100 / ratio)}%`));
     }
     svg.append(make("text", { x: (left + wide) / 2, y: tall - 2, "text-anchor": "middle" }, "retained ratio"));
-    if (points.length) for (const value of [bottom, top]) svg.append(make("text", { x: left - 4, y: py(value) + 4, "text-anchor": "end" }, shortest(value)));
+    if (points.length) for (const value of [bottom, top]) svg.append(make("text", { x: left - 4, y: py(value) + 1, "text-anchor": "end" }, shortest(value)));
     data.lines.forEach((line, index) => {
       const path = line.points.map(([ratio, value], n) => `${n ? "L" : "M"}${px(ratio)},${py(value)}`).join("");
       svg.append(make("path", { d: path, fill: "none", stroke: line.colour, "stroke-width": 2, "stroke-dasharray": DASHES[index] }));

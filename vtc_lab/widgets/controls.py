@@ -101,8 +101,13 @@ class Slider(widgets.HBox):
             if low <= self.value <= high and shown() != self.value:
                 slider.value = self.value
 
+        def at_its_step() -> bool:  # the page rounds the slider to steps: what was typed stays as it is
+            values = (slider.value, self.value)
+            here, there = (math.log(each, slider.base) for each in values) if logarithmic else values
+            return abs(here - there) < 0.51 * slider.step
+
         def slid(_: object) -> None:
-            if shown() != round(self.value, 2):  # the slider is coarser: what was typed stays as it is
+            if not (low <= self.value <= high and at_its_step()):
                 self.value = shown()
 
         follow()

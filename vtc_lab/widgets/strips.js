@@ -36,8 +36,8 @@ function render({ model, el }) {
 
   // ---- the clip and what became of it
 
-  function takeClip() {
-    clip = { ...model.get("clip"), source: model.get("sprite"), colours: numbers(model.get("colours"), Uint8Array) };
+  function takeClip(given) {
+    clip = { ...model.get("clip"), given, colours: numbers(model.get("colours"), Uint8Array) };
     clip.ranks = {};
     for (const name of ["significance", "saliency"]) {
       const found = numbers(model.get(name), Float32Array);
@@ -52,7 +52,8 @@ function render({ model, el }) {
 
   function take() {
     if (!model.get("drawn")) return;
-    if (clip?.source !== model.get("sprite")) takeClip();
+    const given = ["clip", "sprite", "colours", "significance", "saliency"].map((name) => model.get(name));
+    if (given.some((each, index) => each !== clip?.given[index])) takeClip(given);
     takeLayers();
   }
 
@@ -76,6 +77,7 @@ function render({ model, el }) {
     });
     if (layers.length !== strips.children.length) {
       strips.replaceChildren(...layers.map((_, index) => stripOf(index)));
+      hover = null;
     }
     strips.dataset.count = layers.length;
     takeAlike();
@@ -167,7 +169,7 @@ function render({ model, el }) {
     [close.hidden, scrub.hidden] = [focus === null, focus === null];
     [scrub.max, scrub.value] = [clip.frames - 1, focus ?? 0];
     play.textContent = timer ? "❚❚ pause" : "▶ play";
-    const shown = s.pages > 1 ? `frames ${s.first + 1} to ${s.last} of ${clip.frames}` : `${clip.frames} frames`;
+    const shown = s.pages > 1 ? `frames ${s.first + 1} to ${s.last} of ${clip.frames}` : clip.frames > 1 ? `${clip.frames} frames` : "1 frame";
     where.textContent = focus === null ? shown : `frame ${focus + 1} of ${clip.frames}, ${clip.times[focus].toFixed(2)} s`;
     key.replaceChildren(...legend(view));
     light();
