@@ -103,7 +103,7 @@ class Slider(widgets.HBox):
 
         def at_its_step() -> bool:  # the page rounds the slider to steps: what was typed stays as it is
             values = (slider.value, self.value)
-            here, there = (math.log(each, slider.base) for each in values) if logarithmic else values
+            here, there = (math.log(each, slider.base) if logarithmic else each for each in values)
             return abs(here - there) < 0.51 * slider.step
 
         def slid(_: object) -> None:
