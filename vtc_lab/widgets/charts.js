@@ -13,7 +13,7 @@ function render({ model, el }) {
 
   function drawCurve() {
     const data = model.get("curve"), wide = 330, tall = 150, left = 38, low = tall - 26, highest = Math.log2(data.most || 64);
-    if (!data.lines) return;
+    if (!data.lines) return curve.replaceChildren();
     const px = (ratio) => left + (Math.log2(ratio) / highest) * (wide - left - 12);
     const points = data.lines.flatMap((line) => line.points.map(([, value]) => value)).filter(Number.isFinite);
     const top = Math.max(...points, data.best ?? -Infinity), bottom = Math.min(...points), span = top - bottom || 1;
@@ -24,7 +24,7 @@ function render({ model, el }) {
     svg.setAttribute("aria-valuemax", data.most);
     for (let ratio = 1; ratio <= data.most; ratio *= 2) {
       svg.append(make("line", { x1: px(ratio), x2: px(ratio), y1: 6, y2: low, class: "vtc-grid" }));
-      svg.append(make("text", { x: px(ratio), y: low + 12, "text-anchor": "middle" }, `${shortest(100 / ratio)}%`));
+      svg.append(make("text", { x: px(ratio), y: low + 12, "text-anchor": "middle" }, `${Number((100 / ratio).toPrecision(3))}%`));
     }
     svg.append(make("text", { x: (left + wide) / 2, y: tall - 2, "text-anchor": "middle" }, "retained ratio"));
     if (points.length) for (const value of [bottom, top]) svg.append(make("text", { x: left - 4, y: py(value) + 1, "text-anchor": "end" }, shortest(value)));

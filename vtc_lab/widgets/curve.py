@@ -47,11 +47,11 @@ class Curve:
         measure = partial(self._measure, state, view, model)
         methods = able(state, view)
         lines: list[dict[str, Any]] = [
-            {"label": describe(r), "colour": colour_of(r.method), "points": [], "now": (r.total / len(r), measure(r))}
+            {"label": describe(r), "colour": colour_of(r.method), "points": [], "now": _point(r, measure(r))}
             for r in view.reductions
         ]
         facts = {"label": _label(state["measure"]), "best": _best(state["measure"]), "most": MOST}
-        facts["ratio"] = lines[0]["now"][0]
+        facts["ratio"] = view.tokens.total / len(view.reductions[0])
         for ratios in _ROUNDS:
             for line, (name, options) in zip(lines, methods, strict=True):
                 for ratio in ratios if not finds_budget(name, options) else ():
@@ -132,6 +132,10 @@ def flip_of(answer_at: Callable[[float], str], full: str) -> float | None:
 def able(state: State, view: View) -> list[tuple[str, State]]:
     """Return the methods of a state, with their options, that the view has a reduction by."""
     return [each for index, each in enumerate(chosen(state)) if index == 0 or each[0] not in view.failed]
+
+
+def _point(reduction: Reduction, value: float) -> tuple[float, float] | None:
+    return (reduction.total / len(reduction), value) if math.isfinite(value) else None  # JSON has no infinity
 
 
 def _label(measure: str) -> str:

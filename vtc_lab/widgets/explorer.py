@@ -370,6 +370,7 @@ def _answer_row(label: str, colour: str, answer: Answer, full: Answer | None) ->
     kl = None if full is None else answer_fidelity(full, answer)["kl"]
     return {
         **{"label": label, "colour": colour, "text": answer.text, "entered": answer.entered},
-        **{"scores": [(text or "(space)", share) for text, share in best], "kl": kl},
+        **{"scores": [(text or "(space)", share) for text, share in best]},
+        "kl": kl if kl is not None and math.isfinite(kl) else None,
         "mean": answer.per_layer if answer.per_layer < answer.entered else None,
     }

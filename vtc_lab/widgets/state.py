@@ -47,6 +47,7 @@ DEFAULTS: State = {
 }
 MOST = 4  # methods at once
 VIEWS = ("tokens", "averaged", "difference", "significance", "saliency", "lost")
+_LARGEST = 1e15  # number in a state: a control holds no larger one exactly
 ANSWERS = ("probability", "kl")  # measures of answers, which need a question
 BUDGETS = {  # the settings that fix the budget
     "ratio": ("ratio",),
@@ -73,6 +74,8 @@ def complete(
         kinds = (int, float) if isinstance(default, float) else type(default)
         if not isinstance(whole[key], kinds) or isinstance(whole[key], bool):
             raise VTCError(f"{key} is {whole[key]!r}; it must be of the kind of {default!r}")
+        if isinstance(whole[key], int | float) and abs(whole[key]) > _LARGEST:
+            raise VTCError(f"{key} is {whole[key]!r:.40}; it must be at most {_LARGEST:g}")
     for key, known in choices.items():
         for name in whole[key] if isinstance(whole[key], list) else [whole[key]]:
             if name not in list(known):
