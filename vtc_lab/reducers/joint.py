@@ -70,21 +70,20 @@ def differences(values: Tensor) -> tuple[Tensor, ...]:
     patches = height * width
     lags = {2: patches, 3: width, 4: 1}  # how far back in raster order the frame before, the row above, the left are
     products = torch.zeros(5, frames * patches, device=values.device)  # with itself, the frame's mean, and with those
-    means = []
+    mean = torch.empty(frames, 1, values.shape[3], device=values.device)  # made once, as are all that outlive a block
     for part in blocks(values):
         begin = max(part.start - 1, 0)
         rows = values[begin : part.stop].float().flatten(0, 2)[:, None]
         lead, found = (part.start - begin) * patches, products[:, begin * patches : part.stop * patches, None, None]
         inside = rows[lead:].view(-1, patches, rows.shape[2])
-        means.append(inside.mean(1, keepdim=True))
+        torch.mean(inside, 1, keepdim=True, out=mean[part])
         torch.bmm(rows[lead:], rows[lead:].mT, out=found[0, lead:])
-        torch.bmm(means[-1], inside.mT, out=found[1, lead:].view(-1, 1, patches))
+        torch.bmm(mean[part], inside.mT, out=found[1, lead:].view(-1, 1, patches))
         for number, lag in lags.items():
             skip = max(lead, lag)
             torch.bmm(rows[skip:], rows[skip - lag : len(rows) - lag].mT, out=found[number, skip:])
     if not _SQUARES[0] < float(products[0].amax()) < _SQUARES[1] and (peak := float(values.abs().amax())):
         return differences(values / peak)
-    mean = torch.cat(means)
     scale, mean_scale = products.add_(_TINY)[0].rsqrt(), (mean @ mean.mT).add_(_TINY).rsqrt_().flatten()
     products[1:].mul_(scale)
     products[1].view(frames, -1).mul_(mean_scale[:, None])

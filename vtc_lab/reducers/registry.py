@@ -305,13 +305,17 @@ def _state(tokens: VideoTokens) -> list[Any]:
     found: list[Any] = []
     for each in [tokens.values] if tokens.saliency is None else [tokens.values, tokens.saliency]:
         version, sample = (None, each) if each.is_inference() else (each._version, each[:, ::4, ::4])
-        found += [version, _sums(sample).detach().cpu().numpy().tobytes()]
+        found += [version, _sums(sample).cpu().numpy().tobytes()]
     return found
 
 
 def _sums(values: Tensor) -> Tensor:
     """Return float32 sums over the last axis; one is finite only if all its values are."""
-    return torch.cat([values[part].sum(-1, dtype=torch.float32).flatten() for part in wide(values)])
+    values = values.detach()
+    sums = torch.empty(*values.shape[:-1], 1, device=values.device)
+    for part in wide(values):  # small results between freed blocks would keep the heap from using these again
+        torch.sum(values[part], -1, keepdim=True, dtype=torch.float32, out=sums[part])
+    return sums
 
 
 def _check_finite(tokens: VideoTokens) -> None:
