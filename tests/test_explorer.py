@@ -231,6 +231,7 @@ def test_a_typo_in_code_is_an_error_with_the_nearest_name():
         ({"method": "lfrt"}, "did you mean 'lftr'?"),
         ({"ratio": "8"}, "ratio is '8'"),
         ({"frames": 2.5}, "frames is 2.5"),
+        ({"folder": np.array([1, 2])}, "there is no folder [1 2]"),
         ({"ratio": 10**400}, "it must be at most 1e+15"),
         ({"frames": -(10**400)}, "it must be at most 1e+15"),
         ({"options": {"seed": {1}}}, "plain JSON"),

@@ -142,8 +142,8 @@ def complete_state(state: State) -> State:
         state = state | {"compare": [others] if others else []}
     if "clip" in state:
         state = state | {"clip": str(state["clip"])}
-    elif state.get("folder"):
-        state = state | {"clip": str(find_clips(str(state["folder"]))[0])}
+    elif folder := str(state.get("folder", "")):
+        state = state | {"clip": str(find_clips(folder)[0])}
     whole = complete("explorer", state, usual(state.get("model", "")), choices)
     others, options = whole["compare"], whole["compare_options"]
     if len(others) >= MOST or len(set(others)) < len(others):
