@@ -17,10 +17,10 @@ _SAME = 1e-6  # numbers that differ by less than this share of the largest diffe
 
 
 def blocks(values: Tensor) -> Iterator[slice]:
-    """Yield slices over the first axis, each of about 1 MB in float32 on a CPU and 256 MB elsewhere."""
+    """Yield slices over the first axis, at least one, each of about 1 MB in float32 on a CPU and 256 MB elsewhere."""
     elements = _BLOCK if values.device.type == "cpu" else _DEVICE_BLOCK
     step = max(1, elements // max(1, values[:1].numel()))
-    for start in range(0, len(values), step):
+    for start in range(0, max(1, len(values)), step):
         yield slice(start, min(start + step, len(values)))
 
 
