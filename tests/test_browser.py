@@ -393,6 +393,7 @@ def _progress(page: Page) -> tuple[int, int]:
 
 def test_an_ablation_fills_in_stops_and_comes_back_at_once(lab, page):
     home, address = lab
+    page.set_viewport_size({"width": 1500, "height": 1300})
     call = "vtc.ablate(clips=40, ratios=[1, 2, 4], results='data/results/browser.sqlite')"
     cell = f"import vtc_lab as vtc\n\n{call}"
     kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3 (ipykernel)", "language": "python"}}

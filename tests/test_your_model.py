@@ -122,23 +122,24 @@ def test_sweep(loaded, family) -> None:
 def test_the_explorer_shows_one_frame_of_each_pair(loaded, tmp_path) -> None:
     model = loaded("qwen3_vl")
     explorer = vtc.explore(folder="data/clips", frames=5, encoder="video-qa model", model=model.spec["name"], ratio=4)
-    assert explorer.message == "" and explorer.state["clip"].endswith("bigbuckbunny.mp4")
-    assert "A token is of 2 frames" in explorer._note.value and "of 3 frames" in explorer._columns[0].children[0].value
+    said = "a token is of 2 frames, of which the first is shown"
+    assert explorer.message == said and explorer.state["clip"].endswith("bigbuckbunny.mp4")
+    assert "of 3 frames" in explorer._strips.layers[0]["ledger"]
     explorer._controls["question"].value = "what ?"
     explorer._ask.click()
     explorer.wait()
-    assert explorer.message == "" and "vtc-answers" in explorer._answers.value
+    assert explorer.message == said and len(explorer._charts.answer["rows"]) == 3
 
 
 def test_a_model_that_is_loaded_is_not_loaded_again(loaded, monkeypatch) -> None:
     model = loaded("llava_next_video")
     monkeypatch.setattr("vtc_lab.models.loading.load_model", None)  # whoever calls it gets an error on show
     explorer = vtc.explore(model, clip="data/clips/dog.mp4", frames=4, question="what ?")
-    assert explorer.message == "" and f"Tokens: {model.name}" in explorer._note.value
+    assert explorer.message == "" and explorer._view.tokens.encoder == model.name
     assert (explorer.state["encoder"], explorer.state["model"]) == ("video-qa model", model.spec["name"])
     explorer._ask.click()
     explorer.wait()
-    assert explorer.message == "" and "vtc-answers" in explorer._answers.value
+    assert explorer.message == "" and len(explorer._charts.answer["rows"]) == 3
 
 
 @pytest.mark.slow
@@ -149,11 +150,11 @@ def test_model_and_folder_can_be_typed(loaded, tmp_path) -> None:
     for name in ("b.mp4", "a.mp4"):
         shutil.copy(ROOT / "data" / "clips" / "dog.mp4", folder / name)
     explorer = vtc.explore(frames=4, encoder="video-qa model", ratio=4)
-    picture = explorer._columns[0].children[1].value
+    picture = explorer._strips.sprite
 
     explorer._folder.value = str(folder)
     explorer.wait()
-    assert explorer.message == "" and explorer._columns[0].children[1].value != picture
+    assert explorer.message == "" and explorer._strips.sprite != picture
     assert explorer.state["clip"] == str(folder / "a.mp4")
     assert [name for name, _ in explorer._controls["clip"].options] == ["a.mp4", "b.mp4"]
     explorer._folder.value = "no/such/folder"
@@ -162,10 +163,10 @@ def test_model_and_folder_can_be_typed(loaded, tmp_path) -> None:
 
     explorer._controls["model"].value = f" {model.spec['name']} "
     explorer.wait()
-    assert explorer.message == "" and f"Tokens: {model.name}" in explorer._note.value
+    assert explorer.message == "" and explorer._view.tokens.encoder == model.name
     explorer._controls["model"].value = "no/such/checkpoint"
     explorer.wait()
-    assert "no/such/checkpoint" in explorer.message and f"Tokens: {model.name}" in explorer._note.value
+    assert "no/such/checkpoint" in explorer.message and explorer._view.tokens.encoder == model.name
 
 
 # --- loading -----------------------------------------------------------------------------------------------------
