@@ -11,7 +11,7 @@ from contextlib import closing
 import numpy as np
 import pandas as pd
 import pytest
-from ipywidgets import Widget
+from ipywidgets import Box, Widget
 from PIL import Image
 
 import vtc_lab as vtc
@@ -227,7 +227,7 @@ def test_every_control_has_a_tooltip_and_no_option_fixes_the_budget(open_panel):
     panel = open_panel(ablated="dtd", option="", values=[])
     parts = [panel._start, panel._stop, panel._export, *panel._controls.values()]
     while parts:
-        assert parts[0].tooltip, parts[0]
+        assert bool(parts[0].tooltip) != isinstance(parts[0], Box), "each but boxes, which no page could show then"
         parts = [*parts[1:], *getattr(parts[0], "children", ())]
     assert "tau" not in panel._controls["options"]._controls and "tau" not in panel._controls["option"].options
 

@@ -51,7 +51,8 @@ def labelled(label: str, box: widgets.Widget) -> widgets.HBox:
 
 def give_tip(control: widgets.Widget, tip: str) -> None:
     """Give a tooltip to a control and to the parts that have none of their own."""
-    control.tooltip = tip
+    if not isinstance(control, widgets.Box):  # the page of ipywidgets 8.1 cannot show a box that has one
+        control.tooltip = tip
     for part in getattr(control, "children", ()):
         if not part.tooltip:
             give_tip(part, tip)
