@@ -60,7 +60,8 @@ corpus: .venv/.test ## read 500 bad clips and count right frames, errors, wrong 
 life: .venv/.test ## live long in one kernel: 2,000 slider moves, 500 changes of clip, 200 exports; print memory and latency
 	$(BIN)/python benchmarks/long_life.py
 
-fuzz: .venv/.test ## draw 10,000 values for every door that data comes in by (hours)
+fuzz: .venv/.test ## draw 10,000 new values for every door that data comes in by (hours), and new ones for the invariants
+	VTC_FUZZ=1 $(PYTEST) -m "not slow"
 	VTC_FUZZ=10000 $(PYTEST) tests/test_fuzz.py
 
 format: .venv/.test ## put the code into the agreed style

@@ -415,7 +415,7 @@ def test_figure_sizes():
         figure_size("nips")
     with pytest.raises(VTCError, match="'xyz'; there are 'cvpr', 'iccv'"):
         figure_size("xyz")
-    with pytest.raises(VTCError, match="width is 'page'; choose"):
+    with pytest.raises(VTCError, match="width is 'page'; there are 'column'"):
         figure_size(width="page")
 
 

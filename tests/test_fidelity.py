@@ -294,7 +294,7 @@ def test_which_measures_are_given() -> None:
         fidelity(tokens, reduced, ["retained_varianz"])
     with pytest.raises(vtc.VTCError, match="'psnr'"):
         fidelity(tokens, reduced, "psnr")
-    with pytest.raises(vtc.VTCError, match="called 3"):
+    with pytest.raises(vtc.VTCError, match="tokens is 3"):
         fidelity(tokens, reduced, 3)
     with pytest.raises(vtc.VTCError, match="saliency_kept.*saliency"):
         fidelity(silent, reduced, ["saliency_kept"])

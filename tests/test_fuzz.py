@@ -44,7 +44,18 @@ junk = st.one_of(
     st.lists(plain, max_size=3),
     st.dictionaries(texts, plain, max_size=3),
     st.sampled_from(
-        [Path("."), Path("/dev/null"), np.array([1, 2]), np.array("x"), object(), len, torch.ones(2), CLIP, REDUCED]
+        [
+            Path("."),
+            Path("/dev/null"),
+            np.array([1, 2]),
+            np.array("x"),
+            object(),
+            len,
+            torch.ones(2),
+            CLIP,
+            REDUCED,
+            TABLE,
+        ]
     ),
 )
 

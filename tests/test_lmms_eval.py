@@ -197,7 +197,7 @@ def test_each_reduction_has_cache_entries_of_its_own(runs, samples):
 
 def test_mistakes_are_told_in_one_sentence(runs):
     for sentence in (
-        "Error during evaluation: no method is called 'lfrt'; did you mean 'lftr'?",
+        "Error during evaluation: method is 'lfrt'; did you mean 'lftr'?",
         "Error during evaluation: vtc answers by generation only; choose the generate_until form of the task",
     ):
         assert sentence in runs.words

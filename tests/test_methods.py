@@ -230,7 +230,7 @@ def test_very_large_and_very_small_values_are_as_good_as_others(name, size) -> N
 
 @pytest.mark.parametrize(("what", "word", "right"), [("needs", "saliency", "attention"), ("kind", "merge", "merges")])
 def test_needs_and_kind_are_one_of_two_words(what, word, right) -> None:
-    with pytest.raises(vtc.VTCError, match=f"{what}='{word}'.*'{right}'"):
+    with pytest.raises(vtc.VTCError, match=f"{what} of method 'mine' is '{word}'.*'{right}'"):
         vtc.method(name="mine", **{what: word})(lambda tokens, budget: vtc.prune(tokens, torch.arange(budget)))
 
 

@@ -471,7 +471,7 @@ def test_a_bundled_sample_is_the_same_through_both_readers():
 @pytest.mark.parametrize(
     "name, split, words",
     [
-        ("msvd", None, "no benchmark 'msvd'; did you mean 'msvd-qa'"),
+        ("msvd", None, "benchmark is 'msvd'; did you mean 'msvd-qa'"),
         ("video-mme", "shrot", "no split 'shrot'; did you mean 'short'"),
         ("nextqa-mc", "validation", "no split 'validation'; did you mean 'val'"),
         ("nextqa-mc", "test", r"val\.csv|/test/\*\.parquet; those of split 'val' are there$"),

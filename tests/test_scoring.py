@@ -245,7 +245,7 @@ def test_likelihood_wants_the_single_highest(values, data):
 @pytest.mark.parametrize(
     "sample, answer, rule, words",
     [
-        (SAMPLE, "B", "leter", "no rule 'leter'; did you mean 'letter'"),
+        (SAMPLE, "B", "leter", "rule is 'leter'; did you mean 'letter'"),
         (SAMPLE, {"A": 1.0}, "likelihood", "needs one for each of"),
         (SAMPLE, "B", "likelihood", "the answer has the scores None"),
         ({"answer": "red"}, {"red": 1.0}, "likelihood", "for each of None"),

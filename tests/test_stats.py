@@ -333,7 +333,7 @@ def test_too_few_draws_for_a_label_of_few_clips_give_no_interval_and_no_warning(
             "'clip' is empty in 4 rows with a result",
         ),
         (lambda t: bootstrap_interval(t.assign(kl=np.inf), "kl"), "'kl' holds infinite numbers"),
-        (lambda t: compare(t, "lfrt"), "no label is called 'lfrt'; did you mean 'lftr'"),
+        (lambda t: compare(t, "lfrt"), "reference is 'lfrt'; did you mean 'lftr'"),
         (lambda t: compare(t[t["clip"] == "clips/000.mp4"]), "of one clip; paired tests need two or more"),
         (lambda t: compare(t[t.ratio > 1]), "no result at ratio 1"),
         (lambda t: compare(t[t.ratio == 1]), "nothing to compare with 'everything'"),

@@ -106,7 +106,7 @@ def test_bad_streams_are_one_sentence():
     with pytest.raises(vtc.VTCError, match="ratio is 9; it must be a number from 1"):
         list(vtc.reduce_stream([frame], "lftr", 9))
     for arguments, word in (
-        ({"method": "pool", "ratio": 2}, "does not run on a stream"),
+        ({"method": "pool", "ratio": 2}, "method for a stream is 'pool'; there are"),
         ({"method": "stc", "tau": 0.5}, "not tau"),
         ({"method": "dtd", "tau": 0.5, "ratio": 2}, "not both"),
         ({"method": "lftr", "ratio": 2, "window": 0}, "window is 0"),

@@ -294,7 +294,7 @@ def test_wrong_arguments_are_sentences(model, samples):
         (twice(fps="1"), "fps='1'"),
         (twice(frames=8, fps=1), "frames=8 and fps=1 were both given"),
         (twice(max_new_tokens=True), "max_new_tokens is True"),
-        (twice(positions="keep"), "choose 'preserve' or 'compact'"),
+        (twice(positions="keep"), "there are 'preserve', 'compact'"),
         (twice(model="toy"), "model is 'toy'; give what vtc.load_model gives"),
         (twice(results=5), "results is 5"),
         (twice(executor=3), "executor is 3"),

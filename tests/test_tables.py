@@ -157,7 +157,7 @@ def test_the_same_bytes_each_time_with_how_they_were_made(sweep, tmp_path):
         (pd.DataFrame(), "t", "max", "the table has no rows"),
         (pd.DataFrame({"a": [1]}), "a/b", "max", "'a/b' cannot name a table"),
         (pd.DataFrame({"a": [1]}), 7, "max", "7 cannot name a table"),
-        (pd.DataFrame({"a": [1]}), "t", "largest", "best is 'largest'; choose 'max', 'min' or None"),
+        (pd.DataFrame({"a": [1]}), "t", "largest", "best is 'largest'; there are 'max', 'min'"),
         (
             pd.DataFrame({"label": "a", "ratio": 2, "mean": [0.1, 0.2], "low": 0.0, "high": np.nan}),
             "t",

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from vtc_lab.tokens import Clip, VideoTokens, VTCError, demand, suggest
+from vtc_lab.tokens import Clip, VideoTokens, VTCError, demand, demand_one_of
 
 _BATCH = 16  # frames encoded at a time
 
@@ -115,8 +115,7 @@ def load_encoder(name: str = "pixels", **options: int | None) -> Pixels | Effici
     >>> load_encoder("pixels", size=112, patch=8).encode(clip).values.shape
     torch.Size([2, 14, 14, 192])
     """
-    if name not in ENCODERS:
-        raise VTCError(f"no encoder is called {name!r}; {suggest(name, ENCODERS)}")
+    demand_one_of("encoder", name, ENCODERS)
     return ENCODERS[name](**options)
 
 

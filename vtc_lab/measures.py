@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from vtc_lab.reducers.ops import blocks, coverage, few_threads
-from vtc_lab.tokens import Reduction, VideoTokens, VTCError, demand, suggest
+from vtc_lab.tokens import Reduction, VideoTokens, VTCError, demand, demand_one_of
 
 if TYPE_CHECKING:  # importing the model imports transformers, which takes seconds
     from vtc_lab.models.answers import Answer
@@ -182,8 +182,7 @@ def _names(tokens: VideoTokens, asked: str | Iterable[str] | None) -> list[str]:
         asked = able if asked == "all" else [asked]
     asked = list(asked) if isinstance(asked, Iterable) else [asked]
     for name in asked:
-        if name not in _OF_TOKENS:
-            raise VTCError(f"no measure of tokens is called {name!r}; {suggest(name, [*_OF_TOKENS, 'all'])}")
+        demand_one_of("measure of tokens", name, [*_OF_TOKENS, "all"])
         if name not in able:
             raise VTCError(f"{name} needs tokens that carry saliency and these carry none; encode with saliency=True")
     return [name for name in able if name in asked]

@@ -45,6 +45,13 @@ def suggest(wrong: object, names: Iterable[str]) -> str:
     return f"there are {', '.join(map(repr, names))}" if names else "there are none"
 
 
+def demand_one_of(what: str, value: object, names: Iterable[object]) -> None:
+    """Raise a VTCError that offers the nearest names if a value, which may be of any kind, is none of them."""
+    names = list(names)
+    if not isinstance(value, str | int) or value not in names:  # of a table, `in` has no truth
+        raise VTCError(f"{what} is {plain(repr(value))[:60]}; {suggest(value, map(str, names))}")
+
+
 @dataclass(frozen=True, eq=False)
 class Clip:
     """Sampled frames of one video.

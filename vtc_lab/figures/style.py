@@ -14,7 +14,7 @@ from cycler import cycler
 from matplotlib.colors import to_hex, to_rgb
 
 from vtc_lab.reducers.registry import is_ceiling
-from vtc_lab.tokens import VTCError, suggest
+from vtc_lab.tokens import demand_one_of
 
 VENUES = {  # widths in inches of one column and of the page's whole text
     "cvpr": (3.281, 6.875),
@@ -73,10 +73,8 @@ def figure_size(venue: str = "cvpr", width: str = "column", aspect: float = 0.62
     (6.75, 3.375)
     """
     key = str(venue).lower()
-    if key not in VENUES:
-        raise VTCError(f"no venue is called {venue!r}; {suggest(key, VENUES)}")
-    if width not in ("column", "text"):
-        raise VTCError(f"width is {width!r}; choose 'column' or 'text'")
+    demand_one_of("venue", key, VENUES)
+    demand_one_of("width", width, ("column", "text"))
     inches = VENUES[key][width == "text"]
     return inches, round(inches * aspect, 3)
 

@@ -13,7 +13,7 @@ import pandas as pd
 from vtc_lab.figures.export import csv_bytes, file_base, record, write_files
 from vtc_lab.figures.marks import count, unit
 from vtc_lab.sweeps.tidy import ceilings, demand, demand_single, uneven, with_absent
-from vtc_lab.tokens import VTCError
+from vtc_lab.tokens import demand_one_of
 
 _SUFFIXES = (".tex", ".csv")
 _NONE = "--"
@@ -70,8 +70,8 @@ def save_table(
     <BLANKLINE>
     """
     demand(table)
-    if best not in ("max", "min", None):
-        raise VTCError(f"best is {best!r}; choose 'max', 'min' or None")
+    if best is not None:
+        demand_one_of("best", best, ("max", "min"))
     base = file_base(name, folder, _SUFFIXES, "table")
     facts = record(provenance or {}, _SUFFIXES)
     latex = f"% {json.dumps(facts)}\n{_latex(table, best)}"

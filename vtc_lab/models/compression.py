@@ -20,7 +20,7 @@ from vtc_lab.models.families import Inputs, Model, bare, family_of
 from vtc_lab.models.prompt_clips import Encoded, EncodedPrompt, arguments, encode_prompt, on_device, places_of, rows
 from vtc_lab.reducers.ops import weighted_sums
 from vtc_lab.reducers.registry import needs_saliency, reduce
-from vtc_lab.tokens import Reduction, VTCError
+from vtc_lab.tokens import Reduction, VTCError, demand_one_of
 
 Positions = Literal["preserve", "compact"]
 
@@ -62,8 +62,7 @@ def _moved(features: Any, *args: Any, **kwargs: Any):
 
 def demand_asking(positions: object, max_new_tokens: object = 1) -> None:
     """Raise a VTCError unless a model can be asked with these `positions` and `max_new_tokens`."""
-    if positions not in ("preserve", "compact"):
-        raise VTCError(f"positions is {positions!r:.60}; choose 'preserve' or 'compact'")
+    demand_one_of("positions", positions, ("preserve", "compact"))
     if isinstance(max_new_tokens, bool) or not isinstance(max_new_tokens, Integral) or max_new_tokens < 1:
         raise VTCError(f"max_new_tokens is {max_new_tokens!r:.60}; give a whole number of at least 1")
 

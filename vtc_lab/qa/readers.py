@@ -14,7 +14,7 @@ from vtc_lab.clips.reading import given_path
 from vtc_lab.qa import layouts_choice, layouts_open
 from vtc_lab.qa.records import files
 from vtc_lab.qa.samples import Sample, Samples, read_plain
-from vtc_lab.tokens import VTCError, suggest
+from vtc_lab.tokens import VTCError, demand_one_of, suggest
 
 
 def _plain(root: Path, clips: Path, split: str) -> Samples:
@@ -85,8 +85,7 @@ def read_benchmark(
     >>> {s["id"][-1]: letter_of(text, s["options"]) for s, text in zip(samples, said, strict=True)}
     {'a': 'D', 'b': 'B'}
     """
-    if name not in _READERS:
-        raise VTCError(f"there is no benchmark {name!r}; {suggest(name, _READERS)}")
+    demand_one_of("benchmark", name, _READERS)
     if limit is not None and (type(limit) is not int or not 0 <= limit <= sys.maxsize):
         raise VTCError(f"limit is {limit!r}; it must be a whole number of samples, or None for all")
     facts, read = benchmarks().set_index("name").loc[name], _READERS[name]

@@ -13,7 +13,7 @@ import pandas as pd
 
 from vtc_lab.qa.samples import LETTERS, Question, Sample
 from vtc_lab.qa.wups import wups
-from vtc_lab.tokens import VTCError, demand, plain, suggest
+from vtc_lab.tokens import VTCError, demand, demand_one_of, plain
 
 if TYPE_CHECKING:  # importing the model imports transformers, which takes seconds
     from vtc_lab.models.video_model import Answer
@@ -72,8 +72,7 @@ def score(sample: Question, answer: Answer | str | Mapping[str, float] | None, r
     """
     demand(Mapping, sample)
     rule = sample.get("rule", "exact") if rule is None else rule
-    if str(rule) not in RULES:
-        raise VTCError(f"there is no rule {rule!r}; {suggest(rule, RULES)}")
+    demand_one_of("rule", rule, RULES)
     right = sample.get("answer")
     if right is None or answer is None:
         return math.nan

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from torch import Tensor
 
 from vtc_lab.reducers.registry import INSIDE, METHODS, Method, check_option, check_ratio, described, get_method
-from vtc_lab.tokens import VTCError, suggest
+from vtc_lab.tokens import VTCError, demand_one_of
 
 Rows = Literal["none", "last", "text", "chosen"]
 
@@ -81,8 +81,7 @@ def inside_method(
 
 def get_inside(name: str) -> Method:
     """Return the method of this name that works inside the language model."""
-    if name not in INSIDE:
-        raise VTCError(f"no method inside the language model is called {name!r}; {suggest(name, INSIDE)}")
+    demand_one_of("method inside the language model", name, INSIDE)
     return INSIDE[name]
 
 
@@ -146,8 +145,7 @@ def schedule(
         check_option(chosen, key, value)
     if options.get("keep") == 0:
         raise VTCError("keep is 0; it must be above 0, or take 'drop-inside', which keeps none")
-    if budget not in ("enters", "mean"):
-        raise VTCError(f"budget is {budget!r}; choose 'enters' or 'mean'")
+    demand_one_of("budget", budget, ("enters", "mean"))
     for cut in chosen.run(depth, **options):
         if not 1 <= cut.layer < depth:
             raise VTCError(f"layer is {cut.layer}; this model has {depth}, so it can be 1 to {depth - 1}")
@@ -182,12 +180,12 @@ def _keep_for(method: Method, depth: int, ratio: float, budget: str, options: di
         layers = held(1 << 24, depth, method.run(depth, **options, keep=keep))
         return (layers[-1] if budget == "enters" else sum(layers) / depth) / (1 << 24)
 
-    if left(0.0) > 1 / ratio:
+    low, high = 1e-7, 1.0  # with nothing kept nothing is recycled either: 0 is no limit of small shares
+    if (least := left(low)) > 1 / ratio + 1e-6:
         raise VTCError(
-            f"ratio is {ratio:g}, but {method.name!r} with these layers leaves from {left(0.0):.1%} to 100% of the "
-            f"tokens on average, so the ratio can be 1 to {1 / max(left(0.0), 1e-6):.3g}"
+            f"ratio is {ratio:g}, but {method.name!r} with these layers leaves from {least:.1%} to 100% of the "
+            f"tokens on average, so the ratio can be 1 to {1 / max(least, 1e-6):.3g}"
         )
-    low, high = 0.0, 1.0
     for _ in range(40):
         middle = (low + high) / 2
         low, high = (low, middle) if left(middle) >= 1 / ratio else (middle, high)

@@ -4,7 +4,7 @@ import inspect
 import time
 import types
 import typing
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from numbers import Integral, Real
 from typing import Any, Protocol
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from vtc_lab.reducers.ops import few_threads, wide
-from vtc_lab.tokens import MinimumBudgetError, Reduction, VideoTokens, VTCError, suggest
+from vtc_lab.tokens import MinimumBudgetError, Reduction, VideoTokens, VTCError, demand_one_of, suggest
 
 Least = Callable[[int, int, dict[str, Any]], int]  # (T, N, options) -> the least number of tokens
 
@@ -104,8 +104,8 @@ def method(
             ("needs", needs, ("features", "attention")),
             ("kind", kind, ("prunes", "merges")),
         ):
-            if word not in known and (what, word) != ("needs", "evidence"):
-                raise VTCError(f"method {key!r} has {what}={word!r}; {suggest(word, known)}")
+            if (what, word) != ("needs", "evidence"):
+                demand_one_of(f"{what} of method {key!r}", word, known)
         needs_ratio = parameters["budget"].default is inspect.Parameter.empty
         words, least = minimum or ("", lambda frames, patches, options: 1)
         METHODS[key] = Method(
@@ -133,8 +133,7 @@ def is_ceiling(name: str) -> bool:
 
 def get_method(name: str) -> Method:
     """Return the method of this name; a VTCError for an unknown one offers the nearest."""
-    if not isinstance(name, str) or name not in METHODS:
-        raise VTCError(f"no method is called {name!r}; {suggest(name, METHODS)}")
+    demand_one_of("method", name, METHODS)
     return METHODS[name]
 
 
@@ -275,8 +274,7 @@ def check_option(method: Method, key: str, value: object) -> None:
         raise VTCError(f"method {method.name!r} has no option {key!r}; {suggest(key, method.options)}")
     hint = method.options[key][0]
     if typing.get_origin(hint) is typing.Literal:
-        if not isinstance(value, Hashable) or value not in typing.get_args(hint):
-            raise VTCError(f"{key} is {value!r}; {suggest(value, map(str, typing.get_args(hint)))}")
+        demand_one_of(key, value, typing.get_args(hint))
         return
     kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
     kinds = tuple(k for k in kinds if isinstance(k, type))

@@ -11,7 +11,7 @@ from torch import Tensor
 from vtc_lab.reducers.joint import joint_significance
 from vtc_lab.reducers.ops import cosine, difference, even, frame_means, prune, top
 from vtc_lab.reducers.registry import check_ratio
-from vtc_lab.tokens import Reduction, VideoTokens, VTCError, suggest
+from vtc_lab.tokens import Reduction, VideoTokens, VTCError, demand_one_of
 
 _STREAMED = ("dtd", "evs", "lftr", "stc")
 _ALPHA = 0.5  # the default of `stc`
@@ -56,8 +56,7 @@ def reduce_stream(
     >>> len(kept), sum(kept)
     (100, 200)
     """
-    if method not in _STREAMED:
-        raise VTCError(f"method {method!r} does not run on a stream; {suggest(method, _STREAMED)}")
+    demand_one_of("method for a stream", method, _STREAMED)
     thresholds = method in ("dtd", "evs")
     if (ratio is None) == (tau is None) or (tau is not None and not thresholds):
         other = " or tau, not both" if thresholds else ", not tau"

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from vtc_lab.reducers.registry import is_ceiling
-from vtc_lab.tokens import VTCError, suggest
+from vtc_lab.tokens import VTCError, demand_one_of, suggest
 
 EVERYTHING = "everything"  # the uncompressed run, ratio 1
 _ONE_OF = {"model": "of {} models", "asked": "that were asked for in {} ways"}  # columns that may not be mixed
@@ -104,13 +104,11 @@ def differences(table: pd.DataFrame, reference: str = EVERYTHING) -> pd.DataFram
     each = cells[[name for name in ("clip", "kind") if name in table]].first().reset_index()
     each["value"] = cells.value.mean().where(cells.value.count() == cells.size()).to_numpy()
     each["first"] = table.value[cells.seed.idxmin()].to_numpy()
+    demand_one_of("reference", reference, [EVERYTHING, *each.label.unique()])
     if reference == EVERYTHING:
         full = uncompressed(table).groupby("sample").value.first()
         base = pd.DataFrame({"value": full, "first": full}).reindex(each["sample"])
     else:
-        if reference not in set(each.label):
-            others = [EVERYTHING, *each.label.unique()]
-            raise VTCError(f"no label is called {reference!r}; {suggest(reference, others)}")
         other = each[each.label == reference].set_index(["ratio", "sample"])[["value", "first"]]
         each = each[each.label != reference]
         base = other.reindex(pd.MultiIndex.from_frame(each[["ratio", "sample"]]))
