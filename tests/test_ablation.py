@@ -371,6 +371,11 @@ def test_export_writes_figure_and_table(finished, tmp_path, monkeypatch):
     panel.wait()
     assert panel.message.startswith("wrote figures/one as")
     assert pd.read_csv(tmp_path / "figures" / "one_table.csv").low.isna().all(), "one clip gives no interval"
+    panel._controls["figure"].value = "mine"
+    for said in ("figure 'mine' shows another state (", "wrote figures/mine as"):
+        panel._export.click()
+        panel.wait()
+        assert panel.message.startswith(said)
 
 
 def test_only_samples_that_every_setting_has_answered_are_compared():

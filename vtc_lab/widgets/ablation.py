@@ -19,7 +19,6 @@ import ipywidgets as widgets
 import pandas as pd
 
 from vtc_lab.figures.curves import plot_curves
-from vtc_lab.figures.export import save_figure
 from vtc_lab.figures.marks import unit
 from vtc_lab.figures.style import BASELINES, VENUES
 from vtc_lab.figures.tables import save_table
@@ -289,7 +288,7 @@ class Ablation(Panel):
         name, value = state["figure"], state["value"]
         made: State = {"ablation": state}
         figure = plot_curves(table, value, venue=state["venue"], width="text")
-        files, rows = save_figure(figure, name, provenance=made, replace=True), bootstrap_interval(table, value)
+        files, rows = self._saved(figure, state, made), bootstrap_interval(table, value)
         self._say_written(files, save_table(rows, f"{name}_table", best=study.better(value), provenance=made))
 
     def _rows(self) -> list[widgets.Widget]:

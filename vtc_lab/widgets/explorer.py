@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import ipywidgets as widgets
 
 from vtc_lab.clips.reading import given_path, read_clip
-from vtc_lab.figures.export import latex_line, other_state, save_figure
+from vtc_lab.figures.export import latex_line
 from vtc_lab.figures.filmstrip import describe, face, show
 from vtc_lab.measures import answer_fidelity
 from vtc_lab.qa.samples import Sample
@@ -101,7 +101,6 @@ class Explorer(Panel):
         self._save = button("Save", "save", "", lambda: self._attempt(self._save_session, self._session.value))
         self._load = button("Load", "folder-open", "", lambda: self._attempt(self._load_session, self._session.value))
         self._seconds = math.inf  # that the latest answer took
-        self._confirmed: State | None = None  # whose figure may replace another
         self._view: View | None = None
         self._drawn: State = {}  # the state of that view
         self._homes: list[widgets.Box] = []
@@ -159,7 +158,6 @@ class Explorer(Panel):
                 self._beside = change["owner"]
             self._strips.view = self._controls["view"].value
             self._strips.stale = self._charts.stale = True
-            self._confirmed = None
         super()._changed(change)
 
     def _clicked(self, content: dict[str, Any]) -> None:
@@ -297,14 +295,7 @@ class Explorer(Panel):
             view = build_view(state, self._encoder(state))
         made: State = {"explorer": state, "encoder": view.tokens.encoder}
         figure = show(view.shown, *view.reductions, venue=state["venue"], width=state["width"])
-        differs = other_state(figure, state["figure"], provenance=made)
-        if differs and self._confirmed != state:
-            self._confirmed = state
-            raise VTCError(
-                f"figure {state['figure']!r} shows another state ({differs}); press Export again to replace it"
-            )
-        files = save_figure(figure, state["figure"], provenance=made, replace=True)
-        self._confirmed = None
+        files = self._saved(figure, state, made)
         self._say_written(files)
         labels = ", ".join(map(describe, view.reductions))
         self._charts.exported = {

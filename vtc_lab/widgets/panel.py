@@ -18,12 +18,15 @@ from typing import TYPE_CHECKING, Any
 
 import ipywidgets as widgets
 
+from vtc_lab.figures.export import other_state, save_figure
 from vtc_lab.tokens import VTCError
 from vtc_lab.widgets.controls import button, close_all
 from vtc_lab.widgets.state import State, shortened
 from vtc_lab.widgets.wake import answer_beside_cells
 
 if TYPE_CHECKING:  # importing the model imports transformers, which takes seconds
+    from matplotlib.figure import Figure
+
     from vtc_lab.models.video_model import VideoModel
 
 _LOADING = threading.Lock()
@@ -103,6 +106,7 @@ class Panel(widgets.VBox):
         self._workers = [Worker()]  # the first one draws
         self._now: State = {}  # of the latest change
         self._said, self._held = "", False
+        self._confirmed: State | None = None  # whose figure may replace another
         self._failed: Callable[[Any], None] | None = None  # the job whose error is on show
         self._message, self._code = widgets.HTML(), widgets.HTML()
         self._export = button("Export", "download", "primary", lambda: self._queue(self._write))
@@ -170,6 +174,7 @@ class Panel(widgets.VBox):
 
     def _changed(self, change: dict[str, Any] | None = None) -> None:
         if not self._held:
+            self._confirmed = None
             self._take_state()
             self._say("")
             self._request()
@@ -214,6 +219,17 @@ class Panel(widgets.VBox):
 
     def _say(self, text: str, kind: str = "said") -> None:
         self._said, self._failed, self._message.value = text, None, words(text, kind)
+
+    def _saved(self, figure: Figure, state: State, made: State) -> dict[str, Path]:
+        """Save the figure; one that is there of another state is replaced when this is asked for twice."""
+        differs = other_state(figure, state["figure"], provenance=made)
+        if differs and self._confirmed != state:
+            self._confirmed = state
+            raise VTCError(
+                f"figure {state['figure']!r} shows another state ({differs}); press Export again to replace it"
+            )
+        self._confirmed = None
+        return save_figure(figure, state["figure"], provenance=made, replace=True)
 
     def _say_written(self, *files: dict[str, Path]) -> None:
         parts = []
