@@ -263,6 +263,8 @@ def test_a_right_padded_batch_is_as_the_prompts_alone() -> None:
     rows = [ROW, ("is the first one red ?", frames(2, still=6), "?")]
     reduced = compress(model, prompt("qwen2_5_vl", processor, *rows, padding_side="right"), "lftr", min_fidelity=0.8)
     together = logits(model, reduced)
+    widths = reduced["attention_mask"].sum(1)
+    assert 0 < reduced.padding == pytest.approx(1 - float(widths.float().mean() / widths.max()))
     for n, row in enumerate(rows):
         alone = logits(model, compress(model, prompt("qwen2_5_vl", processor, row), "lftr", min_fidelity=0.8))
         same(together[n : n + 1, : alone.shape[1]], alone)

@@ -36,6 +36,11 @@ class CompressedInputs(BatchFeature):
         super().__init__(dict(data))
         self.reductions = tuple(reductions)
 
+    @property
+    def padding(self) -> float:
+        """The share of the batch's positions that are padding: what prompts of unequal length waste."""
+        return 1 - self.data["attention_mask"].float().mean().item()
+
     def __getitem__(self, name: str) -> Any:
         value = super().__getitem__(name)
         if name == "mm_encoder_outputs":
@@ -94,7 +99,8 @@ def compress(
     Returns
     -------
     CompressedInputs, on the model's device, encoded without gradients. Without a clip all entries are the ones given.
-        Prompts of different lengths are padded on the side on which they were, else on the left.
+        Prompts of different lengths are padded on the side on which they were, else on the left; `padding` is the
+        share of positions that this wastes.
 
     Notes
     -----
