@@ -43,13 +43,14 @@ figures: .venv/.test ## compute the gallery in figures/ anew (under 20 minutes o
 docs: .venv/.test ## execute the notebooks and write their pages into docs/notebooks/ (PAGES="00 03" does these two)
 	$(BIN)/python benchmarks/make_pages.py $(PAGES)
 
-bench: .venv/.test ## measure: slider to picture, cost of each method and measure, a sweep against single runs, throughput, stages inside
+bench: .venv/.test ## measure: slider to picture, cost of each method and measure, a sweep against single runs, throughput, stages inside, streams
 	$(BIN)/python benchmarks/explorer_latency.py
 	$(BIN)/python benchmarks/reduce.py
 	$(BIN)/python benchmarks/fidelity_cost.py
 	$(BIN)/python benchmarks/sweep_cost.py
 	$(BIN)/python benchmarks/throughput.py
 	$(BIN)/python benchmarks/inside.py
+	$(BIN)/python benchmarks/stream.py
 
 kills: .venv/.test ## kill a sweep twenty times and compare its table with an undisturbed one
 	$(BIN)/python benchmarks/sweep_kills.py --together

@@ -12,12 +12,11 @@ from matplotlib.transforms import blended_transform_factory, offset_copy
 
 from vtc_lab.figures import marks
 from vtc_lab.figures.export import Picture, attach
-from vtc_lab.figures.style import figure_size, paper_style, role
+from vtc_lab.figures.style import figure_size, paper_style
 from vtc_lab.sweeps.tidy import EVERYTHING, intervals, uneven, with_absent
 
-_MOST = 8  # labels in one legend
 _SHARES = (1, 2, 3, 5, 7, 10, 15, 20, 30, 50, 70, 100)  # of the tokens per layer, in per cent
-_WIDE, _TALL = 2.6, 1.5  # inches of a panel: at least, and exactly
+_TALL = 1.5  # inches of a panel
 
 
 def plot_curves(
@@ -65,7 +64,7 @@ def _draw(
 ) -> Picture:
     """Draw the cells but for those of labels and ratios that are unable; `full` is the value with everything."""
     name, factor = marks.unit(value)
-    styles, (panels, columns) = marks.looks(cells), _panels(cells, size[0])
+    styles, (panels, columns) = marks.looks(cells), marks.panels(cells, size[0])
     common = [label for label in styles if not any(label in panel for panel in panels)]
     cells = cells[~pd.MultiIndex.from_frame(cells[["label", "ratio"]]).isin(unable)]
     place = cells.groupby("ratio")[x].median()  # where a cell without a result would be
@@ -109,15 +108,6 @@ def _draw(
             grid[-1, 0].set_xlabel(xlabel)
         marks.legend_below(figure, entries | marks.missing_entries(cells), "" if columns == 1 else xlabel)
     return figure
-
-
-def _panels(cells: pd.DataFrame, inches: float) -> tuple[list[list[str]], int]:
-    """Return the labels that are named above each panel, [[]] where one legend is enough, and the panels in a row."""
-    methods = dict(zip(cells.label, cells.method, strict=True))
-    labels = [label for label, method in methods.items() if not role(method)] if len(methods) > _MOST else []
-    count = -(-len(labels) // _MOST)
-    columns = max(1, min(count, int(inches / _WIDE)))
-    return [list(part) for part in np.array_split(labels, max(1, -(-count // columns) * columns))], columns
 
 
 def _gone(label: str, cells: pd.DataFrame, unable: pd.Index) -> str:

@@ -19,6 +19,8 @@ from vtc_lab.tokens import VTCError
 
 LEGEND = 7  # points, of legends and of names beside the data
 LINE = 0.135  # inches, of a legend
+_MOST = 8  # labels in one legend
+_PANEL = 2.6  # inches, the least width of a panel
 LOWER_IS_BETTER = ("flipped", "kl", "tv")
 _UNITS = {  # the name of a value on an axis, and the factor from the table to it
     "right": ("accuracy (%)", 100),
@@ -149,6 +151,15 @@ def _mark_lines(style: dict[str, Any]) -> tuple[Line2D, Line2D]:
     return under, over
 
 
+def panels(cells: pd.DataFrame, inches: float) -> tuple[list[list[str]], int]:
+    """Return the labels that are named above each panel, [[]] where one legend is enough, and the panels in a row."""
+    methods = dict(zip(cells.label, cells.method, strict=True))
+    labels = [label for label, method in methods.items() if not role(method)] if len(methods) > _MOST else []
+    count = -(-len(labels) // _MOST)
+    columns = max(1, min(count, int(inches / _PANEL)))
+    return [list(part) for part in np.array_split(labels, max(1, -(-count // columns) * columns))], columns
+
+
 def legend_below(figure: Picture, entries: dict[str, Any], title: str = "") -> None:
     """Draw a legend under the axes, for which the figure grows; its title can label the axis of several panels."""
     columns, lines = _layout(entries, figure.get_figwidth())
@@ -169,7 +180,7 @@ def legend_above(axes: Axes, entries: dict[str, Any], inches: float) -> int:
 
 def _layout(entries: Iterable[str], inches: float) -> tuple[int, int]:
     """Return how many columns of a legend fit into a width, and how many lines it then has."""
-    wide = [len(text) * 0.041 + 0.45 for text in entries]
+    wide = [len(text) * 0.044 + 0.46 for text in entries]
     columns = len(wide)
     while columns > 1 and sum(map(max, np.array_split(wide, columns))) > inches:
         columns -= 1

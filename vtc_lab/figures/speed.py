@@ -78,31 +78,38 @@ def plot_speed(table: pd.DataFrame, accuracy: pd.DataFrame, *, venue: str = "cvp
     tidy.demand(accuracy, ["label", "ratio", "mean"])
     full = accuracy[accuracy.ratio == 1].set_index("label")["mean"]
     points = accuracy.assign(method=accuracy.label, points=100 * (accuracy["mean"] - accuracy.label.map(full)))
-    cells = table[table.quantity == "questions_per_second"].merge(points[["method", "ratio", "points"]])
+    cells = table[table.quantity == "questions_per_second"].merge(points[["label", "method", "ratio", "points"]])
     cells = cells[cells.ratio > 1].sort_values("ratio")
     if cells.empty:
         raise VTCError("no setting has both a speed and an accuracy; measure the methods and ratios of the accuracies")
+    looks = {method: method_style(method) | {"linewidth": 0.6, "markersize": 4.5} for method in cells.method}
+    (wide, tall), ideals = figure_size(venue, width, 0.5), cells.groupby("ratio").ideal.median()
+    panels, columns = marks.panels(cells, wide)
+    common = [method for method in looks if not any(method in panel for panel in panels)]
+    seen = [*cells.speedup, *ideals, PAPER[0]]  # where few rounds leave an interval wide, it is cut off
+    star: dict[str, Any] = {"marker": "*", "markersize": 8, "color": PURPLE, "markeredgecolor": "black"}
     with paper_style():
-        figure = Picture(figsize=figure_size(venue, width, 0.5))
-        axes, entries = figure.subplots(), {}
-        for method in dict.fromkeys(cells.method):
-            rows, look = cells[cells.method == method], method_style(method) | {"linewidth": 0.6, "markersize": 4.5}
-            axes.plot(rows.speedup, rows.points, **look)
-            axes.hlines(
-                rows.points, rows.speedup_low, rows.speedup_high, colors=look["color"], linewidth=0.5, alpha=0.4
-            )
-            entries[method] = Line2D([], [], **look)
-        for ratio, rows in cells.groupby("ratio"):
-            axes.axvline(rows.ideal.median(), color=GREY, linewidth=0.6, linestyle=":")
-            place = (rows.ideal.median(), 0.02)
-            axes.annotate(f"ideal {ratio:g}×", place, xycoords=("data", "axes fraction"), fontsize=SMALL, rotation=90)
-        star: dict[str, Any] = {"marker": "*", "markersize": 10, "color": PURPLE, "markeredgecolor": "black"}
-        axes.plot(*PAPER, **star, zorder=5)
-        words = f"LFTR's paper ({PAPER[0]}×, {PAPER[1]})".replace("-", "\N{MINUS SIGN}")
+        rows = len(panels) // columns
+        figure = Picture(figsize=(wide, tall if len(panels) == 1 else 2.2 * rows))
+        grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
+        for axes, panel in zip(grid.flat, panels, strict=True):
+            for method in [*common, *panel]:
+                one, colour = cells[cells.method == method], looks[method]["color"]
+                axes.plot(one.speedup, one.points, **looks[method])
+                axes.hlines(one.points, one.speedup_low, one.speedup_high, colors=colour, linewidth=0.5, alpha=0.4)
+            for ratio, ideal in ideals.items():
+                axes.axvline(ideal, color=GREY, linewidth=0.6, linestyle=":")
+                place = {"xycoords": ("data", "axes fraction"), "fontsize": SMALL, "rotation": 90}
+                axes.annotate(f"ideal {ratio:g}×", (ideal, 0.02), **place)
+            axes.plot(*PAPER, **star, zorder=5)
+            axes.axhline(0, color="black", linewidth=0.6)
+            if panel:
+                marks.legend_above(axes, {name: Line2D([], [], **looks[name]) for name in panel}, wide / columns - 0.3)
+        grid[0, 0].set_xlim(0.95 * min(1, *seen), 1.05 * max(seen))
+        for axes in grid[:, 0]:
+            axes.set_ylabel("accuracy against\nevery token (points)")
+        entries = {name: Line2D([], [], **looks[name]) for name in common}
+        words = f"LFTR's paper ({PAPER[0]}×, {PAPER[1]} points)".replace("-", "\N{MINUS SIGN}")
         entries[words] = Line2D([], [], **star, linestyle="")
-        axes.axhline(0, color="black", linewidth=0.6)
-        seen = [*cells.speedup, *cells.ideal, PAPER[0]]  # where few rounds leave an interval wide, it is cut off
-        axes.set(xlabel="questions per second against every token (×)", ylabel="accuracy against every token (points)")
-        axes.set_xlim(0.95 * min(1, *seen), 1.05 * max(seen))
-        marks.legend_below(figure, entries)
+        marks.legend_below(figure, entries, "questions per second against every token (×)")
     return attach(figure, cells, plot="plot_speed", **table.attrs)
