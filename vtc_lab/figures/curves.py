@@ -8,12 +8,12 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
-from matplotlib.transforms import blended_transform_factory, offset_copy
+from matplotlib.transforms import offset_copy
 
 from vtc_lab.figures import marks
 from vtc_lab.figures.export import Picture, attach
 from vtc_lab.figures.style import figure_size, paper_style
-from vtc_lab.sweeps.tidy import EVERYTHING, intervals, uneven, with_absent
+from vtc_lab.sweeps.tidy import EVERYTHING, intervals, uneven
 
 _SHARES = (1, 2, 3, 5, 7, 10, 15, 20, 30, 50, 70, 100)  # of the tokens per layer, in per cent
 _TALL = 1.5  # inches of a panel
@@ -31,7 +31,7 @@ def plot_curves(
 
     The numbers of `bootstrap_interval` are attached. More than 8 labels are split into panels of at most 8, with all
     baselines in each. Labels stand a few points beside each other, so that intervals can be told apart. Missing results
-    have a mark at the bottom; a mean over fewer samples than other settings answered is a pale, hollow point apart from
+    are counted in the legend; a mean over fewer samples than other settings answered is a pale, hollow point apart from
     the line. A ratio at which a method cannot run is left out and named in the legend.
 
     Parameters
@@ -51,7 +51,7 @@ def plot_curves(
     [['lftr', 16.0, 0.85], ['uniform', 16.0, 0.65]]
     """
     table = marks.checked(table, value, ("clip", "ratio", "kept", "total", x))
-    cells = with_absent(intervals(table, ["label", "method", "ratio"]), "ratio")
+    cells = intervals(table, ["label", "method", "ratio"])
     full = table.value[(table.ratio == 1) & table.value.notna()].mean()
     unable = marks.cannot_run(table, ["label", "ratio"])
     size = figure_size(venue, width, 0.42 if width == "text" else 0.62)
@@ -84,20 +84,18 @@ def _draw(
             figsize=(size[0], 2 * rows) if split else size
         )  # for the choice of ticks; the legends come yet
         grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
-        marked, named = 0, 0
+        named = 0
         for axes, panel in zip(grid.flat, panels, strict=True):
             mine = {label: look for label, look in styles.items() if label in [*panel, *common]}
             _draw_lines(axes, cells, mine, factor)
             line = axes.axhline(full * factor, color="black", linewidth=0.7, linestyle=(0, (6, 3)), zorder=1)
-            marked = max(marked, _mark_missing(axes, cells[uneven(cells) & cells.label.isin(mine)], styles))
             if split:
                 own = {texts[label]: entries.pop(texts[label]) for label in panel}
                 named = max(named, marks.legend_above(axes, own, wide - 0.2))
         first = grid[0, 0]
         first.set_xscale("log")
-        first.margins(x=0.1 if uneven(cells).any() else 0.06)
+        first.margins(x=0.06)
         _label_budgets(first, place, wide - 0.6)
-        _make_room(first, marked, _TALL if split else size[1] - 0.7)
         for axes in grid[:, 0]:
             axes.set_ylabel(name)
         if not np.isnan(full):
@@ -106,7 +104,8 @@ def _draw(
             figure.set_figheight(rows * (_TALL + 0.1 + marks.LINE * named) + 0.35)
         if columns == 1:
             grid[-1, 0].set_xlabel(xlabel)
-        marks.legend_below(figure, entries | marks.missing_entries(cells), "" if columns == 1 else xlabel)
+        entries |= marks.missing_entries(cells) | marks.fewer_entry(cells)
+        marks.legend_below(figure, entries, "" if columns == 1 else xlabel)
     return figure
 
 
@@ -146,26 +145,3 @@ def _label_budgets(axes: Axes, place: pd.Series, inches: float) -> None:
         last = np.log(kept) if fits else last
     axes.set_xticks(place.to_list(), texts)
     axes.xaxis.minorticks_off()
-
-
-def _mark_missing(axes: Axes, cells: pd.DataFrame, styles: dict[str, dict[str, Any]]) -> int:
-    """Mark cells on a strip below the data, at most four side by side; return how many rows of marks there are."""
-    bottom, rows = blended_transform_factory(axes.transData, axes.transAxes), 0
-    for x, group in cells.groupby("x"):
-        for at, label in enumerate(group.label):
-            row, column = divmod(at, 4)
-            aside = 8 * (column - (min(4, len(group) - 4 * row) - 1) / 2)
-            place = offset_copy(bottom, axes.get_figure(root=True), aside, 5 + 8 * row, "points")
-            marks.missing_mark(axes, x, 0, styles[label], place)
-            rows = max(rows, row + 1)
-    return rows
-
-
-def _make_room(axes: Axes, rows: int, inches: float) -> None:
-    """Lower the end of an axis of this height, without further ticks, for rows of marks below the data."""
-    if rows:
-        low, high = axes.get_ylim()
-        ticks = [tick for tick in axes.get_yticks() if low <= tick <= high]
-        share = (1 + 8 * rows) / (72 * inches)
-        axes.set_ylim(low - (high - low) * share / (1 - share), high)
-        axes.set_yticks(ticks)

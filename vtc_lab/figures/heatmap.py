@@ -69,7 +69,7 @@ def plot_heatmap(table: pd.DataFrame, value: str = "right", *, venue: str = "cvp
         axes.tick_params(length=0)
         axes.spines[:].set_visible(False)
         axes.set_title(f"{name}, 95% interval, tokens kept of {marks.tokens_of(rows)}", fontsize=marks.LEGEND)
-        entries = marks.missing_entries(cells[~unable], _hatched())
+        entries = marks.missing_entries(cells[~unable])
         if cells.below_baseline.any():
             corner = Line2D([], [], marker=[(-1, 1), (1, 1), (1, -1), (-1, 1)], linestyle="", markersize=5)
             corner.set(markerfacecolor="white", markeredgecolor="black")
@@ -111,7 +111,8 @@ def _below_baseline(cells: pd.DataFrame, table: pd.DataFrame, sign: int) -> list
 
 def _draw_cell(axes: Axes, x: int, y: int, cell: pd.Series, factor: int, colour_of: Normalize) -> None:
     if cell.n == 0:
-        axes.add_patch(_hatched(x, y))
+        look: dict[str, Any] = {"facecolor": "white", "edgecolor": "#aaaaaa", "hatch": "/////", "linewidth": 0}
+        axes.add_patch(Rectangle((x, y), 1, 1, **look))
         ink, box = "black", {"facecolor": "white", "edgecolor": "none", "pad": 1}
         text = f"missing:\n{cell.of} of {cell.of}"
     else:
@@ -128,7 +129,3 @@ def _draw_cell(axes: Axes, x: int, y: int, cell: pd.Series, factor: int, colour_
         if cell.below_baseline:
             axes.add_patch(Polygon([(x + 1, y), (x + 0.8, y), (x + 1, y + 0.3)], facecolor="white", edgecolor="black"))
     axes.text(x + 0.5, y + 0.5, text, color=ink, bbox=box, fontsize=marks.LEGEND - 0.5, ha="center", va="center")
-
-
-def _hatched(x: int = 0, y: int = 0) -> Rectangle:
-    return Rectangle((x, y), 1, 1, facecolor="white", edgecolor="#aaaaaa", hatch="/////", linewidth=0)

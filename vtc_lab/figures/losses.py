@@ -8,7 +8,6 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.transforms import blended_transform_factory
 
 from vtc_lab.figures import marks
 from vtc_lab.figures.export import Picture, attach
@@ -47,7 +46,7 @@ def plot_losses(table: pd.DataFrame, ratio: float, *, venue: str = "neurips", wi
     table = marks.checked(table, "right", ("clip", "sample", "kind", "ratio", "kept", "total", "recall"))
     at = marks.compressed(table, ratio)
     cells = marks.compressed(split_losses(table, ("label", "method", "ratio", "kind")), ratio)
-    cells = tidy.with_absent(cells.reset_index(drop=True), "kind").fillna({"ratio": ratio, "loss": "either"})
+    cells = cells.reset_index(drop=True)
     styles, kinds, unable = marks.looks(at), sorted(cells.kind.unique()), marks.cannot_run(at, ["label"])
     bars = [label for label in styles if label not in set(at.label[tidy.ceilings(at)])]
     columns = 3 if width == "text" else 2
@@ -62,32 +61,29 @@ def plot_losses(table: pd.DataFrame, ratio: float, *, venue: str = "neurips", wi
             mine = cells[(cells.kind == kind) & ~cells.label.isin(unable)]
             axes.set_title(f"{kind}, n = {mine.n.max()}", fontsize=marks.LEGEND)
             axes.tick_params(labelsize=marks.LEGEND, labelbottom=place + columns >= len(kinds))
-            _draw_losses(axes, mine, bars, styles)
-            for label in unable:
-                marks.say_cannot_run(axes, bars.index(label))
+            _draw_losses(axes, mine, bars)
+            marks.say_why_empty(axes, bars, mine, unable)
         for axes in panels.flat[len(kinds) :]:
             axes.set_axis_off()
         panels[0, 0].set_xlim(0, None)
         entries: dict[str, Any] = {words: Patch(linewidth=0, **look) for words, look in _WAYS.values()}
         entries |= {label: Line2D([], [], **CEILING) for label in styles if label not in bars}
-        entries |= marks.missing_entries(cells[(cells.loss == "either") & ~cells.label.isin(unable)])
+        counted = cells[(cells.loss == "either") & ~cells.label.isin(unable)]
+        entries |= marks.missing_entries(counted) | marks.fewer_entry(counted)
         lost = f"lost of the answers that are right with {tidy.EVERYTHING} (%)"
         marks.legend_below(figure, entries, f"{lost}\n{marks.budget(at)}")
     return attach(figure, cells, **marks.told("plot_losses", at, ratio=ratio))
 
 
-def _draw_losses(axes: Axes, cells: pd.DataFrame, bars: list[str], styles: dict[str, dict[str, Any]]) -> None:
+def _draw_losses(axes: Axes, cells: pd.DataFrame, bars: list[str]) -> None:
     """Draw the bars of one kind of question."""
-    right = blended_transform_factory(axes.transAxes, axes.transData)
     for label, mine in cells.groupby("label"):
         share = 100 * mine.set_index("loss")[["share", "low", "high"]].reindex([*_WAYS, "either"])
         if label not in bars:
             marks.ceiling_line(axes, share.share["either"], axes.get_ylim())
             continue
-        y, start, odd = bars.index(label), 0.0, bool(tidy.uneven(mine).any())
+        y, start, alpha = bars.index(label), 0.0, 0.45 if tidy.uneven(mine).any() else None
         for way, (_, look) in _WAYS.items():
-            axes.barh(y, share.share[way], 0.75, start, linewidth=0, alpha=0.45 if odd else None, **look)
+            axes.barh(y, share.share[way], 0.75, start, linewidth=0, alpha=alpha, **look)
             start += share.share[way]
         axes.hlines(y, share.low["either"], share.high["either"], "black", linewidth=0.8, alpha=0.7)
-        if odd:
-            marks.missing_mark(axes, 0.93, y, styles[label], right)

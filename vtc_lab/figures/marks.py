@@ -1,4 +1,4 @@
-"""Shared parts of a sweep's figures: units, the look of a label, the mark of what is missing, the legend."""
+"""Shared parts of a sweep's figures: units, the look of a label, what is said of gaps, the legend."""
 
 from __future__ import annotations
 
@@ -7,10 +7,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
-from matplotlib.transforms import Transform
 
 from vtc_lab.figures.export import Picture
 from vtc_lab.figures.style import BASELINES, CEILING, GREY, SMALL, method_style, role
@@ -82,10 +80,13 @@ def cannot_run(table: pd.DataFrame, by: list[str]) -> pd.MultiIndex | pd.Index:
     return unable.index[unable]
 
 
-def say_cannot_run(axes: Axes, y: float) -> None:
-    """Write into a row of bars why it has none."""
-    look: dict[str, Any] = {"va": "center", "fontsize": SMALL, "color": GREY}
-    axes.text(0.03, y, "cannot run", transform=axes.get_yaxis_transform(), **look)
+def say_why_empty(axes: Axes, labels: list[str], drawn: pd.DataFrame, unable: Iterable[str]) -> None:
+    """Write into each row of bars that has none why that is so."""
+    for y, label in enumerate(labels):
+        if not drawn.n[drawn.label == label].any():
+            words = "cannot run" if label in unable else "no result"
+            look: dict[str, Any] = {"va": "center", "fontsize": SMALL, "color": GREY}
+            axes.text(0.03, y, words, transform=axes.get_yaxis_transform(), **look)
 
 
 def thin(style: dict[str, Any]) -> dict[str, Any]:
@@ -121,34 +122,23 @@ def ceiling_line(axes: Axes, x: float, rows: tuple[float, float]) -> None:
     axes.plot([x, x], rows, **CEILING, zorder=2)
 
 
-def missing_mark(axes: Axes, x: float, y: float, style: dict[str, Any], transform: Transform) -> None:
-    """Draw the mark of missing results in a label's look."""
-    for line in _mark_lines(style):
-        line.set(xdata=[x], ydata=[y], transform=transform, gid="missing")
-        axes.add_artist(line)
-
-
-def missing_entries(cells: pd.DataFrame, mark: Artist | None = None) -> dict[str, Any]:
-    """Return the legend's entries for what the cells lack; `mark` stands for it where it is no mark of a label."""
+def missing_entries(cells: pd.DataFrame) -> dict[str, Any]:
+    """Return the legend's entries for what the cells lack."""
     lost = int((cells.of - cells.n).sum())
     nowhere = int((cells.n + cells.missing - cells.of).clip(lower=0).sum())  # rows of samples that no setting answered
     entries: dict[str, Any] = {}
     if lost or nowhere:
         words = f"missing: {lost + nowhere:,} of {cells.of.sum() + nowhere:,} results"
         words += f", {nowhere:,} under every setting" if nowhere else ""
-        entries[words] = (mark or _mark_lines(_GREY)) if lost else Line2D([], [], linestyle="")
+        entries[words] = Line2D([], [], linestyle="")
     if "low" in cells and (cells.low.isna() & (cells.n > 0)).any():
         entries["too few clips for an interval"] = Line2D([], [], linestyle="")
-    if (uneven(cells) & (cells.n > 0)).any() and not mark:
-        entries["over fewer samples"] = Line2D([], [], **pale(_GREY))
     return entries
 
 
-def _mark_lines(style: dict[str, Any]) -> tuple[Line2D, Line2D]:
-    under = Line2D([], [], **style | {"markersize": 5, "alpha": 0.6, "linestyle": ""})
-    over = Line2D([], [], color="black", marker="x", markersize=5, markeredgewidth=0.8, linestyle="")
-    over.set_zorder(under.get_zorder() + 1)
-    return under, over
+def fewer_entry(cells: pd.DataFrame) -> dict[str, Any]:
+    """Return the legend's entry for pale points, if there are any."""
+    return {"over fewer samples": Line2D([], [], **pale(_GREY))} if (uneven(cells) & (cells.n > 0)).any() else {}
 
 
 def panels(cells: pd.DataFrame, inches: float) -> tuple[list[list[str]], int]:

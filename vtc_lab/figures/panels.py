@@ -9,7 +9,6 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.transforms import blended_transform_factory, offset_copy
 
 from vtc_lab.figures import marks
 from vtc_lab.figures.export import Picture, attach
@@ -47,7 +46,7 @@ def plot_kinds(
     table = marks.checked(table, value, ("clip", "sample", "kind", "ratio", "kept", "total"))
     at = marks.compressed(table, ratio)
     pairs = tidy.differences(table)
-    cells = tidy.with_absent(tidy.intervals(pairs[pairs.ratio == ratio], ["label", "kind"]), "kind")
+    cells = tidy.intervals(pairs[pairs.ratio == ratio], ["label", "kind"])
     cells = cells.rename(columns={"mean": "difference"}).assign(ratio=ratio)
     unable = marks.cannot_run(at, ["label"])
     shown = cells[~cells.label.isin(unable)]
@@ -68,7 +67,6 @@ def plot_kinds(
                 _draw_difference(panels[panel], row + slot[cell.label], cell, factor, style)
             else:
                 marks.ceiling_line(panels[panel], cell.difference * factor, (row + 0.05, row + 0.95))
-        _make_room(figure, shown)
         answers = cells.groupby("kind").n.max()
         for panel, axes in enumerate(panels):
             mine = kinds[panel * height : (panel + 1) * height]
@@ -79,7 +77,7 @@ def plot_kinds(
             axes.tick_params(axis="y", length=0)
         names = {label: f"{label}, cannot run" if label in unable else label for label in styles}
         entries = {names[label]: Line2D([], [], **style) for label, style in styles.items()}
-        entries |= marks.missing_entries(shown)
+        entries |= marks.missing_entries(shown) | marks.fewer_entry(shown)
         marks.legend_below(figure, entries, f"{_change(name)} against {tidy.EVERYTHING}\n{marks.budget(at)}")
     return attach(figure, cells, **marks.told("plot_kinds", at, value=value, ratio=ratio))
 
@@ -87,8 +85,8 @@ def plot_kinds(
 def plot_forest(tests: pd.DataFrame, *, venue: str = "cvpr", width: str = "column") -> Picture:
     """Draw paired differences with their intervals, a panel for each ratio.
 
-    A filled dot differs beyond chance (p_holm < 0.05). A difference over fewer samples than others is pale and marked
-    at the left. The tests are attached.
+    A filled dot differs beyond chance (p_holm < 0.05). A difference over fewer samples than others is pale. The tests
+    are attached.
 
     Parameters
     ----------
@@ -120,11 +118,10 @@ def plot_forest(tests: pd.DataFrame, *, venue: str = "cvpr", width: str = "colum
                     continue
                 style = _DOT if cell.p_holm < 0.05 else _DOT | {"markerfacecolor": "white"}
                 _draw_difference(axes, labels.index(cell.label), cell, factor, style)
-        _make_room(figure, tests)
         entries: dict[str, Any] = {"differs beyond chance (p < 0.05 after Holm)": Line2D([], [], **_DOT)}
         entries["does not"] = Line2D([], [], **_DOT | {"markerfacecolor": "white"})
         entries |= {label: Line2D([], [], **CEILING) for label in tests.label[tidy.ceilings(tests)].unique()}
-        entries |= marks.missing_entries(tests)
+        entries |= marks.missing_entries(tests) | marks.fewer_entry(tests)
         marks.legend_below(figure, entries, f"{_change(name)}\nagainst {tests.reference.iloc[0]}")
     return attach(figure, tests, plot="plot_forest")
 
@@ -161,8 +158,7 @@ def plot_flips(table: pd.DataFrame, *, venue: str = "cvpr", width: str = "column
     keys = ["label", "ratio"]
     cells = tidy.counted(small, keys)[0].drop(columns=["mean", "low", "high"])
     cells[list(_FLIPS)] = small.groupby(keys, sort=False, dropna=False)[list(_FLIPS)].sum().to_numpy()
-    cells, styles = tidy.with_absent(cells, "ratio"), marks.looks(table)
-    labels = [label for label in styles if label in set(small.label)]
+    labels = [label for label in marks.looks(table) if label in set(small.label)]
     unable = marks.cannot_run(small, keys)
     shown = cells[~pd.MultiIndex.from_frame(cells[keys]).isin(unable)]
     with paper_style():
@@ -170,11 +166,7 @@ def plot_flips(table: pd.DataFrame, *, venue: str = "cvpr", width: str = "column
         for ratio, axes in panels.items():
             mine = shown[shown.ratio == ratio]
             _draw_flips(axes, mine, labels)
-            right = blended_transform_factory(axes.transAxes, axes.transData)
-            for label in mine.label[tidy.uneven(mine)]:
-                marks.missing_mark(axes, 0.93, labels.index(label), styles[label], right)
-            for label in (label for label, at in unable if at == ratio):
-                marks.say_cannot_run(axes, labels.index(label))
+            marks.say_why_empty(axes, labels, mine, [label for label, at in unable if at == ratio])
             kept = mine.kept.median()
             axes.set_title(f"{ratio:.3g}×\n{'' if np.isnan(kept) else marks.count(kept)}", fontsize=8)
         low, high = axes.get_xlim()  # which all share
@@ -183,7 +175,7 @@ def plot_flips(table: pd.DataFrame, *, venue: str = "cvpr", width: str = "column
         entries: dict[str, Any] = {words: Patch(linewidth=0, **look) for words, look in _FLIPS.values()}
         least, most = cells.n[cells.n > 0].min(), cells.n.max()
         title = f"answers that changed (% of {least:,}{'' if least == most else f' to {most:,}'})"
-        marks.legend_below(figure, entries | marks.missing_entries(shown), title)
+        marks.legend_below(figure, entries | marks.missing_entries(shown) | marks.fewer_entry(shown), title)
     return attach(figure, cells, **marks.told("plot_flips", small))
 
 
@@ -199,20 +191,10 @@ def _draw_flips(axes: Axes, cells: pd.DataFrame, labels: list[str]) -> None:
 
 
 def _draw_difference(axes: Axes, y: float, cell: pd.Series, factor: int, style: dict[str, Any]) -> None:
-    """Draw a cell's difference and interval, pale and marked at the left if it lacks samples that others have."""
-    if cell.n < cell.of:
-        left = blended_transform_factory(axes.transAxes, axes.transData)
-        marks.missing_mark(axes, 0, y, style, offset_copy(left, axes.get_figure(root=True), 5, 0, "points"))
-        style = marks.pale(style)
+    """Draw a cell's difference and interval, pale if it lacks samples that others have."""
+    style = marks.pale(style) if cell.n < cell.of else style
     axes.plot(cell.difference * factor, y, **style)
     axes.hlines(y, cell.low * factor, cell.high * factor, **marks.thin(style))
-
-
-def _make_room(figure: Picture, cells: pd.DataFrame) -> None:
-    """Widen shared axes to the left for the marks of what is missing, if there are any."""
-    low, high = figure.axes[0].get_xlim()
-    share = 0.2 * len(figure.axes) / figure.get_figwidth()
-    figure.axes[0].set_xlim(low - share * (high - low) * tidy.uneven(cells).any(), high)
 
 
 def _panels_of_ratios(

@@ -94,7 +94,7 @@ def plot_published(
             if budget in set(rows.budget):
                 entries[words] = Line2D([], [], color="black", marker="o", linestyle="", fillstyle=fill)
         if own is not None:
-            mine |= marks.missing_entries(cells, Line2D([], [], linestyle=""))
+            mine |= marks.missing_entries(cells)
         marks.legend_below(
             figure, entries | mine, "tokens kept (%)" if x == "retained" else "tokens kept per layer, on average (%)"
         )

@@ -12,7 +12,7 @@ import pandas as pd
 
 from vtc_lab.figures.export import csv_bytes, file_base, record, write_files
 from vtc_lab.figures.marks import count, unit
-from vtc_lab.sweeps.tidy import ceilings, demand, demand_single, uneven, with_absent
+from vtc_lab.sweeps.tidy import ceilings, demand, demand_single, uneven
 from vtc_lab.tokens import demand_one_of
 
 _SUFFIXES = (".tex", ".csv")
@@ -96,7 +96,6 @@ def _latex(table: pd.DataFrame, best: str | None) -> str:
 def _by_ratio(table: pd.DataFrame, best: str | None) -> list[list[str]]:
     """Return head and rows with labels down and ratios across."""
     demand_single(table)
-    table = with_absent(table, "ratio") if _counts(table) else table
     factor = unit(str(table["value"].iloc[0]))[1] if "value" in table else 1
     known, budgets = table["mean"].notna(), pd.Series("", table.index)
     if {"kept", "total"} <= set(table):

@@ -175,20 +175,6 @@ def ceilings(table: pd.DataFrame) -> pd.Series:
     return names.astype(str).str.partition(" (")[0].map(is_ceiling).astype(bool)
 
 
-def with_absent(cells: pd.DataFrame, column: str) -> pd.DataFrame:
-    """Return cells with an empty one for each value of the column that a label with two or more of them lacks."""
-    runs = cells[cells.groupby("label")[column].transform("nunique") > 1]
-    full = pd.MultiIndex.from_product([runs.label.unique(), np.sort(runs[column].dropna().unique())])
-    lacking = full.difference(pd.MultiIndex.from_frame(cells[["label", column]]), sort=False)
-    if lacking.empty:
-        return cells
-    more = pd.DataFrame(list(lacking), columns=["label", column]).assign(n=0, clips=0, missing=0)
-    more["of"] = more[column].map(cells.groupby(column).of.max())
-    if "method" in cells:
-        more["method"] = more.label.map(dict(zip(cells.label, cells.method, strict=True)))
-    return pd.concat([cells, more], ignore_index=True)
-
-
 def by_cluster(table: pd.DataFrame, group: np.ndarray, groups: int, cluster: str) -> tuple[np.ndarray, np.ndarray]:
     """Return the (clusters, groups) sums of the values and how many there are."""
     codes, names = pd.factorize(table[cluster], sort=True)
