@@ -13,6 +13,7 @@ from made_up_sweep import KINDS, made_up_sweep
 
 import vtc_lab as vtc
 from vtc_lab.figures.style import BASELINES, CEILING, method_style, role
+from vtc_lab.sweeps import tidy
 from vtc_lab.sweeps.tidy import ceilings
 from vtc_lab.widgets.study import in_words
 
@@ -36,15 +37,16 @@ def sweep() -> pd.DataFrame:
 
 @pytest.fixture(scope="module")
 def tests(sweep) -> pd.DataFrame:
-    return vtc.compare(sweep, "random", draws=200, permutations=199)
+    return vtc.compare(sweep, "random", permutations=199)
 
 
-def test_losses_are_counted_answer_by_answer():
+def test_losses_are_counted_answer_by_answer(monkeypatch):
+    monkeypatch.setattr(tidy, "DRAWS", 40)
     table = made_up_sweep(LABELS, [1, 4, 16], clips=9)
-    found = vtc.split_losses(table, draws=40, seed=3).set_index(["label", "ratio", "kind", "loss"])
+    found = vtc.split_losses(table).set_index(["label", "ratio", "kind", "loss"])
     full = dict(table[table.ratio == 1][["sample", "right"]].drop_duplicates().itertuples(index=False))
     clips = sorted(table["clip"].unique())
-    weights = np.random.default_rng(3).multinomial(len(clips), np.full(len(clips), 1 / len(clips)), size=40)
+    weights = np.random.default_rng(0).multinomial(len(clips), np.full(len(clips), 1 / len(clips)), size=40)
     for label in LABELS:
         for ratio in (4, 16):
             for kind in KINDS:
@@ -65,7 +67,7 @@ def test_losses_are_counted_answer_by_answer():
 @given(st.integers(0, 500), st.sampled_from([("label",), ("label", "ratio"), ("label", "ratio", "kind")]))
 def test_both_ways_add_up_whatever_the_groups(seed, by):
     table = made_up_sweep(LABELS, [1, 8], clips=3, seed=seed, gaps={("divprune", 8): "minimum"})
-    found = vtc.split_losses(table, by, draws=20)
+    found = vtc.split_losses(table, by)
     assert found.loss.tolist() == ["dropped", "failed", "either"] * (len(found) // 3)
     dropped, failed, either = found.share.to_numpy().reshape(-1, 3).T
     assert dropped + failed == pytest.approx(either, nan_ok=True)
@@ -198,7 +200,7 @@ def test_in_a_forest_it_crosses_the_rows_of_the_others(tests):
 
 
 def test_tests_of_methods_are_the_same_beside_a_ceiling_which_has_none(sweep, tests):
-    alone = vtc.compare(sweep[sweep.label != "oracle"], "random", draws=200, permutations=199)
+    alone = vtc.compare(sweep[sweep.label != "oracle"], "random", permutations=199)
     beside = tests[tests.label != "oracle"]
     assert beside.p_holm.tolist() == alone.p_holm.tolist()
     assert tests.p_holm[tests.label == "oracle"].isna().all()

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_up_sweep import made_up_sweep
 
+from vtc_lab.sweeps import tidy
 from vtc_lab.sweeps.run import summary
 from vtc_lab.sweeps.stats import bootstrap_interval, compare
 from vtc_lab.tokens import VTCError
@@ -21,12 +22,13 @@ def answers(**columns: object) -> pd.DataFrame:
     return pd.DataFrame(rows | {"ratio": np.repeat([1, 4], len(before)), "right": np.r_[before, after].astype(float)})
 
 
-def test_means_counts_and_intervals_match_a_loop_over_resamples():
+def test_means_counts_and_intervals_match_a_loop_over_resamples(monkeypatch):
+    monkeypatch.setattr(tidy, "DRAWS", 30)
     table = made_up_sweep(["lftr", "random"], clips=9, gaps={("random", 16): "minimum"})
     table.loc[table.index[:7], ["right", "status"]] = [None, "error"]
-    found = bootstrap_interval(table, draws=30, seed=3)
+    found = bootstrap_interval(table)
     clips = sorted(table["clip"].unique())
-    weights = np.random.default_rng(3).multinomial(len(clips), np.full(len(clips), 1 / len(clips)), size=30)
+    weights = np.random.default_rng(0).multinomial(len(clips), np.full(len(clips), 1 / len(clips)), size=30)
     for row in found.itertuples():
         mine = table[(table.label == row.label) & (table.ratio == row.ratio)]
         known = mine[mine.status == "ok"]
@@ -64,7 +66,7 @@ def test_rows_that_no_setting_answered_are_told_from_those_that_others_did():
     ]
 
 
-def test_interval_covers_the_truth_as_often_as_it_says_only_if_clips_are_kept_together():
+def test_interval_covers_the_truth_as_often_as_it_says_only_if_clips_are_kept_together(monkeypatch):
     rng = np.random.default_rng(0)
     datasets, clips, questions = 400, 40, 6
     chance = rng.beta(1.5, 0.5, size=(datasets, clips, 1))  # of a right answer: 0.75 on average, clips differ
@@ -73,8 +75,9 @@ def test_interval_covers_the_truth_as_often_as_it_says_only_if_clips_are_kept_to
     table = pd.DataFrame({"label": "lftr", "dataset": dataset, "clip": clip, "right": right.ravel()})
     table["sample"] = clip * questions + question
     covered = {}
+    monkeypatch.setattr(tidy, "DRAWS", 400)
     for cluster in ("clip", "sample"):
-        found = bootstrap_interval(table, by="dataset", cluster=cluster, draws=400)
+        found = bootstrap_interval(table.assign(clip=table[cluster]), by="dataset")
         covered[cluster] = ((found.low <= 0.75) & (found.high >= 0.75)).mean()
     assert 0.91 <= covered["clip"] <= 0.975
     assert covered["sample"] < 0.85
@@ -93,24 +96,17 @@ def test_fewer_than_six_clips_have_a_mean_and_no_interval_whether_a_group_or_the
     found = bootstrap_interval(table).set_index("label")
     assert found.loc["uniform", ["low", "high"]].isna().all() and 0 <= found.loc["uniform", "mean"] <= 1
     assert found.loc["lftr", ["low", "high"]].notna().all()
-    assert (
-        bootstrap_interval(table, level=0.9).low.notna().all()
-        and bootstrap_interval(table, level=0.98).low.isna().all()
-    )
     alone = bootstrap_interval(made_up_sweep(["lftr"], [4], clips=1)).iloc[0]
     assert (alone.n, alone.clips) == (4, 1) and np.isnan([alone.low, alone.high]).all() and 0 <= alone["mean"] <= 1
 
 
 @settings(max_examples=20, deadline=None)
-@given(st.integers(0, 1000), st.sampled_from(["right", "kl"]), st.sampled_from([0.5, 0.9, 0.99]))
-def test_the_order_of_rows_does_not_matter(seed, value, level):
+@given(st.integers(0, 1000), st.sampled_from(["right", "kl"]))
+def test_the_order_of_rows_does_not_matter(seed, value):
     table = made_up_sweep(clips=8, seed=seed)
     shuffled = table.sample(frac=1, random_state=seed)
     keys = ["label", "ratio"]
-    first, second = (
-        bootstrap_interval(t, value, level=level, draws=60).sort_values(keys, ignore_index=True)
-        for t in (table, shuffled)
-    )
+    first, second = (bootstrap_interval(t, value).sort_values(keys, ignore_index=True) for t in (table, shuffled))
     pd.testing.assert_frame_equal(first, second)
     assert (first.low <= first.high).all()
 
@@ -161,7 +157,7 @@ def test_under_the_null_permutation_keeps_its_level_and_mcnemar_does_not():
     rows["sample"] += 1000 * label
     after = pd.DataFrame(rows | {"ratio": 4, "right": (before + shift).ravel().astype(float)})
     full = pd.DataFrame(rows | {"ratio": 1, "right": before.ravel().astype(float)})
-    found = compare(pd.concat([full, after]), permutations=999, draws=10)
+    found = compare(pd.concat([full, after]), permutations=999)
     assert len(found) == labels and (found.n == clips * questions).all()
     assert 0.02 <= (found.p_permutation <= 0.05).mean() <= 0.08
     assert (found.p_mcnemar <= 0.05).mean() > 0.2
@@ -296,14 +292,6 @@ def test_a_letter_that_takes_too_many_answers_is_told():
     assert summary(table)[1] == "40 results: 40 ok, 0 at budgets that a method cannot keep, 0 failed"
 
 
-@pytest.mark.filterwarnings("error")
-def test_too_few_draws_for_a_label_of_few_clips_give_no_interval_and_no_warning():
-    table = made_up_sweep(["lftr", "uniform"], [4], clips=12)
-    table.loc[(table.label == "lftr") & (table["clip"] > "clips/001.mp4"), "status"] = "error"
-    found = [bootstrap_interval(table, level=0.5, draws=1, seed=seed).low.isna().tolist() for seed in range(20)]
-    assert [True, False] in found and [False, False] in found
-
-
 @pytest.mark.parametrize(
     ("call", "words"),
     [
@@ -313,10 +301,6 @@ def test_too_few_draws_for_a_label_of_few_clips_give_no_interval_and_no_warning(
         (lambda t: bootstrap_interval(t, "said"), "'said' does not hold numbers"),
         (lambda t: bootstrap_interval(t, by=["label", "kidn"]), "no column 'kidn'; did you mean 'kind'"),
         (lambda t: bootstrap_interval(t.drop(columns=["label", "method"])), "no column 'label'"),
-        (lambda t: bootstrap_interval(t, level=95), "level is 95"),
-        (lambda t: bootstrap_interval(t, level=None), "level is None; it must lie between 0 and 1"),
-        (lambda t: bootstrap_interval(t, seed=-1), "seed is -1; it must be a whole number of 0 or more"),
-        (lambda t: compare(t, seed=0.5), "seed is 0.5; it must be a whole number"),
         (lambda t: compare(t, permutations=0), "permutations is 0; it must be a whole number of 1 or more"),
         (lambda t: bootstrap_interval(t.assign(clip="")), "'clip' is empty in 180 rows with a result"),
         (
@@ -326,7 +310,6 @@ def test_too_few_draws_for_a_label_of_few_clips_give_no_interval_and_no_warning(
         (lambda t: summary(None), "the table has no column 'error'; give the DataFrame that vtc.sweep returns"),
         (lambda t: summary(t.drop(columns="label")), "the table has no column 'label'"),
         (lambda t: compare(t.assign(ratio="2x")), "'ratio' does not hold numbers"),
-        (lambda t: bootstrap_interval(t, draws=0), "draws is 0"),
         (lambda t: bootstrap_interval(t.assign(status="fine")), "none of the 180 rows has a result in column 'right'"),
         (
             lambda t: bootstrap_interval(t.assign(clip=t["clip"].where(t.index > 3))),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from vtc_lab.sweeps.tidy import answered, counted, enough, resamples, tidy, uncompressed, uneven
+from vtc_lab.sweeps.tidy import answered, bounds, counted, enough, resamples, tidy, uncompressed, uneven
 from vtc_lab.tokens import VTCError, demand
 
 COMPARISON = ["backbone", "source", "table", "frames", "benchmark"]  # published figures compare if they share these
@@ -26,21 +26,12 @@ def comparable(rows: pd.DataFrame) -> pd.DataFrame:
     return known.drop_duplicates([*COMPARISON, "method", "retained"]).sort_index()
 
 
-def relative_accuracy(table: pd.DataFrame, *, draws: int = 2000, seed: int = 0) -> tuple[pd.DataFrame, pd.DataFrame]:
+def relative_accuracy(table: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return a sweep's accuracy in per cent of that with every token, and its resamples over clips.
 
-    Parameters
-    ----------
-    table : tidy, as `vtc.sweep` gives it, with ratio 1.
-    draws, seed : number of resamples, and the seed that they come from.
+    The first are cells of label and ratio, with relative, low and high (95 %) beside the columns of
+    `bootstrap_interval`, the second a (draws, cells) table. Each is over the samples that have both answers.
 
-    Returns
-    -------
-    The cells of label and ratio, with relative, low and high (95 %) beside the columns of `bootstrap_interval`, and a
-    (draws, cells) table of resampled relative accuracies. Each is over the samples that have both answers.
-
-    Examples
-    --------
     >>> table = pd.DataFrame({"label": "lftr", "ratio": [1, 4] * 2, "clip": [*"aabb"], "kept": [64, 16] * 2,
     ...                       "total": 64, "sample": [1, 1, 2, 2], "right": [True, True, True, False]})
     >>> relative_accuracy(table)[0].relative.tolist()
@@ -53,16 +44,14 @@ def relative_accuracy(table: pd.DataFrame, *, draws: int = 2000, seed: int = 0) 
     by = ["label", "method", "ratio"]
     cells, ours, _ = counted(table, by)
     _, bases, _ = counted(table.assign(value=full.where(table.value.notna())), by)
-    times = resamples(len(ours), draws, seed)
+    times = resamples(len(ours))
     drawn = 100 * pd.DataFrame(times @ ours) / (times @ bases)
     cells["relative"] = 100 * pd.Series(ours.sum(0)) / bases.sum(0)
-    cells[["low", "high"]] = drawn.quantile([0.025, 0.975]).T.where(enough(cells.clips)).to_numpy()
+    cells[["low", "high"]] = bounds(drawn, cells.clips)
     return cells, drawn
 
 
-def rank_agreement(
-    table: pd.DataFrame, rows: pd.DataFrame, ratio: float, *, draws: int = 2000, seed: int = 0
-) -> pd.DataFrame:
+def rank_agreement(table: pd.DataFrame, rows: pd.DataFrame, ratio: float) -> pd.DataFrame:
     """Return Kendall's tau between a sweep's ranking of methods and that of each published table.
 
     Methods are ranked by their relative accuracy at one ratio. Those that both have count, with their options as they
@@ -74,7 +63,6 @@ def rank_agreement(
     table : tidy, as `vtc.sweep` gives it, with ratio 1.
     rows : of `published`.
     ratio : one of the sweep's, such as 4; papers' figures at a share of 1/ratio, within 1 %, are compared with it.
-    draws, seed : number of resamples of the sweep's clips, and the seed that they come from.
 
     Returns
     -------
@@ -100,7 +88,7 @@ def rank_agreement(
     """
     from scipy.stats import kendalltau  # here, because scipy.stats takes half a second to import
 
-    cells, drawn = relative_accuracy(table, draws=draws, seed=seed)
+    cells, drawn = relative_accuracy(table)
     whole = cells[(cells.label == cells.method) & ~uneven(cells)]
     mine = whole[whole.ratio == ratio]
     if mine.empty:

@@ -7,31 +7,14 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from vtc_lab.sweeps.tidy import (
-    EVERYTHING,
-    by_cluster,
-    ceilings,
-    demand,
-    differences,
-    intervals,
-    tidy,
-    uncompressed,
-    whole,
-)
+from vtc_lab.sweeps.tidy import EVERYTHING, by_clip, ceilings, demand, differences, intervals, tidy, uncompressed
 from vtc_lab.tokens import VTCError
 
 
 def bootstrap_interval(
-    table: pd.DataFrame,
-    value: str = "right",
-    by: str | Sequence[str] = ("label", "ratio"),
-    cluster: str = "clip",
-    *,
-    level: float = 0.95,
-    draws: int = 2000,
-    seed: int = 0,
+    table: pd.DataFrame, value: str = "right", by: str | Sequence[str] = ("label", "ratio")
 ) -> pd.DataFrame:
-    """Return means with percentile bootstrap intervals that resample whole clips.
+    """Return means with 95 % percentile bootstrap intervals from 2,000 resamples of whole clips.
 
     All groups share the same resamples, so differences between their means are paired.
 
@@ -40,16 +23,13 @@ def bootstrap_interval(
     table : tidy, one row a result, as `vtc.sweep` gives it.
     value : numeric column to average; true counts as 1.
     by : columns that make the groups.
-    cluster : column whose values are resampled as a whole.
-    level : of the interval, between 0 and 1.
-    draws, seed : number of resamples, and the seed that they come from.
 
     Returns
     -------
     DataFrame with a row for each group:
 
-    - the columns of `by`, mean, low, high: NaN without a result, and low and high with results of too few clips: at
-      95 % fewer than 6, with which a paired sign-flip test over clips cannot reach p = 0.05 either;
+    - the columns of `by`, mean, low, high: NaN without a result, and low and high with results of fewer than 6 clips,
+      with which a paired sign-flip test over clips cannot reach p = 0.05 either;
     - n (rows with a result), clips (that have one), missing (rows without one; the table's status says why);
     - of: rows of samples that have a result under some setting of the table. Where n is less, the mean is over other
       samples than the rest and does not compare;
@@ -64,21 +44,14 @@ def bootstrap_interval(
     >>> bootstrap_interval(table)[["label", "ratio", "mean", "n", "clips", "missing"]].values.tolist()
     [['lftr', 4.0, 0.666..., 3, 2, 1]]
     """
-    table = tidy(table, value, [cluster])
+    table = tidy(table, value, ["clip"])
     by = [by] if isinstance(by, str) else list(by)
     demand(table, by)
-    return intervals(table, by, cluster, level, draws, seed).assign(value=value)
+    return intervals(table, by).assign(value=value)
 
 
 def compare(
-    table: pd.DataFrame,
-    reference: str = EVERYTHING,
-    value: str = "right",
-    *,
-    level: float = 0.95,
-    draws: int = 2000,
-    permutations: int = 9999,
-    seed: int = 0,
+    table: pd.DataFrame, reference: str = EVERYTHING, value: str = "right", *, permutations: int = 9999
 ) -> pd.DataFrame:
     """Return paired tests of every label at every ratio against the uncompressed run, or against another label.
 
@@ -88,17 +61,15 @@ def compare(
     reference : "everything" for the uncompressed run (the rows at ratio 1 of any label), or a label of the table, which
         is compared at the same ratio.
     value : numeric column to compare; true counts as 1.
-    level, draws : of the interval of the difference, as in `bootstrap_interval`.
     permutations : random sign flips for the permutation test, or all of them if there are fewer. Its smallest p is
         2 / (permutations + 1), which Holm's correction multiplies by the number of rows it is over.
-    seed : of resamples and flips.
 
     Returns
     -------
     DataFrame with a row for each label and ratio above 1:
 
     - label, ratio, reference, n (samples that both sides answered), clips (that have one), value (its name);
-    - difference, low, high: mean of label minus reference over the n samples, with the clustered interval;
+    - difference, low, high: mean of label minus reference over the n samples, with the interval over clips;
     - gained, lost: samples where the label is better or worse;
     - p_mcnemar: exact and two-sided, for values that are true or false; it takes samples for independent;
     - p_permutation: two-sided, flips the signs of whole clips' differences, so samples of a clip may depend;
@@ -122,13 +93,15 @@ def compare(
     from statsmodels.stats.contingency_tables import mcnemar  # here, because statsmodels takes a second to import
     from statsmodels.stats.multitest import multipletests
 
+    if not isinstance(permutations, int) or permutations < 1:
+        raise VTCError(f"permutations is {permutations!r}; it must be a whole number of 1 or more")
     table = tidy(table, value, ["clip", "sample", "ratio"])
     pairs = differences(table, reference)
     pairs = pairs[pairs.ratio != 1]
     if pairs.empty:
         raise VTCError(f"the table has nothing to compare with {reference!r}; sweep a second method or a ratio above 1")
     keys = ["label", "ratio"]
-    result = intervals(pairs, keys, level=level, draws=draws, seed=seed).rename(columns={"mean": "difference"})
+    result = intervals(pairs, keys).rename(columns={"mean": "difference"})
     changes = pairs.assign(gained=pairs["first"] > 0, lost=pairs["first"] < 0)
     changes = changes.groupby(keys, sort=False, dropna=False)[["gained", "lost"]].sum()
     result[["gained", "lost"]] = changes.to_numpy()
@@ -137,7 +110,7 @@ def compare(
         mcnemar([[0, gained], [lost, 0]], exact=True).pvalue if binary and n else np.nan
         for gained, lost, n in zip(result.gained, result.lost, result.n, strict=True)
     ]
-    result["p_permutation"] = _flip_signs(pairs, keys, permutations, seed)
+    result["p_permutation"] = _flip_signs(pairs, keys, permutations)
     tested = result.p_permutation.notna() & ~result.label.isin(table.label[ceilings(table)])
     result["p_holm"] = np.nan
     if tested.any():
@@ -149,21 +122,13 @@ def compare(
     return result[[*keys, "reference", *numbers, "missing", "of", "value"]]
 
 
-def split_losses(
-    table: pd.DataFrame,
-    by: str | Sequence[str] = ("label", "ratio", "kind"),
-    *,
-    level: float = 0.95,
-    draws: int = 2000,
-    seed: int = 0,
-) -> pd.DataFrame:
+def split_losses(table: pd.DataFrame, by: str | Sequence[str] = ("label", "ratio", "kind")) -> pd.DataFrame:
     """Return the share of right answers that a reduction loses: the evidence was dropped, or the model failed with it.
 
     Parameters
     ----------
     table : tidy, as `vtc.sweep` gives it for clips of the generated world, with recall, ratio 1 and a ratio above 1.
     by : columns that make the groups, beside `loss`.
-    level, draws, seed : of the intervals, as in `bootstrap_interval`.
 
     Returns
     -------
@@ -203,15 +168,15 @@ def split_losses(
         [table.assign(loss=loss, value=lost.astype(float).where(has_result)) for loss, lost in ways.items()]
     )
     rows = rows.sort_index(kind="stable")  # so that the ways of a group follow each other
-    return intervals(rows, [*by, "loss"], level=level, draws=draws, seed=seed).rename(columns={"mean": "share"})
+    return intervals(rows, [*by, "loss"]).rename(columns={"mean": "share"})
 
 
-def _flip_signs(pairs: pd.DataFrame, keys: list[str], permutations: int, seed: int) -> np.ndarray:
+def _flip_signs(pairs: pd.DataFrame, keys: list[str], permutations: int) -> np.ndarray:
     """Return the two-sided p of each group's sum of differences under sign flips of whole clips."""
     from scipy.stats import permutation_test
 
     groups = pairs.groupby(keys, sort=False, dropna=False)
-    totals, counts = by_cluster(pairs, groups.ngroup().to_numpy(), groups.ngroups, "clip")
+    totals, counts = by_clip(pairs, groups.ngroup().to_numpy(), groups.ngroups)
     if len(totals) < 2:
         raise VTCError("the pairs are all of one clip; paired tests need two or more")
     test = permutation_test(
@@ -219,9 +184,9 @@ def _flip_signs(pairs: pd.DataFrame, keys: list[str], permutations: int, seed: i
         lambda x, y, axis: (x - y).sum(axis=axis),
         permutation_type="samples",  # exchanging a pair (difference, 0) flips the sign of the difference
         vectorized=True,
-        n_resamples=whole("permutations", permutations, 1),
+        n_resamples=permutations,
         batch=max(1, 1_000_000 // totals.size),  # a few tens of megabytes
         axis=-1,
-        rng=seed,
+        rng=0,
     )
     return np.where(counts.sum(0) > 0, test.pvalue, np.nan)

@@ -11,6 +11,7 @@ from vtc_lab.reducers.registry import is_ceiling
 from vtc_lab.tokens import VTCError, demand_one_of, suggest
 
 EVERYTHING = "everything"  # the uncompressed run, ratio 1
+DRAWS = 2000  # resamples of the clips
 _ONE_OF = {"model": "of {} models", "asked": "that were asked for in {} ways"}  # columns that may not be mixed
 
 
@@ -73,13 +74,6 @@ def demand_single(table: pd.DataFrame) -> None:
         raise VTCError(f"the table has more than one row for {row.label!r} at ratio {row.ratio:g}; give one value only")
 
 
-def whole(name: str, number: object, least: int) -> int:
-    """Return an argument that must be a whole number."""
-    if isinstance(number, bool) or not isinstance(number, int | np.integer) or number < least:
-        raise VTCError(f"{name} is {number!r}; it must be a whole number of {least} or more")
-    return int(number)
-
-
 def answered(table: pd.DataFrame) -> pd.Series:
     """Mark the rows of samples with a value under some setting; others do not affect a comparison."""
     return table.value.notna().groupby(table["sample"], dropna=False).transform("any")
@@ -116,14 +110,14 @@ def differences(table: pd.DataFrame, reference: str = EVERYTHING) -> pd.DataFram
     return each.assign(answered=answered(each))
 
 
-def counted(table: pd.DataFrame, by: list[str], cluster: str = "clip") -> tuple[pd.DataFrame, np.ndarray, np.ndarray]:
-    """Return a cell for each group of a tidy table, and (clusters, cells) sums and counts, of which means are ratios.
+def counted(table: pd.DataFrame, by: list[str]) -> tuple[pd.DataFrame, np.ndarray, np.ndarray]:
+    """Return a cell for each group of a tidy table, and (clips, cells) sums and counts, of which means are ratios.
 
     A cell has mean, n, clips, missing, of (see `bootstrap_interval`), and the mean budgets of the rows with a result.
     """
     groups = table.groupby(by, sort=False, dropna=False)
     at = groups.ngroup()
-    totals, counts = by_cluster(table, at.to_numpy(), groups.ngroups, cluster)
+    totals, counts = by_clip(table, at.to_numpy(), groups.ngroups)
     cells = groups.size().index.to_frame(index=False)
     cells["mean"] = pd.Series(totals.sum(0)) / counts.sum(0)
     cells[["low", "high"]] = np.nan  # filled by `intervals`
@@ -136,32 +130,30 @@ def counted(table: pd.DataFrame, by: list[str], cluster: str = "clip") -> tuple[
     return cells, totals, counts
 
 
-def intervals(
-    table: pd.DataFrame, by: list[str], cluster: str = "clip", level: float = 0.95, draws: int = 2000, seed: int = 0
-) -> pd.DataFrame:
-    """Return the cells of `counted` with intervals, NaN for cells of too few clusters."""
-    if not (isinstance(level, float | int) and 0 < level < 1):
-        raise VTCError(f"level is {level!r}; it must lie between 0 and 1, such as 0.95")
-    cells, totals, counts = counted(table, by, cluster)
-    times = resamples(len(totals), draws, seed)
-    means = pd.DataFrame(times @ totals) / (times @ counts)  # all cells share the resamples
-    bounds = means.quantile([(1 - level) / 2, (1 + level) / 2]).T.where(enough(cells.clips, level))
-    cells[["low", "high"]] = bounds.to_numpy()
+def intervals(table: pd.DataFrame, by: list[str]) -> pd.DataFrame:
+    """Return the cells of `counted` with 95 % intervals, NaN for cells of too few clips."""
+    cells, totals, counts = counted(table, by)
+    times = resamples(len(totals))
+    cells[["low", "high"]] = bounds(pd.DataFrame(times @ totals) / (times @ counts), cells.clips)
     return cells
 
 
-def enough(clusters: pd.Series, level: float = 0.95) -> pd.Series:
-    """Mark numbers of clusters, 6 or more at 95 %, of which a sign-flip test can reach p = 1 - level.
+def bounds(drawn: pd.DataFrame, clips: pd.Series) -> np.ndarray:
+    """Return (cells, 2) bounds of 95 % of what was drawn for each cell, NaN for cells of too few clips."""
+    return drawn.quantile([0.025, 0.975]).T.where(enough(clips)).to_numpy()
+
+
+def enough(clips: pd.Series) -> pd.Series:
+    """Mark numbers of clips of which a sign-flip test can reach p = 0.05.
 
     An interval from fewer would exclude a difference of 0 that no such test can; its resamples hardly differ.
     """
-    return 2.0 ** (1 - clusters) <= 1 - level
+    return clips >= 6  # 2 / 2^6 < 0.05
 
 
-def resamples(clusters: int, draws: int, seed: int) -> np.ndarray:
-    """Return how often each cluster is in each bootstrap resample, (draws, clusters)."""
-    rng = np.random.default_rng(whole("seed", seed, 0))
-    return rng.multinomial(clusters, np.full(clusters, 1 / clusters), size=whole("draws", draws, 1)).astype(float)
+def resamples(clips: int) -> np.ndarray:
+    """Return how often each clip is in each bootstrap resample, (draws, clips), the same for all cells."""
+    return np.random.default_rng(0).multinomial(clips, np.full(clips, 1 / clips), size=DRAWS).astype(float)
 
 
 def uneven(cells: pd.DataFrame) -> pd.Series:
@@ -175,13 +167,13 @@ def ceilings(table: pd.DataFrame) -> pd.Series:
     return names.astype(str).str.partition(" (")[0].map(is_ceiling).astype(bool)
 
 
-def by_cluster(table: pd.DataFrame, group: np.ndarray, groups: int, cluster: str) -> tuple[np.ndarray, np.ndarray]:
-    """Return the (clusters, groups) sums of the values and how many there are."""
-    codes, names = pd.factorize(table[cluster], sort=True)
+def by_clip(table: pd.DataFrame, group: np.ndarray, groups: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the (clips, groups) sums of the values and how many there are."""
+    codes, names = pd.factorize(table["clip"], sort=True)
     known = table.value.notna().to_numpy()
     nameless = ((codes < 0) & known).sum()
     if nameless:
-        raise VTCError(f"column {cluster!r} is empty in {nameless} rows with a result; each of them needs one")
+        raise VTCError(f"column 'clip' is empty in {nameless} rows with a result; each of them needs one")
     cell = (codes * groups + group)[known]
     size, shape = len(names) * groups, (len(names), groups)
     totals = np.bincount(cell, weights=table.value.to_numpy()[known], minlength=size)
