@@ -8,7 +8,6 @@ import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 import vtc_lab as vtc
-from vtc_lab.figures import filmstrip
 from vtc_lab.figures.filmstrip import captions, draw_frames, patch_table
 from vtc_lab.figures.style import figure_size
 
@@ -163,12 +162,3 @@ def test_errors_are_sentences(grey, tokens):
         vtc.show(grey)
     with pytest.raises(vtc.VTCError, match="neurips"):
         vtc.show(grey, vtc.reduce(tokens, "uniform", ratio=2), venue="nips")
-
-
-def test_a_caption_is_no_wider_than_its_frame():
-    caption = ("1.25 s", "16 kept, 48 merged")
-    room = {text: int(filmstrip.FONT.getlength(text)) + 1 for text in ("1.25 s  16 kept, 48 merged", "1.25 s  16 kept")}
-    for text, pixels in room.items():
-        assert filmstrip.fitting(caption, pixels) == text
-        assert filmstrip.fitting(caption, pixels - 2) != text
-    assert filmstrip.fitting(caption, 50) == "1.25 s"

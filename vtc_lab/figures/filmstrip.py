@@ -14,7 +14,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
 from vtc_lab.figures.export import Picture, attach
 from vtc_lab.figures.marks import legend_below
@@ -23,11 +23,8 @@ from vtc_lab.reducers.registry import METHODS
 from vtc_lab.tokens import Clip, Reduction, VTCError, demand
 
 _HUES = np.rint([np.multiply(to_rgb(hue), 255) for hue in HUES])
-_GAP = 6
-_CAPTION = 18
-_TILE_AREA = 9_000  # pixels of a frame where widgets do not live
+_FACE = 900  # pixels across, of the picture where widgets do not live
 _TILE = 0.66  # inches of a frame in a figure, at least
-FONT = ImageFont.load_default(12)
 _SWATCH: dict[str, Any] = {"edgecolor": "black", "linewidth": 0.4}
 _FATES = {  # the legend's words, which begin with the fate, and its swatch
     "kept": Patch(facecolor="#dddddd", **_SWATCH),
@@ -127,41 +124,13 @@ def captions(clip: Clip, reduction: Reduction) -> list[tuple[str, str]]:
     return lines
 
 
-def face(clip: Clip, *reductions: Reduction, room: int = 900) -> bytes:
-    """Return a small PNG of filmstrips under each other, `room` pixels wide, for where no widget can live."""
-    strips = [_strip(clip, reduction, room) for reduction in reductions]
-    image = Image.new("RGB", (room, sum(each.height + _CAPTION for each in strips)), "white")
-    draw, y = ImageDraw.Draw(image), 0
-    for each, reduction in zip(strips, reductions, strict=True):
-        draw.text((0, y + 2), f"{describe(reduction)}: {reduction.ledger}", fill="black", font=FONT)
-        image.paste(each, (0, y + _CAPTION))
-        y += each.height + _CAPTION
+def face(clip: Clip, *reductions: Reduction) -> bytes:
+    """Return `show` as a small PNG, for where no widget can live."""
     data = io.BytesIO()
-    image.quantize(128).save(data, "png", optimize=True)
+    with Image.open(io.BytesIO(show(clip, *reductions)._repr_png_())) as image:
+        image.thumbnail((_FACE, 10 * _FACE))
+        image.convert("RGB").quantize(128).save(data, "png", optimize=True)
     return data.getvalue()
-
-
-def _strip(clip: Clip, reduction: Reduction, room: int) -> Image.Image:
-    """Return the filmstrip, `room` pixels wide, with a caption under every frame."""
-    ideal = math.sqrt(_TILE_AREA * clip.frames.shape[2] / clip.frames.shape[1])
-    rows = math.ceil(len(clip) / math.ceil(room / (ideal + _GAP)))
-    columns = math.ceil(len(clip) / rows)
-    tiles = draw_frames(clip, reduction, min(room // columns - _GAP, round(2 * ideal)))
-    height, width = tiles.shape[1] + _CAPTION + _GAP, tiles.shape[2] + _GAP
-    image = Image.new("RGB", (columns * width, rows * height), "white")
-    draw = ImageDraw.Draw(image)
-    for index, (tile, caption) in enumerate(zip(tiles, captions(clip, reduction), strict=True)):
-        x, y = index % columns * width, index // columns * height
-        image.paste(Image.fromarray(tile), (x, y))
-        draw.text((x, y + len(tile) + 2), fitting(caption, tile.shape[1]), fill=(40, 40, 40), font=FONT)
-    return image
-
-
-def fitting(caption: tuple[str, str], room: int) -> str:
-    """Return as much of a frame's caption as fits below it: all, the time and the first count, or the time."""
-    time, counts = caption
-    tries = (f"{time}  {counts}", f"{time}  {counts.split(',')[0]}")
-    return next((text for text in tries if FONT.getlength(text) <= room), time)
 
 
 def draw_frames(clip: Clip, reduction: Reduction, width: int) -> np.ndarray:
