@@ -387,6 +387,15 @@ def test_a_sample_is_asked_with_everything_and_with_what_was_kept():
 
 
 @pytest.mark.slow
+def test_a_model_of_ones_own_is_asked_at_a_press():
+    explorer = vtc.explore(vtc.load_model(), **SMALL | {"encoder": "video-qa model"}, question="what moves ?")
+    explorer.wait()
+    assert explorer._charts.answer["notes"] == ["press Ask for the answer"]
+    explorer._ask.click()
+    explorer.wait()
+    assert len(answers(explorer)) == 3 and explorer._charts.answer["notes"] == []
+
+
 def test_the_ratio_at_which_the_answer_flips_is_found():
     sample = next(s for s in vtc.read_samples() if s["kind"] == "colour")
     explorer = vtc.explore(

@@ -226,7 +226,8 @@ class Explorer(Panel):
         asks = model is not None and bool(state["question"].strip())
         bundled = state["model"] == "" and self._model is None
         follows = asks and (bundled or self._seconds <= _QUICK)
-        self._charts.answer = {"question": state["question"], "right": None} if asks else {}
+        notes = [] if follows else ["press Ask for the answer"]
+        self._charts.answer = {"question": state["question"], "right": None, "notes": notes} if asks else {}
         if follows:
             self._put_question(state)
             yield None
