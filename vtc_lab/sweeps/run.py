@@ -116,7 +116,10 @@ def sweep(
     >>> len(table) == 2 * len(asked), table.kept.unique().tolist(), set(table.status)
     (True, [5292, 2646], {'ok'})
     """
-    _check(samples, results, executor, timeout, progress, stop)
+    if not (executor is None or hasattr(executor, "submit")):
+        raise VTCError(f"executor is {executor!r:.60}; give None or an Executor")
+    if timeout is not None and not (executor and 0 < timeout <= TIMEOUT_MAX):
+        raise VTCError(f"timeout is {timeout!r:.60}; give None or seconds above 0, and an executor")
     asking = Asking(frames, fps, positions, max_new_tokens, budget)
     plan = _planned(model, samples, settings_of(methods, ratios, seeds), asking, results)
     halted: Any = getattr(stop, "is_set", stop) or (lambda: False)
@@ -159,7 +162,6 @@ def look_up(
 
     The arguments are those of `sweep`; `asking` are frames, fps, positions, max_new_tokens and budget.
     """
-    _check(samples, results)
     plan = _planned(model, samples, settings_of(methods, ratios, seeds), Asking(**asking), results)
     found = Store(results).known(plan.keys)
     return Progress(*plan.progress(found), math.nan, lambda: plan.table(found))
@@ -233,22 +235,6 @@ def _planned(model: VideoModel, samples: Iterable, settings: list[Setting], aski
     methods = {setting.method for setting in settings}
     origins = dict.fromkeys(methods, "") if results is None else result_origins(model, methods)
     return make_plan(model.name, samples, settings, asking, origins)
-
-
-def _check(
-    samples: Any, results: Any, executor: Any = None, timeout: Any = None, progress: Any = None, stop: Any = None
-) -> None:
-    in_time = isinstance(timeout, int | float) and 0 < timeout <= TIMEOUT_MAX and executor is not None
-    for name, value, right, fits in (
-        ("samples", samples, "a list of dicts, such as vtc.read_samples gives", isinstance(samples, Iterable)),
-        ("results", results, "None or the path of a file", results is None or isinstance(results, str | os.PathLike)),
-        ("executor", executor, "None or an Executor", executor is None or hasattr(executor, "submit")),
-        ("timeout", timeout, "None or seconds above 0, and an executor", timeout is None or in_time),
-        ("progress", progress, "None or a function of a Progress", progress is None or callable(progress)),
-        ("stop", stop, "None, a function or an Event", stop is None or callable(getattr(stop, "is_set", stop))),
-    ):
-        if not fits:
-            raise VTCError(f"{name} is {value!r:.60}; give {right}")
 
 
 def _work(
