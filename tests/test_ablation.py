@@ -336,18 +336,6 @@ def test_a_broken_clip_among_good_ones_is_counted(open_panel, tmp_path):
 
 
 @pytest.mark.slow
-def test_results_that_cannot_be_written_are_kept_for_now(open_panel, tmp_path):
-    (tmp_path / "file").write_text("")
-    panel = open_panel(results=str(tmp_path / "file" / "a.sqlite"), methods=["divprune"])
-    assert "so results are kept only until this kernel ends" in panel._counts.value
-    ran(panel)
-    assert "20 of 20 settings" in panel._line.value
-    panel._controls["clips"].value = 1
-    panel.wait()
-    assert "10 of 10 settings of clips are done" in panel._line.value and errors(panel) == ""
-
-
-@pytest.mark.slow
 def test_export_writes_figure_and_table(finished, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("vtc_lab.figures.export.FOLDER", "figures")  # as outside a repository

@@ -226,7 +226,7 @@ class Ablation(Panel):
             "methods": study.study_methods(state),
             "ratios": state["ratios"],
             "seeds": range(state["seeds"]),
-            "results": study.results_file(state["results"])[0],
+            "results": study.results_file(state["results"]),
         }
 
     def _work(self, run: _Run, state: State) -> None:
@@ -274,8 +274,7 @@ class Ablation(Panel):
             result = study.in_words(vars(figure)["vtc"]["data"], state["value"])
         show_if(shown, self._image)
         self._result.value = words(result)
-        counts = (_sizes(samples, whole), summary(table)[1], study.results_file(state["results"])[1])
-        self._counts.value = words("; ".join(filter(None, counts)))
+        self._counts.value = words(f"{_sizes(samples, whole)}; {summary(table)[1]}")
         if idle:
             self._bar.value = progress.done / max(1, progress.total)
             rest = "; Run does the rest" if progress.done < progress.total else ""

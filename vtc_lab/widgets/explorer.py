@@ -99,7 +99,7 @@ class Explorer(Panel):
         self._ask = button("Ask", "question", "success", lambda: self._queue(self._put_question))
         self._flips = button("Find the flip", "search", "", lambda: self._queue(self._find_flips))
         self._save = button("Save", "save", "", lambda: self._attempt(self._save_session, self._session.value))
-        self._load = button("Load", "folder-open", "", lambda: self._attempt(self._load_session, self._session.value))
+        self._load = button("Load", "folder-open", "", lambda: self._attempt(self.load, self._session.value))
         self._seconds = math.inf  # that the latest answer took
         self._view: View | None = None
         self._drawn: State = {}  # the state of that view
@@ -203,9 +203,6 @@ class Explorer(Panel):
 
     def _save_session(self, path: str) -> None:
         self._say(f"wrote {self.save(path)}")
-
-    def _load_session(self, path: str) -> None:
-        self.load(path)
 
     def _encoder(self, state: State) -> VideoModel | None:
         return self._model_of(state) if state["encoder"] == MODEL else None

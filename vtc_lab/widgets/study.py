@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
-from functools import cache
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -96,22 +95,12 @@ def study_methods(state: State) -> list[str | tuple[str, dict[str, Any]]]:
     return [*state["methods"], *(variants(state["ablated"], **options) if state["ablated"] else []), *ALWAYS]
 
 
-def results_file(name: str) -> tuple[Path, str]:
-    """Return where the results of ablations lie; a temporary file and a sentence where nothing can be written."""
-    try:
-        place = (ROOT if (ROOT / "pyproject.toml").exists() else Path.cwd()) / given_path(name)
+def results_file(name: str) -> Path:
+    """Return where the results of ablations lie, in a folder that is made if it is missing."""
+    place = (ROOT if (ROOT / "pyproject.toml").exists() else Path.cwd()) / given_path(name)
+    with suppress(OSError):  # which the sweep says in words
         place.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=place.parent):  # SQLite writes beside its file, too
-            return place, ""
-    except (OSError, VTCError) as error:
-        reason = getattr(error, "strerror", None) or error
-        words = f"{name!r:.80} cannot be written ({reason}), so results are kept only until this kernel ends"
-        return Path(_scratch().name, "ablations.sqlite"), words
-
-
-@cache
-def _scratch() -> tempfile.TemporaryDirectory:
-    return tempfile.TemporaryDirectory(prefix="vtc-results-")
+    return place
 
 
 def comparable(table: pd.DataFrame, samples: Sequence[Sample], steps: int) -> pd.DataFrame:
