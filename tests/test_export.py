@@ -251,19 +251,6 @@ def test_a_file_that_save_figure_did_not_write_is_not_overwritten(tmp_path):
         save_figure(blank(), "pipe", tmp_path)
 
 
-def test_figures_of_version_0_1_are_replaced_but_not_a_csv_that_was_not_theirs(tmp_path):
-    paths = save_figure(blank(), "f", tmp_path)
-    facts = json.loads(paths[".json"].read_text())
-    del facts["files"]
-    paths[".json"].write_text(json.dumps(facts | {"data_sha256": "0" * 64}))
-    save_figure(blank(), "f", tmp_path)
-    assert "files" in json.loads(paths[".json"].read_text())
-    paths[".json"].write_text(json.dumps(facts | {"data_sha256": None}))
-    refuse("f.csv was not written", tmp_path, blank())
-    save_figure(Figure(), "f", tmp_path)
-    assert paths[".csv"].exists()
-
-
 def test_a_figure_and_a_table_of_one_name_share_no_csv(tmp_path):
     table = pd.DataFrame({"label": ["lftr"], "n": [1]})
     save_table(table, "results", tmp_path)

@@ -181,9 +181,7 @@ def write_files(base: Path, contents: dict[str, bytes], what: str) -> dict[str, 
     targets = {suffix: base.with_name(base.name + suffix) for suffix in contents}
     try:
         facts = _recorded(next(iter(targets.values())))
-        # Version 0.1 kept a hash of the CSV in place of a list.
-        every = [suffix for suffix in contents if suffix != ".csv" or facts.get("data_sha256")]
-        earlier = set(facts.get("files", every)) if facts else set()
+        earlier = set(facts.get("files", ()))
         for suffix, target in targets.items():
             if target.is_dir() or (target.exists() and suffix not in earlier):
                 raise VTCError(f"{target} was not written by save_{what}; choose another name or move it")
