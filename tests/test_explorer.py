@@ -393,7 +393,7 @@ def test_a_model_of_ones_own_is_asked_at_a_press():
     assert explorer._charts.answer["notes"] == ["press Ask for the answer"]
     explorer._ask.click()
     explorer.wait()
-    assert len(answers(explorer)) == 3 and explorer._charts.answer["notes"] == []
+    assert len(answers(explorer)) == 3 and "Ask" not in str(explorer._charts.answer["notes"])
 
 
 def test_the_ratio_at_which_the_answer_flips_is_found():
