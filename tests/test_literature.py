@@ -308,4 +308,3 @@ def test_a_sweep_of_ones_own_is_drawn_into_every_panel(tmp_path):
     assert "own sweep: lftr" in said and "missing: 20 of 180 results" in said
     data = pd.read_csv(vtc.save_figure(figure, "published", tmp_path)[".csv"])
     assert (data.source == "own sweep").sum() == 9 and (data.source == EARLYTOM).sum() == len(data) - 9
-    assert figure.vtc["config"]["without_result"][0]["status"] == "minimum"

@@ -56,7 +56,7 @@ def plot_curves(
     unable = marks.cannot_run(table, ["label", "ratio"])
     size = figure_size(venue, width, 0.42 if width == "text" else 0.62)
     figure = _draw(cells, unable, full, marks.tokens_of(table), value, x, size)
-    return attach(figure, cells, **marks.told("plot_curves", table, value=value, x=x))
+    return attach(figure, cells, plot="plot_curves", value=value, x=x)
 
 
 def _draw(

@@ -76,7 +76,7 @@ def plot_heatmap(table: pd.DataFrame, value: str = "right", *, venue: str = "cvp
             entries["a baseline does better with no more tokens"] = corner
         if entries:
             marks.legend_below(figure, entries)
-    return attach(figure, cells, **marks.told("plot_heatmap", rows, value=value))
+    return attach(figure, cells, plot="plot_heatmap", value=value)
 
 
 def _with_split(table: pd.DataFrame) -> pd.DataFrame:

@@ -72,7 +72,7 @@ def plot_losses(table: pd.DataFrame, ratio: float, *, venue: str = "neurips", wi
         entries |= marks.missing_entries(counted) | marks.fewer_entry(counted)
         lost = f"lost of the answers that are right with {tidy.EVERYTHING} (%)"
         marks.legend_below(figure, entries, f"{lost}\n{marks.budget(at)}")
-    return attach(figure, cells, **marks.told("plot_losses", at, ratio=ratio))
+    return attach(figure, cells, plot="plot_losses", ratio=ratio)
 
 
 def _draw_losses(axes: Axes, cells: pd.DataFrame, bars: list[str]) -> None:

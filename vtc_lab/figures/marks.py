@@ -175,12 +175,3 @@ def _layout(entries: Iterable[str], inches: float) -> tuple[int, int]:
     while columns > 1 and sum(map(max, np.array_split(wide, columns))) > inches:
         columns -= 1
     return columns, -(-len(wide) // columns)
-
-
-def told(what: str, table: pd.DataFrame, **config: object) -> dict[str, Any]:
-    """Return what a figure's files say beside its numbers, with the reason of each missing row."""
-    gaps = table[table.value.isna()]
-    names = [name for name in ("label", "ratio", "status", "error") if name in gaps]
-    counts = gaps.groupby(names, sort=False, dropna=False).size().reset_index(name="rows")
-    lacking = counts.astype(object).where(counts.notna(), None).to_dict("records")
-    return {"plot": what, **config, "clips": table["clip"].nunique(), "without_result": lacking}

@@ -79,7 +79,7 @@ def plot_kinds(
         entries = {names[label]: Line2D([], [], **style) for label, style in styles.items()}
         entries |= marks.missing_entries(shown) | marks.fewer_entry(shown)
         marks.legend_below(figure, entries, f"{_change(name)} against {tidy.EVERYTHING}\n{marks.budget(at)}")
-    return attach(figure, cells, **marks.told("plot_kinds", at, value=value, ratio=ratio))
+    return attach(figure, cells, plot="plot_kinds", value=value, ratio=ratio)
 
 
 def plot_forest(tests: pd.DataFrame, *, venue: str = "cvpr", width: str = "column") -> Picture:
@@ -176,7 +176,7 @@ def plot_flips(table: pd.DataFrame, *, venue: str = "cvpr", width: str = "column
         least, most = cells.n[cells.n > 0].min(), cells.n.max()
         title = f"answers that changed (% of {least:,}{'' if least == most else f' to {most:,}'})"
         marks.legend_below(figure, entries | marks.missing_entries(shown) | marks.fewer_entry(shown), title)
-    return attach(figure, cells, **marks.told("plot_flips", small))
+    return attach(figure, cells, plot="plot_flips")
 
 
 def _draw_flips(axes: Axes, cells: pd.DataFrame, labels: list[str]) -> None:

@@ -13,7 +13,7 @@ from vtc_lab.figures import marks
 from vtc_lab.figures.export import Picture, attach
 from vtc_lab.figures.style import SMALL, figure_size, method_style, paper_style
 from vtc_lab.sweeps.papers import COMPARISON, comparable, relative_accuracy
-from vtc_lab.sweeps.tidy import tidy, uneven
+from vtc_lab.sweeps.tidy import uneven
 
 _BUDGETS: dict[
     str, tuple[str, Any]
@@ -59,11 +59,10 @@ def plot_published(
     if x == "per_layer":
         rows = rows.assign(retained=rows.per_layer, budget="mean_per_layer")
     rows = comparable(rows)
-    cells, told = pd.DataFrame(), {"plot": "plot_published"}
+    cells = pd.DataFrame()
     if own is not None:
         cells = relative_accuracy(own)[0].assign(source="own sweep")
         cells["retained"] = cells["kept" if x == "retained" else x] / cells.total
-        told = marks.told("plot_published", tidy(own, "right"))
     groups = [group for _, group in rows.groupby(COMPARISON, sort=False, dropna=False)]
     lines = -(-len(groups) // (2 if width == "column" else 3))
     columns = -(-len(groups) // lines)
@@ -98,7 +97,7 @@ def plot_published(
         marks.legend_below(
             figure, entries | mine, "tokens kept (%)" if x == "retained" else "tokens kept per layer, on average (%)"
         )
-    return attach(figure, pd.concat([rows, cells], ignore_index=True), **told)
+    return attach(figure, pd.concat([rows, cells], ignore_index=True), plot="plot_published")
 
 
 def _title(row: pd.Series) -> str:
