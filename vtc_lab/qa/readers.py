@@ -105,12 +105,7 @@ def read_benchmark(
     beside = root if clips is None else given_path(clips).absolute()
     if not beside.exists():
         raise VTCError(f"there is no folder {clips}; give the one that holds the clips ({facts.clips})")
-    try:
-        samples = read(root, beside, chosen)
-    except VTCError as error:
-        there = ", ".join(repr(other) for other in known if _is_there(read, root, other))
-        raise VTCError(f"{error}; those of split {there} are there" if there else f"{error}") from error
-    return islice(samples, limit)
+    return islice(read(root, beside, chosen), limit)
 
 
 def benchmarks() -> pd.DataFrame:
@@ -130,11 +125,3 @@ def benchmarks() -> pd.DataFrame:
     ('letter', 'subset, full')
     """
     return pd.read_csv(Path(__file__).with_name("benchmarks.csv"), dtype=str, keep_default_na=False)
-
-
-def _is_there(read: Callable[[Path, Path, str], Samples], root: Path, split: str) -> bool:
-    try:
-        read(root, root, split)
-    except VTCError:
-        return False
-    return True
