@@ -117,7 +117,8 @@ def test_a_method_of_the_users_own_works() -> None:
     ) -> vtc.Reduction:
         anchor = torch.arange(budget) if start == "first" else torch.arange(tokens.total - budget, tokens.total)
         group = torch.arange(tokens.total) % budget
-        return vtc.merge(tokens, group, torch.ones(tokens.total) ** power, anchor, notes=(start,))
+        merged = vtc.merge(tokens, group, torch.ones(tokens.total) ** power, anchor)
+        return replace(merged, notes=(start,))
 
     row = vtc.methods().loc["every-other"]
     assert (row["paper"], row["year"], row["kind"], row["ours"]) == ("mine", 2026, "merges", "the offset")

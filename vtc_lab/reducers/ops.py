@@ -239,11 +239,10 @@ def ranks_within(group: Tensor, scores: Tensor) -> Tensor:
     return torch.empty_like(order).scatter_(0, order, place)
 
 
-def prune(tokens: VideoTokens, anchor: Tensor, notes: tuple[str, ...] = ()) -> Reduction:
+def prune(tokens: VideoTokens, anchor: Tensor) -> Reduction:
     """Keep the tokens at these raster indices as they are and drop the rest.
 
-    `anchor` holds (K,) distinct raster indices, a tensor or a list, in any order; `notes` are remarks for a reader of
-    the result.
+    `anchor` holds (K,) distinct raster indices, a tensor or a list, in any order.
 
     Examples
     --------
@@ -259,10 +258,10 @@ def prune(tokens: VideoTokens, anchor: Tensor, notes: tuple[str, ...] = ()) -> R
     assign = torch.full((tokens.total,), -1, dtype=torch.long, device=anchor.device)
     assign[anchor] = torch.arange(len(anchor), device=anchor.device)
     kept = tokens.values.flatten(0, 2).index_select(0, anchor)
-    return Reduction(kept, anchor, assign, (assign >= 0).float(), tokens.grid, notes=notes, encoder=tokens.encoder)
+    return Reduction(kept, anchor, assign, (assign >= 0).float(), tokens.grid, encoder=tokens.encoder)
 
 
-def merge(tokens: VideoTokens, group: Tensor, weight: Tensor, anchor: Tensor, notes: tuple[str, ...] = ()) -> Reduction:
+def merge(tokens: VideoTokens, group: Tensor, weight: Tensor, anchor: Tensor) -> Reduction:
     """Merge source tokens into weighted means, one for each anchor.
 
     Parameters
@@ -270,7 +269,6 @@ def merge(tokens: VideoTokens, group: Tensor, weight: Tensor, anchor: Tensor, no
     group : (M,) long, the group of each source token, 0 to K-1, or -1 to drop it.
     weight : (M,) float, at least 0; scaled to sum to 1 in each group (equal shares where the sum is 0).
     anchor : (K,) long, the raster index of each group's anchor, a member of that group.
-    notes : remarks for a reader of the result.
 
     Examples
     --------
@@ -287,10 +285,10 @@ def merge(tokens: VideoTokens, group: Tensor, weight: Tensor, anchor: Tensor, no
         raise VTCError(
             f"groups run from {group.min()} to {group.max()}; give whole numbers, -1 or 0 to {len(anchor) - 1}"
         )
-    return add(tokens, group.long(), normalise(weight, group, len(anchor)), anchor.long(), notes)
+    return add(tokens, group.long(), normalise(weight, group, len(anchor)), anchor.long())
 
 
-def add(tokens: VideoTokens, group: Tensor, weight: Tensor, anchor: Tensor, notes: tuple[str, ...] = ()) -> Reduction:
+def add(tokens: VideoTokens, group: Tensor, weight: Tensor, anchor: Tensor) -> Reduction:
     """Merge like `merge`, but with the weights as they are, which need not sum to 1 in a group."""
     order = anchor.argsort()
     place = torch.empty_like(order)
@@ -298,7 +296,7 @@ def add(tokens: VideoTokens, group: Tensor, weight: Tensor, anchor: Tensor, note
     assign = torch.where(group >= 0, place[group.clamp(min=0)], -1)
     weight = torch.where(assign >= 0, weight.float(), 0)
     merged = weighted_sums(tokens.values, assign, weight, len(anchor))
-    return Reduction(merged, anchor[order], assign, weight, tokens.grid, notes=notes, encoder=tokens.encoder)
+    return Reduction(merged, anchor[order], assign, weight, tokens.grid, encoder=tokens.encoder)
 
 
 def gather(tokens: VideoTokens, home: Tensor, weight: Tensor | None = None) -> Reduction:

@@ -17,10 +17,7 @@ from vtc_lab.tokens import VideoTokens, VTCError
 
 
 def fidelity_sweep(
-    clips: Mapping[str, VideoTokens],
-    methods: Sequence[Chosen],
-    ratios: Sequence[float] = (1, 2, 4, 8, 16),
-    measures: str | Sequence[str] | None = None,
+    clips: Mapping[str, VideoTokens], methods: Sequence[Chosen], ratios: Sequence[float] = (1, 2, 4, 8, 16)
 ) -> pd.DataFrame:
     """Return the fidelity of clips' tokens under every method and ratio, as a table that the plots take.
 
@@ -29,18 +26,17 @@ def fidelity_sweep(
     clips : the tokens of each clip by its name.
     methods : registered names, or pairs of a name and its options.
     ratios : each 1 or more.
-    measures : as `fidelity` takes them.
 
     Returns
     -------
-    DataFrame with sample and clip (the clip's name), method, label, ratio, kept, total, a column for each measure,
+    DataFrame with sample and clip (the clip's name), method, label, ratio, kept, total, the measures of `fidelity`,
     reduce_s, status ("ok"; "minimum" where the method cannot keep the budget; "error" where it failed) and error,
     in words. Rows that are not ok have no result.
 
     Raises
     ------
     VTCError
-        If there are no clips, or for an unknown method, option or measure.
+        If there are no clips, or for an unknown method or option.
 
     Examples
     --------
@@ -62,5 +58,5 @@ def fidelity_sweep(
             rows.append(row | {"status": failed.status, "error": failed.error})
             continue
         row |= {"kept": len(reduced), "reduce_s": reduced.seconds, "status": "ok", "error": ""}
-        rows.append(row | fidelity(tokens, reduced, measures))
+        rows.append(row | fidelity(tokens, reduced))
     return pd.DataFrame(rows)
