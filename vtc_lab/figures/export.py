@@ -61,11 +61,7 @@ if "IPython" in sys.modules and (shell := sys.modules["IPython"].get_ipython()):
 
 
 def attach(figure: _Figure, data: pd.DataFrame | None = None, **config: object) -> _Figure:
-    """Give a figure its tidy table and what made it, for `save_figure` to write out.
-
-    >>> attach(Figure(), seed=0).vtc
-    {'data': None, 'config': {'seed': 0}}
-    """
+    """Give a figure its tidy table and what made it, for `save_figure` to write out."""
     vars(figure)["vtc"] = {"data": data, "config": config}
     return figure
 
@@ -156,11 +152,7 @@ def _config(figure: Figure, provenance: Mapping[str, object] | None) -> dict[str
 
 
 def latex_line(files: Mapping[str, Path], width: str = "column") -> str:
-    r"""Return the line that includes in LaTeX what `save_figure` wrote, as wide as the "column" or the "text".
-
-    >>> print(latex_line({".pdf": Path("/home/me/figures/lftr.pdf")}))
-    \includegraphics[width=\columnwidth]{figures/lftr.pdf}
-    """
+    """Return the line that includes in LaTeX what `save_figure` wrote, as wide as the "column" or the "text"."""
     path = files[".pdf"]
     return rf"\includegraphics[width=\{width}width]{{{path.parent.name}/{path.name}}}"
 

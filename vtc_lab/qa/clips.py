@@ -23,11 +23,9 @@ _PICTURES = (".jpg", ".jpeg", ".png")
 
 
 def clip_finder(root: Path) -> Callable[..., Part]:
-    """Return a function that looks for clips under a folder, for each name once.
+    """Return a function that looks for clips under a folder: by their possible names, places below it and suffixes.
 
-    It takes the names that a clip may have, the folders below `root` where it may lie, and its possible suffixes, as
-    tuples. `clip` is the first path that is there. If none is, it is the first that was looked for, and `tried` has
-    them all.
+    `clip` is the first path that is there. If none is, it is the first that was looked for, and `tried` has them all.
 
     >>> clip_finder(Path("data"))(("bikes",), ("videos", "clips"))
     {'clip': 'data/clips/bikes.mp4'}

@@ -69,11 +69,7 @@ class Record(NamedTuple):
 
 
 def files(root: Path, *patterns: str) -> list[Path]:
-    """Return what matches the first pattern that anything matches, such as the shards of a table.
-
-    >>> [path.name for path in files(Path("tests/fixtures/plain"), "no.csv", "*.csv")]
-    ['qa.csv']
-    """
+    """Return what matches the first pattern that anything matches, such as the shards of a table."""
     for pattern in patterns:
         if found := sorted(path for path in root.glob(pattern) if path.is_file()):
             return found
@@ -81,31 +77,15 @@ def files(root: Path, *patterns: str) -> list[Path]:
 
 
 def shards(folder: str, split: str) -> tuple[str, ...]:
-    """Return where the hub has the Parquet files of a split: as they were uploaded, or converted by the hub.
-
-    >>> shards("MC", "test")
-    ('MC/test-*.parquet', 'MC/test/*.parquet')
-    """
+    """Return where the hub has the Parquet files of a split: as they were uploaded, or converted by the hub."""
     return f"{folder}/{split}-*.parquet", f"{folder}/{split}/*.parquet"
 
 
 def records(*paths: Path) -> Iterator[Record]:
     """Read annotation files record by record.
 
-    Parameters
-    ----------
-    paths : .json (an array of objects), .jsonl (an object a line), .csv or .tsv (a header, then a row a line; between
-        commas, or tabs if the header has one) or .parquet (a row a record; needs pyarrow).
-
-    Raises
-    ------
-    VTCError
-        If a file or one of its records cannot be read; it says which.
-
-    Examples
-    --------
-    >>> next(records(Path("tests/fixtures/plain/qa.jsonl"))).place
-    'line 1 of qa.jsonl'
+    They are .json (an array of objects), .jsonl (an object a line), .csv or .tsv (a header, then a row a line; between
+    commas, or tabs if the header has one) or .parquet (a row a record; needs pyarrow).
     """
     kinds = {".json": _from_array, ".jsonl": _from_lines, ".parquet": _from_parquet}
     kinds |= {".csv": _from_csv, ".tsv": _from_csv}
@@ -121,11 +101,7 @@ def records(*paths: Path) -> Iterator[Record]:
 
 
 def read_object(path: Path) -> dict[str, Any]:
-    """Read a JSON file that is one object, such as a table of answers by question; empty if there is no such file.
-
-    >>> read_object(Path("data/models/shapes-onevision-3m/config.json"))["model_type"]
-    'llava_onevision'
-    """
+    """Read a JSON file that is one object, such as a table of answers by question; empty if there is no such file."""
     return _load(path, dict, "a JSON object") if path.exists() else {}
 
 

@@ -29,17 +29,10 @@ def wups(text: str, answer: str, threshold: float = 0.0, kind: str = "", folder:
     Each word of one text takes the nearest word of the other, by Wu and Palmer's similarity of their first senses; the
     product of these is taken in both directions, and the smaller counts. Words without any counterpart do not count,
     as in NExT-OE's metrics.py. Inflected words count as their base forms. NExT-OE finds these with a part-of-speech
-    tagger; here a word in -ing or -ed is a verb, and any other a noun, where it can be.
+    tagger; here a word in -ing or -ed is a verb, and any other a noun, where it can be. A similarity below the
+    threshold, 0 or 0.9, counts a tenth. For questions of kind "DB" (yes or no) and "DC" (how many) only the same words
+    are right. WordNet's files are in `folder`, or where `wordnet` finds them.
 
-    Parameters
-    ----------
-    text, answer : the text to score, and the right answer.
-    threshold : a similarity below it counts a tenth: 0 or 0.9.
-    kind : NExT-QA's type of question; for "DB" (yes or no) and "DC" (how many) only the same words are right.
-    folder : WordNet's files; by default those that `wordnet` finds.
-
-    Examples
-    --------
     >>> round(wups("holding the cat", "to hold a dog", folder=Path("tests/fixtures/nextqa-oe/wordnet")), 3)
     0.667
     """

@@ -117,12 +117,7 @@ def _text(value: Any) -> str:
 
 
 def identity(model: VideoModel) -> str:
-    """Return which model this is: a hash of its files or the hub's commit, and of its revision; device type; dtype.
-
-    >>> import vtc_lab as vtc
-    >>> identity(vtc.load_model()).split()[1:]
-    ['cpu', 'torch.float32']
-    """
+    """Return which model this is: a hash of its files or the hub's commit, and of its revision; device type; dtype."""
     files = [f"{file.name} {file_hash(file)}" for file in model_files(model.spec)]
     commit = getattr(model.network.config, "_commit_hash", None) if model.spec else None
     if model.changed or not (files or commit or model.revision):

@@ -108,17 +108,8 @@ def _masks(sample: Question, grid: tuple[int, int, int]) -> list[Tensor]:
 def oracle(tokens: VideoTokens, budget: int) -> Reduction:
     """Keep what shows the answers and spread the rest of the budget evenly: a ceiling, not a method.
 
-    Parameters
-    ----------
-    tokens : (T, h, w, D) source with `evidence`, see `with_evidence`; sweeps of the generated world give it.
-    budget : K, 1 to M.
+    The tokens must carry it, see `with_evidence`; sweeps of the generated world see to that.
 
-    Returns
-    -------
-    Reduction that prunes.
-
-    Examples
-    --------
     >>> tokens = VideoTokens(torch.randn(2, 2, 2, 4), evidence=torch.arange(8).view(2, 2, 2) > 5)
     >>> oracle(tokens, 4).anchor.tolist()
     [0, 5, 6, 7]

@@ -96,12 +96,7 @@ def colour_of(name: str) -> str:
 
 
 def homes(reduction: Reduction) -> np.ndarray:
-    """Return (M,) the raster index of the anchor of the token that each source token went into, -1 if it was dropped.
-
-    >>> import torch, vtc_lab as vtc
-    >>> homes(vtc.reduce(VideoTokens(torch.randn(2, 1, 2, 3)), "pool", ratio=2)).tolist()
-    [0, 0, 2, 2]
-    """
+    """Return (M,) the raster index of the anchor that each source token went into, -1 if it was dropped."""
     assign = reduction.assign
     return reduction.anchor[assign.clamp(min=0)].where(assign >= 0, -1).cpu().numpy()
 
