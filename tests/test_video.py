@@ -501,6 +501,35 @@ def test_damage_to_a_shipped_clip_is_said(name: str, at: int, put: bytes | None,
     np.testing.assert_array_equal(before, read_clip(f"data/clips/{name}.mp4", frames=3, end=1.0).frames)
 
 
+SILENT = {  # bits whose change FFmpeg's decoders conceal if not asked for more
+    "clip.webm": ("libvpx-vp9", {"g": "12", "deadline": "realtime"}, (22_692, 6_688)),
+    "clip.wmv": ("wmv2", {"g": "12"}, (59_485,)),
+    "hash.mp4": ("libx265", {"x265-params": "log-level=none:keyint=12:hash=1"}, (18_901, 12_197)),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SILENT)
+def test_damage_that_decoders_conceal_is_said(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    codec, options, bits = SILENT[name]
+    path = importlib.import_module("corpus").make(tmp_path / name, codec, "yuv420p", options, {}, (96, 64))
+    whole, data = read_clip(path), path.read_bytes()
+    for bit in bits:
+        path.write_bytes(data[: bit // 8] + bytes([data[bit // 8] ^ 1 << bit % 8]) + data[bit // 8 + 1 :])
+        assert f"{name} is damaged near" in refused(path, frames=40)
+    assert len(whole) == 16
+
+
+def test_a_changed_time_scale_is_said(plain: Path, tmp_path: Path):
+    data = plain.read_bytes()
+    scale = data.index(b"mdhd") + 16
+    (tmp_path / "scale.mp4").write_bytes(data[:scale] + b"\x3a\x98" + data[scale + 2 :])
+    assert "at 1.8 s by its header, so its time scale is damaged" in refused(tmp_path / "scale.mp4")
+    late = read_clip(write(tmp_path / "late.mp4", times=[10_000 + 4 * n for n in range(10)]), frames=2)
+    assert numbers(late) == [0, 9]  # its header counts the 100 s before
+
+
 def test_frames_missing_in_the_middle_are_said(tmp_path: Path):
     data = write(tmp_path / "whole.mkv").read_bytes()
     (tmp_path / "gap.mkv").write_bytes(data[: len(data) // 2 - 4000] + data[len(data) // 2 :])

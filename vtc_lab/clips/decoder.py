@@ -16,6 +16,7 @@ import importlib
 import json
 import math
 import os
+import re
 import sys
 import time
 from bisect import bisect_right
@@ -86,7 +87,9 @@ def open_video(path: str, threads: bool = False) -> tuple[av.container.InputCont
     wide, high = stream.codec_context.width, stream.codec_context.height
     if not 0 < wide * high * max(1, stream.sample_aspect_ratio or 1) <= LARGEST:
         raise Refused(f"{name} has frames too large, or of no size; give a video with 1 to {LARGEST} pixels a frame")
-    stream.codec_context.options = {"max_pixels": only["max_pixels"]}  # they may grow on the way
+    # Pictures may grow on the way. Checksums in HEVC are compared; WMV's decoder says if bits are left over.
+    heed = "crccheck+buffer" if stream.codec_context.name.startswith(("wmv", "msmpeg4")) else "crccheck"
+    stream.codec_context.options = {"max_pixels": only["max_pixels"], "err_detect": heed}
     stream.thread_type = "AUTO" if threads else "NONE"  # with threads, an error also loses sound frames near it
     return container, stream
 
@@ -103,7 +106,7 @@ def clean(packet: av.Packet, codec: av.VideoCodecContext) -> bool:
     """Return True if a key packet of MP4 or Matroska needs nothing before it; in H.264, if it has an IDR picture."""
     setup, data, at = codec.extradata or b"", bytes(packet), 0
     if codec.name != "h264" or setup[:1] != b"\1":
-        return codec.name in ("mpeg4", "vp8", "vp9", "mjpeg")
+        return codec.name in ("mpeg4", "vp8", "mjpeg")
     size = int.from_bytes(setup[4:5]) % 4 + 1
     while at + size < len(data) and data[at + size] & 31 != 5:
         at += size + int.from_bytes(data[at : at + size])
@@ -114,6 +117,26 @@ def matrix(frame: av.VideoFrame | None) -> list[int]:
     """Return how a frame is to be shown: x' = a x + c y and y' = b x + d y, as [a, b, c, d]."""
     side: Any = frame and frame.side_data.get("DISPLAYMATRIX")
     return np.frombuffer(bytes(side), np.int32)[[0, 1, 3, 4]].tolist() if side else [1, 0, 0, 1]
+
+
+def track_length(path: str, stream: av.VideoStream) -> float:
+    """Return the seconds that an MP4's track header states, which FFmpeg ignores, or 0 where it states none."""
+    size, kind, scale, ticks, whole = 8, b"", 0, 0, os.path.getsize(path)
+    with open(path, "rb") as file:
+        while 8 <= size <= whole and kind != b"moov":
+            file.seek(size - 8, 1)
+            size, kind = int.from_bytes(file.read(4)), file.read(4)
+            size = int.from_bytes(file.read(8)) - 8 if size == 1 else size
+        movie = file.read(min(size, LARGEST)) if size > 0 else b""
+    for box in re.split(b"(?=mvhd|tkhd)", movie)[1:]:
+        wide = 8 * (box[4:5] == b"\1")  # dates of eight bytes
+        number = int.from_bytes(box[16 + wide : 20 + wide])
+        if box.startswith(b"mvhd"):
+            scale = number
+        elif number == stream.id:
+            ticks = int.from_bytes(box[24 + wide : 28 + wide * 3 // 2])
+    # All ones are an unknown length, and some writers count in units of the stream.
+    return ticks / scale if scale and ticks not in (2**32 - 1, 2**64 - 1, stream.duration) else 0
 
 
 def scan(path: str) -> Index:
@@ -162,6 +185,11 @@ def scan(path: str) -> Index:
         stated = float(stream.frames / stream.average_rate)  # its duration is guessed from the size of what is there
     times = np.array(shown) * stream.time_base.numerator / stream.time_base.denominator - start
     gap = np.median(np.diff(times)) if len(times) > 1 else 0
+    told = track_length(path, stream) if kind.startswith("mov") else 0
+    ends = times[-1] + start + gap, float((stream.duration or 0) * stream.time_base)
+    if told > 10 * max(ends):
+        words = f"{Path(path).name} ends at {ends[0]:.3g} s by its frames and at {told:.3g} s by its header"
+        raise Refused(f"{words}, so its time scale is damaged; fetch it again or give another file")
     # Other containers do not state their duration exactly.
     cut = kind.startswith(("mov", "matroska", "avi")) and stated - latest + start > max(0.1, 2 * gap)
     area, end = codec.width * codec.height, max(times[-1], latest - start, stated)
@@ -224,6 +252,8 @@ def by_decord(decord: ModuleType, path: str, index: Index, wanted: list[int]) ->
 def by_pyav(path: str, index: Index, wanted: list[int], seek: bool, threads: bool) -> Iterator[np.ndarray]:
     """Read the frames by their timestamps, from the key frame before each or, without seek, from the first of all."""
     container, stream = open_video(path, threads)
+    codec = stream.codec_context
+    twice = codec.name == "vp9" and codec.format and codec.format.components[0].bits == 8
     aspect, order, broken = stream.sample_aspect_ratio or 1, dict[Any, int](), math.inf
 
     def stamped(start: float) -> Iterator[tuple[Any, av.VideoFrame | None]]:
@@ -232,6 +262,8 @@ def by_pyav(path: str, index: Index, wanted: list[int], seek: bool, threads: boo
         broken, count, quiet = math.inf, iter(index.pts), os.fstat(2).st_size
         held, waiting, frames = list[tuple[Any, av.VideoFrame]](), dict[float, int](), list[av.VideoFrame]()
         order.clear()
+        # FFmpeg's own decoder of VP9 conceals what libvpx complains of.
+        second = av.CodecContext.create("libvpx-vp9", "r") if twice else None
         for packet in container.demux(stream):
             watch.alive()
             pts = -math.inf if packet.pts is None else packet.pts
@@ -243,6 +275,8 @@ def by_pyav(path: str, index: Index, wanted: list[int], seek: bool, threads: boo
             before = quiet if threads else os.fstat(2).st_size  # threads may tell late; containers were heard by scan
             with contextlib.suppress(av.FFmpegError):
                 frames = packet.decode() if whole else []
+                if second and whole:
+                    second.decode(packet)
             quiet = os.fstat(2).st_size
             # What is shown before the key frame at which decoding starts may lack its references.
             bad = quiet > before or packet.pts in index.torn or not whole
