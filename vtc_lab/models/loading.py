@@ -18,7 +18,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 from vtc_lab.clips.reading import ROOT, given_path, unfit
 from vtc_lab.models.families import FAMILIES, how_to_add
 from vtc_lab.models.video_model import VideoModel
-from vtc_lab.tokens import VTCError, suggest
+from vtc_lab.tokens import VTCError, demand_one_of
 
 BUNDLED = ROOT / "data" / "models" / "shapes-onevision-3m"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -147,10 +147,9 @@ def _device(asked: str | torch.device | None) -> str:
 def _dtype(asked: str | torch.dtype | None, device: str) -> torch.dtype:
     """The precision asked for; else float32 on a CPU, bfloat16 on what computes in it, and float16 elsewhere."""
     if asked is not None:
-        found = DTYPES.get(str(asked).removeprefix("torch."))
-        if found is None:
-            raise VTCError(f"dtype is {asked!r}; {suggest(str(asked), DTYPES)}")
-        return found
+        name = str(asked).removeprefix("torch.")
+        demand_one_of("dtype", name, DTYPES)
+        return DTYPES[name]
     kind = device.split(":")[0]
     if kind == "cpu":
         return torch.float32

@@ -100,12 +100,8 @@ def method(
                 f"method {key!r} is called with ({', '.join(parameters)}); "
                 "it must take (tokens, budget, *, options), each option with a default"
             )
-        for what, word, known in (
-            ("needs", needs, ("features", "attention")),
-            ("kind", kind, ("prunes", "merges")),
-        ):
-            if (what, word) != ("needs", "evidence"):
-                demand_one_of(f"{what} of method {key!r}", word, known)
+        demand_one_of(f"needs of method {key!r}", needs, ("features", "attention", "evidence"))
+        demand_one_of(f"kind of method {key!r}", kind, ("prunes", "merges"))
         needs_ratio = parameters["budget"].default is inspect.Parameter.empty
         words, least = minimum or ("", lambda frames, patches, options: 1)
         METHODS[key] = Method(
@@ -153,8 +149,7 @@ def methods(stage: typing.Literal["before", "inside"] = "before") -> pd.DataFram
     'keep=0.5, layer=2'
     """
     columns = ["name", "paper", "year", "needs", "kind", "minimum", "options", "ours"]
-    if str(stage) not in ("before", "inside"):
-        raise VTCError(f"stage is {stage!r}; choose 'before' or 'inside'")
+    demand_one_of("stage", stage, ("before", "inside"))
     known = [each for each in (METHODS if stage == "before" else INSIDE).values() if each.needs != "evidence"]
     table = pd.DataFrame([vars(each) for each in known])[columns].astype({"year": "Int64"})
     table["minimum"] = table["minimum"].replace("", "none")

@@ -20,7 +20,7 @@ from vtc_lab.sweeps.plan import Chosen, Plan, make_plan, settings_of
 from vtc_lab.sweeps.progress import Progress, notebook_bar, seconds_left
 from vtc_lab.sweeps.store import UNSAVED, Store
 from vtc_lab.sweeps.workers import work_elsewhere
-from vtc_lab.tokens import VTCError
+from vtc_lab.tokens import VTCError, demand_one_of
 
 if TYPE_CHECKING:  # importing the model imports transformers, which takes seconds
     from vtc_lab.models.video_model import VideoModel
@@ -229,8 +229,7 @@ def _planned(model: VideoModel, samples: Iterable, settings: list[Setting], aski
         raise VTCError(f"model is {model!r:.60}; give what vtc.load_model gives")
     check_reading(asking.frames, asking.fps)
     demand_asking(asking.positions, asking.max_new_tokens)
-    if asking.budget not in ("enters", "mean"):
-        raise VTCError(f"budget is {asking.budget!r:.60}; choose 'enters' or 'mean'")
+    demand_one_of("budget", asking.budget, ("enters", "mean"))
     asking = Asking(*map(portable, vars(asking).values()))
     methods = {setting.method for setting in settings}
     origins = dict.fromkeys(methods, "") if results is None else result_origins(model, methods)

@@ -12,7 +12,6 @@ import ipywidgets as widgets
 import traitlets
 
 from vtc_lab.reducers.registry import get_method
-from vtc_lab.widgets.wake import answer_beside_cells
 
 _LATER = {"continuous_update": False}
 _WRAP = {"flex_flow": "row wrap", "align_items": "center"}
@@ -78,6 +77,19 @@ def close_all(controls: Sequence[widgets.Widget]) -> None:
         for part in (control.layout, getattr(control, "style", None), control):
             if part is not None:
                 part.close()
+
+
+def answer_beside_cells(widget: widgets.Widget) -> None:
+    """Have a widget, and all that it holds, answer while a cell runs.
+
+    JupyterLab sends what is done to a widget to a thread of the kernel beside that of the cells. ipykernel 7.4 passes
+    it on to the thread that last changed the widget, and for a fresh one that is the thread of the cells: a button that
+    is pressed while a cell runs would be heard after it. Without the attribute below the first thread does it.
+    """
+    if widget.comm is not None:
+        widget.comm._reply_subshell_for = None
+    for child in getattr(widget, "children", ()):
+        answer_beside_cells(child)
 
 
 class Slider(widgets.HBox):

@@ -20,9 +20,8 @@ import ipywidgets as widgets
 
 from vtc_lab.figures.export import other_state, save_figure
 from vtc_lab.tokens import VTCError
-from vtc_lab.widgets.controls import button, close_all
+from vtc_lab.widgets.controls import answer_beside_cells, button, close_all
 from vtc_lab.widgets.state import State, shortened
-from vtc_lab.widgets.wake import answer_beside_cells
 
 if TYPE_CHECKING:  # importing the model imports transformers, which takes seconds
     from matplotlib.figure import Figure

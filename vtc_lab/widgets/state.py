@@ -16,7 +16,7 @@ from vtc_lab.figures.style import VENUES
 from vtc_lab.measures import list_measures
 from vtc_lab.qa.samples import BUNDLED, Sample, read_samples
 from vtc_lab.reducers.registry import INSIDE, METHODS, finds_budget, get_method, is_ceiling, needs_saliency, reduce
-from vtc_lab.tokens import Clip, Reduction, VideoTokens, VTCError, suggest
+from vtc_lab.tokens import Clip, Reduction, VideoTokens, VTCError, demand_one_of, suggest
 
 if TYPE_CHECKING:  # importing the model imports transformers, which takes seconds
     from vtc_lab.models.video_model import Answer, VideoModel
@@ -78,8 +78,7 @@ def complete(
             raise VTCError(f"{key} is {whole[key]!r:.40}; it must be at most {_LARGEST:g}")
     for key, known in choices.items():
         for name in whole[key] if isinstance(whole[key], list) else [whole[key]]:
-            if name not in list(known):
-                raise VTCError(f"{key} is {whole[key]!r}; {suggest(name, known)}")
+            demand_one_of(key, name, known)
     return whole
 
 
