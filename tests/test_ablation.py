@@ -274,6 +274,7 @@ def test_every_setting_survives(open_panel, tmp_path):
         ({"option": "temporl"}, "did you mean 'temporal'"),
         ({"value": "rigth"}, "did you mean 'right'?"),
         ({"clips": 0}, "clips is 0; it must be at least 1"),
+        ({"ratios": list(range(1, 102))}, "ratios has 101 entries; give at most 100"),
         ({"clips": "many"}, "clips is 'many'"),
         ({"ratios": 4}, "ratios is 4"),
         ({"options": {"tau": {1}}}, "plain JSON"),

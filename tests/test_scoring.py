@@ -1,4 +1,5 @@
 import math
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -58,6 +59,14 @@ SAMPLE = {"id": "q", "answer": "B", "options": OPTIONS, "candidates": list("ABCD
         "Option A looks wrong, so not A.</think>B",
         "<think>A.</think><think>Or C?</think>\n\n(B) the red ball",
         "\u25c1think\u25b7A.\u25c1/think\u25b7B",
+        "<THINK>A.</THINK>B",
+        "<think >A.</think >B",
+        "[THINK]A.[/THINK]B",
+        "<seed:think>A.</seed:think>B",
+        "<thought>A.</thought>B",
+        "<reasoning>A.</reasoning>B",
+        "<think><think>A.</think>C.</think>B",
+        "<|begin_of_thought|>A.<|end_of_thought|>\n\n(B)",
         "<|begin_of_box|>B<|end_of_box|>",
         "The correct answer to the question is (B) the red ball. This is evident from the video. "
         "The other options do not fit. Therefore, the best answer is (B).",
@@ -115,6 +124,13 @@ def test_texts_that_mean_the_second_option(text):
 def test_texts_that_are_wrong_where_the_second_is_right(text):
     assert letter_of(text, OPTIONS) != "B"
     assert letter_of(text, OPTIONS) is None or text == "A"
+
+
+@pytest.mark.parametrize("text", ["a ", "A. ", "not ", "<think", "'", " ", "w"])
+def test_an_answer_without_end_is_read_at_once(text):
+    start = time.process_time()
+    letter_of(100_000 // len(text) * text, OPTIONS)
+    assert time.process_time() - start < 2  # it was minutes, as the square of the length
 
 
 def test_options_that_look_like_letters_or_like_each_other():

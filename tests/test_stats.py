@@ -301,7 +301,7 @@ def test_a_letter_that_takes_too_many_answers_is_told():
         (lambda t: bootstrap_interval(t, "said"), "'said' does not hold numbers"),
         (lambda t: bootstrap_interval(t, by=["label", "kidn"]), "no column 'kidn'; did you mean 'kind'"),
         (lambda t: bootstrap_interval(t.drop(columns=["label", "method"])), "no column 'label'"),
-        (lambda t: compare(t, permutations=0), "permutations is 0; it must be a whole number of 1 or more"),
+        (lambda t: compare(t, permutations=0), "permutations is 0; it must be a whole number of 1 to 1,000,000"),
         (lambda t: bootstrap_interval(t.assign(clip="")), "'clip' is empty in 180 rows with a result"),
         (
             lambda t: compare(t.assign(model=np.where(t.ratio == 1, "b", "a"))),
@@ -310,6 +310,8 @@ def test_a_letter_that_takes_too_many_answers_is_told():
         (lambda t: summary(None), "the table has no column 'error'; give the DataFrame that vtc.sweep returns"),
         (lambda t: summary(t.drop(columns="label")), "the table has no column 'label'"),
         (lambda t: compare(t.assign(ratio="2x")), "'ratio' does not hold numbers"),
+        (lambda t: bootstrap_interval(t, by=[]), r"by is \[\]; name one column"),
+        (lambda t: bootstrap_interval(pd.concat([t, t[["right"]]], axis=1)), "has column .right. twice"),
         (lambda t: bootstrap_interval(t.assign(status="fine")), "none of the 180 rows has a result in column 'right'"),
         (
             lambda t: bootstrap_interval(t.assign(clip=t["clip"].where(t.index > 3))),

@@ -425,6 +425,19 @@ def test_a_refused_file_is_left_byte_for_byte(model, made, tmp_path, write):
     assert path.read_bytes() == before
 
 
+@pytest.mark.parametrize("change", ["kept = 'many'", "kept = 1e400", "right = 'yes'", "seed = 1.5", "said = x'ff'"])
+def test_values_that_no_sweep_has_written_are_a_sentence(model, made, tmp_path, change):
+    path = tmp_path / "results.db"
+    vtc.sweep(model, made[:1], ["uniform"], [4], results=path)
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute(f"UPDATE {TABLE} SET {change}")
+    for read in (lambda: read_results(path), lambda: vtc.sweep(model, made[:1], ["uniform"], [4], results=path)):
+        try:
+            assert read().said[0]  # bytes can be a text
+        except vtc.VTCError as error:
+            assert "holds values that no sweep has written" in str(error)
+
+
 def test_pipes_and_devices_are_refused(model, made, tmp_path):
     """As results, questions, or one of a folder's pictures; each would be waited for."""
     os.mkfifo(tmp_path / "pipe.jsonl")

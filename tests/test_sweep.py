@@ -294,6 +294,7 @@ def test_wrong_arguments_are_sentences(model, samples):
         (twice(ratios=4), "ratios is 4; give a list"),
         (twice(seeds=0), "seeds is 0; give a list"),
         (twice(seeds=[]), "seeds is empty"),
+        (twice(seeds=range(10**30)), "more than 100,000 settings"),
         (twice(methods=["random"], seeds=["a"]), "seed is 'a'"),
         (twice(frames=0), "frames=0"),
         (twice(frames=8.0), "frames=8.0"),
@@ -312,6 +313,7 @@ def test_wrong_arguments_are_sentences(model, samples):
         (twice(samples=[samples[0] | {"candidates": "red"}]), "the candidates of sample 1 are 'red'"),
         (lambda: variants("lfrt"), "did you mean 'lftr'"),
         (lambda: variants("lftr", temporal="merge"), "give a list of the values"),
+        (lambda: variants("random", seed=range(10**30)), "give a list of the values"),
         (lambda: variants("lftr", temporal=["average"]), "temporal is 'average'"),
         (lambda: portable(np.zeros(3)), "cannot be an option"),
     ]

@@ -134,7 +134,11 @@ def measure(
     True
     """
     demand(VideoModel, model)
-    for name, value, least in (("new_tokens", new_tokens, 2), ("repeats", repeats, 1), ("a batch", min(batches), 1)):
+    for name, value, least in (
+        ("new_tokens", new_tokens, 2),
+        ("repeats", repeats, 1),
+        ("a batch", min(batches, default=0), 1),
+    ):
         if value < least:
             raise VTCError(f"{name} is {value}; it must be at least {least}")
     settings = [FULL, *((name, check_ratio("ratio", ratio, 1 << 30)) for name, ratio in product(methods, ratios))]

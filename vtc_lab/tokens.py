@@ -141,7 +141,8 @@ class VideoTokens:
                 raise VTCError(f"saliency is {_what(saliency)}; it must be a floating tensor of shape {self.grid}")
             if not bool((saliency.isfinite() & (saliency >= 0)).all()):
                 raise VTCError("saliency holds negative or non-finite numbers; attention is finite and at least 0")
-        if evidence is not None and (tuple(evidence.shape), evidence.dtype) != (self.grid, torch.bool):
+        fits = isinstance(evidence, Tensor) and (tuple(evidence.shape), evidence.dtype) == (self.grid, torch.bool)
+        if evidence is not None and not fits:
             raise VTCError(f"evidence is {_what(evidence)}; it must be a bool tensor of shape {self.grid}")
 
     def __len__(self) -> int:

@@ -249,7 +249,10 @@ def _lay_out(figure: Figure, engine: ConstrainedLayoutEngine) -> None:
 
 def csv_bytes(data: pd.DataFrame) -> bytes:
     """Return a table as CSV; a named index becomes a column."""
-    table = data.reset_index() if any(name is not None for name in data.index.names) else data.copy()
+    try:
+        table = data.reset_index() if any(name is not None for name in data.index.names) else data.copy()
+    except ValueError as error:
+        raise VTCError(f"the table cannot be written ({error}); give its index another name") from error
     texts = table.select_dtypes(exclude="number").columns
     table[texts] = table[texts].map(lambda value: _without_path(value) if isinstance(value, str | Path) else value)
     return table.to_csv(index=False, lineterminator="\n").encode()
@@ -270,7 +273,7 @@ def record(config: Mapping[str, object], files: Iterable[str]) -> dict[str, Any]
         "dirty": bool(_git("status", "--porcelain", "--", ".")) if commit else None,
         "versions": {"python": platform.python_version(), **versions},
         "files": list(files),
-        "config": _plain(dict(config), "provenance"),
+        "config": _plain({**config}, "provenance"),
     }
 
 

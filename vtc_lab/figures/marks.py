@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -47,11 +48,11 @@ def checked(table: pd.DataFrame, value: str, needs: Iterable[str]) -> pd.DataFra
 
 def compressed(table: pd.DataFrame, ratio: float) -> pd.DataFrame:
     """Return the tidy rows at a ratio above 1."""
-    at = table[table.ratio == ratio]
+    at = table[table.ratio == ratio] if isinstance(ratio, Real) else table[:0]
     if at.empty or ratio == 1:
         there = ", ".join(f"{other:g}" for other in sorted(table.ratio.dropna().unique()) if other != 1)
         raise VTCError(
-            f"the table has no compressed rows at ratio {ratio!r}; its ratios above 1 are: {there or 'none'}"
+            f"the table has no compressed rows at ratio {ratio!r:.60}; its ratios above 1 are: {there or 'none'}"
         )
     return at
 

@@ -58,9 +58,11 @@ def compare_kept(
     >>> figure.vtc["data"].groupby("label").kept.sum().to_dict()
     {'lftr': 196, 'random': 196, 'uniform': 196}
     """
-    reductions, gaps = alike(reductions), dict(gaps or {})
+    reductions, gaps = alike(reductions), {**(gaps or {})}
     demand_same_frames(clip, reductions[0])
-    chosen, labels = list(frames or shown_frames(4, len(clip))), labels_of(reductions)
+    chosen, labels = list(shown_frames(4, len(clip)) if frames is None else frames), labels_of(reductions)
+    if not (chosen and all(frame in range(len(clip)) for frame in chosen)):
+        raise VTCError(f"frames are {frames!r:.60}; choose some from 0 to {len(clip) - 1}")
     inches, _ = figure_size(venue, width)
     columns = min(columns, len(reductions) + len(gaps))
     most = int(inches / (0.2 * len(chosen) + 0.05))  # frames of 0.2 inches

@@ -131,7 +131,7 @@ class VideoModel:
         last = self._last
         if last and (last[0] is not clip.frames or last[1] is not clip.times):
             last = None
-        if last is None or saliency not in last[2]:
+        if last is None or bool(saliency) not in last[2]:
             start = time.perf_counter()
             inputs = ask_processor(self.processor, self.family, clip, _ANYTHING)
             processing = time.perf_counter() - start
@@ -147,7 +147,7 @@ class VideoModel:
                 made[True] = replace(tokens, values=made[False].values)
             rest = {name: value for name, value in found.inputs.items() if name != self.family.pixels}
             last = self._last = (clip.frames, clip.times, made, last[3] if last else replace(found, inputs=rest))
-        return last[2][saliency], last[3]
+        return last[2][bool(saliency)], last[3]
 
     def ask(
         self,

@@ -113,7 +113,7 @@ def published(
         if name is None:
             continue
         columns = ["method", "registered"] if column == "method" else [column]
-        same = (rows[columns] == name).any(axis=1)
+        same = rows[columns].isin([name]).any(axis=1)
         if not (same.any() and name):
             beside = f" for {', '.join(given)}" if given else ""
             known = filter(None, rows[columns].stack().dropna().unique())

@@ -35,7 +35,8 @@ _CAPITAL = re.compile(
 _SUBJECT = re.compile(r"\s+(?!(?:or|and)\b)\w")  # what follows a capital that is a word, as in "C bakes bread"
 _NEGATED = re.compile(r"\bnot\b|n['\u2019]t\b|\bneither\b", re.IGNORECASE)
 _QUOTES = re.compile(r"(?<!\w)['\u2018]([A-Za-z])['\u2019](?!\w)|[*_`\"\u201c\u201d\u300c-\u3011]|<[/|]?\w+\|?>")
-_THOUGHT = re.compile(r".*[<\u25c1]/think(?:ing)?[>\u25b7]|[<\u25c1]think(?:ing)?[>\u25b7].*", re.DOTALL)
+_THOUGHT = r"[<\[\u25c1]\|?{}(?:\w{{1,20}}:)?(?:think(?:ing)?|thoughts?|reason(?:ing)?)\s?\|?[>\]\u25b7]"
+_BEGINS, _ENDS = (re.compile(_THOUGHT.format(sign), re.IGNORECASE) for sign in ("(?:begin_of_)?", "(?:/|end_of_)"))
 
 
 def score(sample: Question, answer: Answer | str | Mapping[str, float] | None, rule: str | None = None) -> float:
@@ -136,7 +137,8 @@ def paired(samples: Iterable, answers: Iterable) -> Iterator[tuple]:
 
 def without_thoughts(text: str) -> str:
     """Return what a model says behind its thoughts, and so nothing of a thought that does not end."""
-    return re.sub(r"</?answer>", "", _THOUGHT.sub("", text)).strip()
+    said = _BEGINS.split(_ENDS.split(text)[-1])[0]
+    return re.sub(r"</?answer>", "", said).strip()
 
 
 def normalise(text: str) -> str:

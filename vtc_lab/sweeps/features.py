@@ -13,7 +13,7 @@ from vtc_lab.reducers.registry import reduce
 from vtc_lab.sweeps.jobs import failure
 from vtc_lab.sweeps.plan import Chosen, settings_of
 from vtc_lab.sweeps.progress import with_bar
-from vtc_lab.tokens import VideoTokens, VTCError
+from vtc_lab.tokens import VideoTokens, VTCError, demand
 
 
 def fidelity_sweep(
@@ -47,6 +47,8 @@ def fidelity_sweep(
     """
     if not isinstance(clips, Mapping) or not clips:
         raise VTCError(f"clips are {clips!r:.60}; give a dict of names and VideoTokens")
+    for tokens in clips.values():
+        demand(VideoTokens, tokens)
     rows = []
     for (clip, tokens), setting in with_bar(list(product(clips.items(), settings_of(methods, ratios, [0])))):
         row: dict[str, Any] = {"sample": clip, "clip": clip, "method": setting.method, "label": setting.label}

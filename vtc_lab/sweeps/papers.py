@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from numbers import Real
+
 import numpy as np
 import pandas as pd
 
@@ -90,10 +92,10 @@ def rank_agreement(table: pd.DataFrame, rows: pd.DataFrame, ratio: float) -> pd.
 
     cells, drawn = relative_accuracy(table)
     whole = cells[(cells.label == cells.method) & ~uneven(cells)]
-    mine = whole[whole.ratio == ratio]
+    mine = whole[whole.ratio == ratio] if isinstance(ratio, Real) else whole[:0]
     if mine.empty:
         there = ", ".join(f"{other:g}" for other in sorted(whole.ratio.dropna().unique()))
-        raise VTCError(f"no method has all results at ratio {ratio!r}; there are some at: {there or 'none'}")
+        raise VTCError(f"no method has all results at ratio {ratio!r:.60}; there are some at: {there or 'none'}")
     place = pd.Series(mine.index, mine.method)
     theirs = comparable(rows)
     theirs = theirs[np.isclose(theirs.retained * ratio, 1, rtol=0, atol=0.01) & theirs.registered.isin(place.index)]

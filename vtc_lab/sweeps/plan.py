@@ -35,6 +35,7 @@ _QUESTION = (
     "frames",
 )  # what is asked, and how it is scored
 
+_MOST = 100_000  # settings, so that a range by mistake does not eat all memory
 Chosen = str | tuple[str, Mapping[str, Any]]  # a method, or one with options
 
 
@@ -64,8 +65,8 @@ def variants(method: str, **options: Sequence[object]) -> list[tuple[str, dict[s
     """
     chosen = staged(method)
     for name, values in options.items():
-        if isinstance(values, str) or not isinstance(values, Sequence) or not values:
-            raise VTCError(f"{name} is {values!r}; give a list of the values to compare")
+        if isinstance(values, str) or not isinstance(values, Sequence) or not values or values[_MOST:]:
+            raise VTCError(f"{name} is {values!r:.60}; give a list of the values to compare")
         for value in values:
             check_option(chosen, name, value)
     return [(method, dict(zip(options, values, strict=True))) for values in itertools.product(*options.values())]
@@ -159,8 +160,12 @@ def settings_of(methods: Sequence[Chosen], ratios: Sequence[float | None], seeds
     """Return every method with its options under every seed that it takes, at every ratio; nothing twice."""
     for name, values in {"methods": methods, "ratios": ratios, "seeds": seeds}.items():
         if isinstance(values, str) or not isinstance(values, Iterable):
-            raise VTCError(f"{name} is {values!r}; give a list")
-    if not list(seeds):
+            raise VTCError(f"{name} is {values!r:.60}; give a list")
+    lists: Any = (list(itertools.islice(values, _MOST + 1)) for values in (methods, ratios, seeds))
+    methods, ratios, seeds = lists
+    if len(methods) * len(ratios) * len(seeds) > _MOST:
+        raise VTCError(f"more than {_MOST:,} settings are asked for; give fewer methods, ratios or seeds")
+    if not seeds:
         raise VTCError("seeds is empty; give at least one, such as [0]")
     for ratio in ratios:
         if ratio is not None and not (isinstance(ratio, Real) and 1 <= ratio < sys.maxsize):

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from vtc_lab.sweeps.tidy import EVERYTHING, by_clip, ceilings, demand, differences, intervals, tidy, uncompressed
+from vtc_lab.sweeps.tidy import EVERYTHING, by_clip, ceilings, differences, groups_of, intervals, tidy, uncompressed
 from vtc_lab.tokens import VTCError
 
 
@@ -45,9 +45,7 @@ def bootstrap_interval(
     [['lftr', 4.0, 0.666..., 3, 2, 1]]
     """
     table = tidy(table, value, ["clip"])
-    by = [by] if isinstance(by, str) else list(by)
-    demand(table, by)
-    return intervals(table, by).assign(value=value)
+    return intervals(table, groups_of(table, by)).assign(value=value)
 
 
 def compare(
@@ -93,8 +91,8 @@ def compare(
     from statsmodels.stats.contingency_tables import mcnemar  # here, because statsmodels takes a second to import
     from statsmodels.stats.multitest import multipletests
 
-    if not isinstance(permutations, int) or permutations < 1:
-        raise VTCError(f"permutations is {permutations!r}; it must be a whole number of 1 or more")
+    if not isinstance(permutations, int) or not 1 <= permutations <= 1_000_000:
+        raise VTCError(f"permutations is {permutations!r:.60}; it must be a whole number of 1 to 1,000,000")
     table = tidy(table, value, ["clip", "sample", "ratio"])
     pairs = differences(table, reference)
     pairs = pairs[pairs.ratio != 1]
@@ -151,8 +149,7 @@ def split_losses(table: pd.DataFrame, by: str | Sequence[str] = ("label", "ratio
     [['random', 8.0, 'colour', 'dropped', 0.33, 3], ['random', 8.0, 'colour', 'failed', 0.33, 3]]
     """
     table = tidy(table, "right", ["clip", "sample", "ratio", "recall"])
-    by = [by] if isinstance(by, str) else list(by)
-    demand(table, by)
+    by = groups_of(table, by)
     known = table.recall.notna().groupby(table["sample"]).transform("any")
     if not known.any():
         raise VTCError("column 'recall' is empty; only clips of the generated world, read without fps, have evidence")

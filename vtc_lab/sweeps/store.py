@@ -70,7 +70,7 @@ def read_results(path: str | os.PathLike) -> pd.DataFrame:
     """
     # SQLite defines max(): the other columns are those of the row that has it.
     query = f"SELECT {', '.join(_QUOTED[:-1])}, max(rowid) FROM {TABLE} GROUP BY place"
-    table = to_frame(row[:-1] for row in _fetch(given_path(path), query))
+    table = _framed(given_path(path), [row[:-1] for row in _fetch(given_path(path), query)])
     order = ["model", "clip", "question", "sample", "method", "options", "seed", "ratio", "asked"]
     return table.sort_values(order, kind="stable", ignore_index=True)
 
@@ -93,10 +93,11 @@ class Store:
 
     def known(self, keys: Iterable[Iterable[str]]) -> dict[str, Result]:
         """Return the stored results of some keys, except failures that may be gone when they are tried again."""
-        query = f"SELECT key, id, {', '.join(Result._fields)} FROM {TABLE} WHERE NOT again AND key IN {_GIVEN}"
+        query = f"SELECT key, {', '.join(_QUOTED[:-1])} FROM {TABLE} WHERE NOT again AND key IN {_GIVEN}"
         rows = _fetch(self.path, query, list(chain.from_iterable(keys)))
-        self.saved = {(key, name) for key, name, *_ in rows}
-        return {key: Result(*values) for key, _, *values in rows}
+        _framed(self.path, [values for _, *values in rows])
+        self.saved = {(key, values[COLUMNS.index("id")]) for key, *values in rows}
+        return {key: Result(*values[len(_FACTS) : -3]) for key, *values in rows}
 
     def add(self, rows: Iterable[tuple[str, str, Sequence[Any]]]) -> None:
         """Write (key, place, values of COLUMNS, again) in one transaction, with what waits; `problem` says why not."""
@@ -165,6 +166,13 @@ def _connect(path: Path, modes: Sequence[str], patience: float = _PATIENCE) -> s
             if mode == "rwc" and new and "full" in reason and not place.stat().st_size:
                 place.unlink()
     raise VTCError(reason)
+
+
+def _framed(path: Path, rows: Sequence[Sequence[object]]) -> pd.DataFrame:
+    try:
+        return to_frame(rows)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise VTCError(f"{path} holds values that no sweep has written ({error}); give another file") from error
 
 
 def _fetch(path: Path, query: str, names: Sequence[str] = ()) -> list:

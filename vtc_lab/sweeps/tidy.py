@@ -65,6 +65,17 @@ def demand(table: pd.DataFrame, columns: Iterable[str] = ()) -> None:
     if lacking:
         names = ", ".join(map(repr, lacking))
         raise VTCError(f"the table has no column {names}; {suggest(lacking[0], map(str, table.columns))}")
+    if not table.columns.is_unique:
+        raise VTCError(f"the table has column {table.columns[table.columns.duplicated()][0]!r} twice; keep one of them")
+
+
+def groups_of(table: pd.DataFrame, by: str | Iterable[str]) -> list[str]:
+    """Return the columns that make groups of a table."""
+    by = [by] if isinstance(by, str) else list(by)
+    demand(table, by)
+    if not by or len({*by}) < len(by):
+        raise VTCError(f"by is {by!r:.60}; name one column or more, each once")
+    return by
 
 
 def demand_single(table: pd.DataFrame) -> None:

@@ -48,6 +48,7 @@ DEFAULTS: State = {
 MOST = 4  # methods at once
 VIEWS = ("tokens", "averaged", "difference", "significance", "saliency", "lost")
 _LARGEST = 1e15  # number in a state: a control holds no larger one exactly
+_LONGEST = 100  # entries of a list, each of which is a control or a run
 ANSWERS = ("probability", "kl")  # measures of answers, which need a question
 BUDGETS = {  # the settings that fix the budget
     "ratio": ("ratio",),
@@ -68,12 +69,14 @@ def complete(
             raise VTCError(f"the {panel} has no setting {key!r}; {suggest(key, defaults)}")
     try:
         whole = json.loads(json.dumps({**defaults, **state}))
-    except TypeError as error:
+    except (TypeError, ValueError, RecursionError) as error:
         raise VTCError(f"the state of the {panel} must be plain JSON values: {error}") from error
     for key, default in defaults.items():
         kinds = (int, float) if isinstance(default, float) else type(default)
         if not isinstance(whole[key], kinds) or isinstance(whole[key], bool):
-            raise VTCError(f"{key} is {whole[key]!r}; it must be of the kind of {default!r}")
+            raise VTCError(f"{key} is {whole[key]!r:.60}; it must be of the kind of {default!r}")
+        if isinstance(whole[key], list) and len(whole[key]) > _LONGEST:
+            raise VTCError(f"{key} has {len(whole[key])} entries; give at most {_LONGEST}")
         if isinstance(whole[key], int | float) and abs(whole[key]) > _LARGEST:
             raise VTCError(f"{key} is {whole[key]!r:.40}; it must be at most {_LARGEST:g}")
     for key, known in choices.items():
