@@ -13,7 +13,6 @@ from vtc_lab.qa.samples import Sample
 from vtc_lab.reducers.registry import INSIDE
 from vtc_lab.widgets.controls import OptionPanel, OptionPanels, Slider, field, menu
 from vtc_lab.widgets.state import (
-    BUDGETS,
     ENCODER_NAMES,
     MOST,
     State,
@@ -25,17 +24,12 @@ from vtc_lab.widgets.state import (
 from vtc_lab.widgets.views import MethodPicker
 
 _SAMPLES = 4  # of each kind in the menu
-HAVE_SLIDERS = [name for names in BUDGETS.values() for name in names]
 _TIPS = {
     "clip": "the clip on show",
     "frames": "frames read from the clip, evenly spaced",
     "encoder": "whose tokens are reduced; only the model answers questions",
     "model": "a folder or hub id for load_model; empty is the bundled toy",
-    "budget": "what fixes the number of tokens",
     "ratio": "all tokens over those kept",
-    "temporal_ratio": "all frames over the segments kept, of methods that have such a stage",
-    "spatial_ratio": "tokens left by the stage in time over those kept",
-    "min_fidelity": "the least coverage that the budget must reach; lftr finds the budget",
     "question": "type one, or choose a sample",
     "inside": "a method that drops more tokens inside the language model, at its default settings",
     "view": "tokens tinted by group, merged tokens averaged, the difference of two methods, or a heat map",
@@ -51,7 +45,6 @@ def controls_of(state: State) -> dict[str, Any]:
     clips = clip_menu(state["folder"])
     if state["clip"] not in dict(clips).values():
         clips.append((Path(state["clip"]).name, state["clip"]))
-    kinds = [("total ratio", "ratio"), ("time x space", "stages"), ("fidelity", "fidelity")]
     shows = [("tokens", "tokens"), ("merged, averaged", "averaged"), ("difference from the first", "difference")]
     shows += [("heat: significance", "significance"), ("heat: saliency", "saliency"), ("heat: what is lost", "lost")]
     names = [state["method"], *state["compare"]]
@@ -60,9 +53,8 @@ def controls_of(state: State) -> dict[str, Any]:
         "encoder": menu("encoder", ENCODER_NAMES, state["encoder"]),
         "model": field("model", state["model"], "a folder or hub id"),
         "methods": MethodPicker(value=names, choices=[(name, "") for name in method_names()], most=MOST),
-        "options": OptionPanel(state["method"], state["options"], HAVE_SLIDERS),
-        "compare_options": OptionPanels(state["compare"], state["compare_options"], HAVE_SLIDERS),
-        "budget": menu("budget by", kinds, state["budget"]),
+        "options": OptionPanel(state["method"], state["options"]),
+        "compare_options": OptionPanels(state["compare"], state["compare_options"]),
         "question": field("question", state["question"], "type one, or choose a sample"),
         "inside": menu("inside", [("nothing more", ""), *((name, name) for name in INSIDE)], state["inside"]),
         "view": menu("show", shows, state["view"]),
@@ -74,13 +66,9 @@ def controls_of(state: State) -> dict[str, Any]:
     sliders = {
         "frames": widgets.IntSlider(min=1, max=64, continuous_update=False),
         "ratio": widgets.FloatLogSlider(base=2, min=0, max=7, step=0.05),
-        "temporal_ratio": widgets.FloatLogSlider(base=2, min=0, max=5, step=0.05),
-        "spatial_ratio": widgets.FloatLogSlider(base=2, min=0, max=6, step=0.05),
-        "min_fidelity": widgets.FloatSlider(min=0, max=1, step=0.01),
     }
-    labels = {"temporal_ratio": "time", "spatial_ratio": "space", "min_fidelity": "coverage"}
     for key, slider in sliders.items():
-        controls[key] = Slider(labels.get(key, key), state[key], slider)
+        controls[key] = Slider(key, state[key], slider)
     for key, tip in _TIPS.items():
         for part in getattr(controls[key], "children", (controls[key],)):
             part.tooltip = tip

@@ -167,7 +167,7 @@ class OptionPanel(Made):
 
     value = traitlets.Dict()
 
-    def rebuild(self, method: str, value: Mapping[str, Any], without: Collection[str]) -> None:
+    def rebuild(self, method: str, value: Mapping[str, Any], without: Collection[str] = ()) -> None:
         """Make new controls for the options of a method, none for "", but for those `without` one."""
         chosen = get_method(method) if method else None
         self._options = chosen.options if chosen else {}
@@ -193,13 +193,13 @@ class OptionPanels(widgets.VBox):
 
     value = traitlets.Dict()
 
-    def __init__(self, methods: Sequence[str], value: Mapping[str, Any], without: Collection[str]) -> None:
+    def __init__(self, methods: Sequence[str], value: Mapping[str, Any]) -> None:
         super().__init__()
-        self.rebuild(methods, value, without)
+        self.rebuild(methods, value)
 
-    def rebuild(self, methods: Sequence[str], value: Mapping[str, Any], without: Collection[str]) -> None:
+    def rebuild(self, methods: Sequence[str], value: Mapping[str, Any]) -> None:
         """Make a panel for each method, with these options."""
-        self.panels = {name: OptionPanel(name, value.get(name, {}), without) for name in methods}
+        self.panels = {name: OptionPanel(name, value.get(name, {})) for name in methods}
         for panel in self.panels.values():
             panel.observe(self._gather, "value")
         put(self, [part for name, panel in self.panels.items() for part in (widgets.Label(name), panel)])

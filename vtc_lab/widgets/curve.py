@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from vtc_lab.figures.filmstrip import describe
 from vtc_lab.measures import answer_fidelity, fidelity, list_measures
-from vtc_lab.reducers.registry import finds_budget, get_method, reduce
+from vtc_lab.reducers.registry import reduce
 from vtc_lab.tokens import Reduction, VTCError
-from vtc_lab.widgets.state import ANSWERS, State, View, ask_view, chosen
+from vtc_lab.widgets.state import ANSWERS, State, View, ask_view, chosen, own_budget
 from vtc_lab.widgets.views import colour_of
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ class Curve:
         facts["ratio"] = view.tokens.total / len(view.reductions[0])
         for ratios in _ROUNDS:
             for line, (name, options) in zip(lines, methods, strict=True):
-                for ratio in ratios if not finds_budget(name, options) else ():
+                for ratio in ratios if not own_budget(name, options) else ():
                     value = self._at(state, view, name, options, ratio, measure)
                     if value is not None and math.isfinite(value):
                         line["points"] = sorted([*line["points"], (ratio, value)])
@@ -64,12 +64,11 @@ class Curve:
     def _at(
         self, state: State, view: View, name: str, options: State, ratio: float, measure: Callable[[Reduction], float]
     ) -> float | None:
-        split = state["temporal_ratio"] if state["budget"] == "stages" else None
         asked = [state["question"], state["inside"]] if state["measure"] in ANSWERS else []
-        key = json.dumps([name, options, ratio, state["measure"], split, asked])
+        key = json.dumps([name, options, ratio, state["measure"], asked])
         if key not in self._found:
             try:
-                self._found[key] = measure(reduced_to(state, view, name, options, ratio))
+                self._found[key] = measure(reduce(view.tokens, name, ratio=ratio, **options))
             except VTCError:  # a ratio below the method's minimum budget has no point
                 self._found[key] = None
         return self._found[key]
@@ -100,14 +99,6 @@ class Curve:
     def _forget(self, view: View) -> None:
         if self._tokens is not view.tokens:
             self._tokens, self._found, self._answers, self._limits = view.tokens, {}, {}, {}
-
-
-def reduced_to(state: State, view: View, name: str, options: State, ratio: float) -> Reduction:
-    """Return the reduction by a method to another ratio than the state's, its split in time kept where there is one."""
-    split = {}
-    if state["budget"] == "stages" and "temporal_ratio" in get_method(name).options:
-        split = {"temporal_ratio": min(state["temporal_ratio"], ratio)}
-    return reduce(view.tokens, name, ratio=ratio, **{**split, **options})
 
 
 def flip_of(answer_at: Callable[[float], str], full: str) -> float | None:

@@ -17,16 +17,15 @@ from vtc_lab.figures.filmstrip import describe, face, show
 from vtc_lab.measures import answer_fidelity
 from vtc_lab.qa.samples import Sample
 from vtc_lab.reducers.ops import coverage
-from vtc_lab.reducers.registry import finds_budget
+from vtc_lab.reducers.registry import reduce
 from vtc_lab.tokens import VTCError
-from vtc_lab.widgets.column import HAVE_SLIDERS, clip_menu, controls_of, narrow, sample_menu
+from vtc_lab.widgets.column import clip_menu, controls_of, narrow, sample_menu
 from vtc_lab.widgets.controls import button, field, menu, row, show_if
 from vtc_lab.widgets.curve import MOST as MOST_RATIO
-from vtc_lab.widgets.curve import Curve, able, flip_of, reduced_to
+from vtc_lab.widgets.curve import Curve, able, flip_of
 from vtc_lab.widgets.panel import Panel, name_of
 from vtc_lab.widgets.state import (
     ANSWERS,
-    BUDGETS,
     MODEL,
     State,
     View,
@@ -35,6 +34,7 @@ from vtc_lab.widgets.state import (
     call_line,
     complete_state,
     method_names,
+    own_budget,
     read_session,
     shortened,
     unable,
@@ -60,10 +60,9 @@ def explore(model: VideoModel | str | None = None, **state: object) -> Explorer:
     state : any setting, as `Explorer.state` returns them: clip (a path), folder (of clips for the menu, or "" for the
         bundled ones), frames, encoder, question, inside (of `methods(stage="inside")`, which cuts further when the
         model is asked), method, options (dict), compare (the name of another method or a list of up to three),
-        compare_options (a dict of options for each of their names), budget ("ratio", "stages" or "fidelity"), ratio,
-        temporal_ratio, spatial_ratio, min_fidelity, view ("tokens", "averaged", "difference", "significance",
-        "saliency" or "lost"), measure (of the curve: of `list_measures`, "probability" or "kl"), figure (name of the
-        exported files), venue, width ("column" or "text").
+        compare_options (a dict of options for each of their names), ratio, view ("tokens", "averaged", "difference",
+        "significance", "saliency" or "lost"), measure (of the curve: of `list_measures`, "probability" or "kl"), figure
+        (name of the exported files), venue, width ("column" or "text").
 
     Returns
     -------
@@ -163,7 +162,7 @@ class Explorer(Panel):
     def _clicked(self, content: dict[str, Any]) -> None:
         """Take a ratio from the curve."""
         if "ratio" in content:
-            self._take(budget="ratio", ratio=float(content["ratio"]))
+            self._take(ratio=float(content["ratio"]))
 
     def _take(self, **settings: object) -> None:
         """Set several controls, a clip that is not in the menu too, and draw once."""
@@ -179,8 +178,8 @@ class Explorer(Panel):
         held, self._held = self._held, True  # the state is whole only with the options of these methods
         c = self._controls
         try:
-            c["options"].rebuild(method, c["options"].value if method == self._now["method"] else {}, HAVE_SLIDERS)
-            c["compare_options"].rebuild(others, c["compare_options"].value, HAVE_SLIDERS)
+            c["options"].rebuild(method, c["options"].value if method == self._now["method"] else {})
+            c["compare_options"].rebuild(others, c["compare_options"].value)
         finally:
             self._held = held
 
@@ -242,7 +241,7 @@ class Explorer(Panel):
         ratio = view.tokens.total / len(view.reductions[0])
         reasons = []
         for name in method_names():
-            reason = unable({**state, "budget": "ratio"}, name, {})
+            reason = unable(state, name, {})
             reasons.append((name, reason.split(", which")[0] or self._curve.reason(view, name, ratio)))
             yield None
         self._picker.choices = reasons
@@ -273,7 +272,7 @@ class Explorer(Panel):
         for name, options in able(state, view):
 
             def answer_at(ratio: float, name: str = name, options: State = options) -> str:
-                return ask_view(state, view, model, [reduced_to(state, view, name, options, ratio)])[0][0].text
+                return ask_view(state, view, model, [reduce(view.tokens, name, ratio=ratio, **options)])[0][0].text
 
             flips.append(flip_of(answer_at, full.text))
         labels = [describe(reduction) for reduction in view.reductions]
@@ -307,17 +306,15 @@ class Explorer(Panel):
     def _arrange(self) -> None:
         c = self._controls
         show_if(c["encoder"].value == MODEL, c["model"])
-        for budget, names in BUDGETS.items():
-            show_if(c["budget"].value == budget, *(c[name] for name in names))
         show_if(c["question"].value.strip(), self._ask, self._flips)
 
     def _laid_out(self) -> widgets.Widget:
         """Return a narrow column of controls beside the pictures."""
         c = self._controls
-        names = ("clip", "frames", "methods", *HAVE_SLIDERS, "view", "measure")
+        names = ("clip", "frames", "methods", "ratio", "view", "measure")
         folds = {
             "Question": [self._sample, c["question"], c["inside"], row(self._ask, self._flips)],
-            "Method's options": [c["budget"], c["options"], c["compare_options"]],
+            "Method's options": [c["options"], c["compare_options"]],
             "Encoder, model, files": [c["encoder"], c["model"], self._folder, self._file],
             "Export": [c["figure"], c["venue"], c["width"], self._export],
             "Session": [self._session, row(self._save, self._load)],
@@ -341,7 +338,7 @@ class Explorer(Panel):
 def _remarks(state: State, view: View) -> list[str]:
     """Return what a user should know about the picture that the picture does not show."""
     remarks = []
-    if finds_budget(state["method"], state["options"]):
+    if own_budget(state["method"], state["options"]):
         remarks.append(f"{describe(view.reductions[0])} finds its own budget, so the ratio has no effect")
     if state["view"] == "saliency" and view.tokens.saliency is None:
         remarks.append(f"{state['encoder']} has no saliency; choose the encoder {MODEL!r}")

@@ -15,7 +15,7 @@ from vtc_lab.encoders import ENCODERS, load_encoder
 from vtc_lab.figures.style import VENUES
 from vtc_lab.measures import list_measures
 from vtc_lab.qa.samples import BUNDLED, Sample, read_samples
-from vtc_lab.reducers.registry import INSIDE, METHODS, finds_budget, get_method, is_ceiling, needs_saliency, reduce
+from vtc_lab.reducers.registry import INSIDE, METHODS, finds_budget, is_ceiling, needs_saliency, reduce
 from vtc_lab.tokens import Clip, Reduction, VideoTokens, VTCError, demand_one_of, suggest
 
 if TYPE_CHECKING:  # importing the model imports transformers, which takes seconds
@@ -34,11 +34,7 @@ DEFAULTS: State = {
     "options": {},
     "compare": ["uniform"],  # up to three others at the same budget
     "compare_options": {},  # of these, a dict for each name
-    "budget": "ratio",  # which of the following is in force: "ratio", "stages" or "fidelity"
     "ratio": 8.0,
-    "temporal_ratio": 4.0,
-    "spatial_ratio": 2.0,
-    "min_fidelity": 0.8,
     "view": "tokens",
     "measure": "coverage",  # of the curve
     "figure": "my_figure",
@@ -50,11 +46,6 @@ VIEWS = ("tokens", "averaged", "difference", "significance", "saliency", "lost")
 _LARGEST = 1e15  # number in a state: a control holds no larger one exactly
 _LONGEST = 100  # entries of a list, each of which is a control or a run
 ANSWERS = ("probability", "kl")  # measures of answers, which need a question
-BUDGETS = {  # the settings that fix the budget
-    "ratio": ("ratio",),
-    "stages": ("temporal_ratio", "spatial_ratio"),
-    "fidelity": ("min_fidelity",),
-}
 MODEL = "video-qa model"
 _SESSION = 1_000_000  # bytes of a file that can be a session
 ENCODER_NAMES = (*ENCODERS, MODEL)
@@ -138,7 +129,7 @@ def usual(model: str) -> State:
 def complete_state(state: State) -> State:
     """Return the state with every default filled in, checked as `complete` does; `compare` may be one name."""
     names = method_names()
-    choices = {"encoder": ENCODER_NAMES, "method": names, "compare": names, "budget": BUDGETS, "venue": VENUES}
+    choices = {"encoder": ENCODER_NAMES, "method": names, "compare": names, "venue": VENUES}
     choices |= {"inside": ["", *INSIDE], "view": VIEWS, "measure": curve_measures(), "width": ("column", "text")}
     if isinstance(others := state.get("compare"), str):
         state = state | {"compare": [others] if others else []}
@@ -173,12 +164,16 @@ def chosen(state: State) -> list[tuple[str, State]]:
 
 
 def unable(state: State, method: str, options: State) -> str:
-    """Return why a method cannot run on the encoder and the kind of budget of a state, "" if it can."""
+    """Return why a method cannot run on the encoder of a state, "" if it can."""
     if state["encoder"] != MODEL and needs_saliency(method, options):
         return f"ranks tokens by attention, which {state['encoder']!r} does not have; choose the encoder {MODEL!r}"
-    if state["budget"] == "fidelity" and "min_fidelity" not in get_method(method).options:
-        return "cannot find a budget by fidelity; choose 'lftr', or a budget by ratio"
     return ""
+
+
+def own_budget(method: str, options: State) -> bool:
+    """Return True if the options of a method fix its budget."""
+    given = {name for name, value in options.items() if value is not None}
+    return finds_budget(method, options) or "min_fidelity" in given or {"temporal_ratio", "spatial_ratio"} <= given
 
 
 def build_view(state: State, model: VideoModel | None = None) -> View:
@@ -191,26 +186,21 @@ def build_view(state: State, model: VideoModel | None = None) -> View:
     clip = _read(*key)
     ranking = state["view"] == "saliency" or any(needs_saliency(*each) for each in chosen(state))
     tokens = _encode(*key, state["encoder"]) if model is None else model.encode(clip, saliency=ranking)
-    first = reduce(tokens, method, **_joined(_budget(state), options, "options"))
+    for name, given in chosen(state):
+        if "ratio" in given:
+            raise VTCError(f"the options of {name!r} hold a ratio, which is a setting of its own; take it out of them")
+    first = reduce(tokens, method, ratio=None if own_budget(method, options) else state["ratio"], **options)
     reductions, failed = [first], {}
     for other, its_options in others:
-        if reason := unable({**state, "budget": "ratio"}, other, its_options):
+        if reason := unable(state, other, its_options):
             failed[other] = reason
             continue
         try:
-            reductions.append(reduce(tokens, other, **_beside(state, first, other, its_options)))
+            reductions.append(reduce(tokens, other, ratio=first.total / len(first), **its_options))
         except VTCError as error:
             failed[other] = str(error)
     shown = _one_each(clip, tokens.grid[0])
     return View(clip, shown, tokens, tuple(reductions), failed)
-
-
-def _beside(state: State, first: Reduction, other: str, options: State) -> dict[str, Any]:
-    """Return the arguments that give another method the budget of the first."""
-    size = {"ratio": first.total / len(first)}
-    if state["budget"] == "stages" and "temporal_ratio" in get_method(other).options:
-        size["temporal_ratio"] = state["temporal_ratio"]
-    return _joined(size, options, f"compare_options[{other!r}]")
 
 
 def ask_view(
@@ -246,24 +236,6 @@ def unknown_words(question: str, model: VideoModel) -> list[str]:
     if tokenizer.unk_token_id is None:
         return []
     return [word for word in question.split() if tokenizer.unk_token_id in tokenizer(word).input_ids]
-
-
-def _budget(state: State) -> dict[str, float]:
-    """Return the arguments that give the first method its budget."""
-    method, budget = state["method"], state["budget"]
-    known = get_method(method).options
-    if finds_budget(method, state["options"]):
-        return {}
-    if budget == "stages" and "temporal_ratio" not in known:
-        return {"ratio": state["temporal_ratio"] * state["spatial_ratio"]}
-    return {name: state[name] for name in BUDGETS[budget]}
-
-
-def _joined(size: dict[str, float], options: State, where: str) -> State:
-    twice = sorted(size.keys() & options.keys())
-    if twice:
-        raise VTCError(f"{twice[0]} is fixed by the settings of the budget already; take it out of {where}")
-    return {**size, **options}
 
 
 @lru_cache(maxsize=2)
