@@ -1,7 +1,5 @@
 """Count parameters, FLOPs and KV cache of each stage from a model's configuration, and the speed-up that they allow."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from numbers import Integral, Real

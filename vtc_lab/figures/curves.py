@@ -1,7 +1,5 @@
 """A sweep's curves: a value against the tokens kept."""
 
-from __future__ import annotations
-
 from typing import Any, Literal
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Write a figure in every format that a paper needs, with the table behind it and a record of how it was made."""
 
-from __future__ import annotations
-
 import io
 import json
 import math

@@ -1,7 +1,5 @@
 """Pictures of a reduction: the filmstrip, as pixels for a page without widgets and as a figure for a paper."""
 
-from __future__ import annotations
-
 import io
 import math
 import textwrap

@@ -1,7 +1,5 @@
 """A figure of how a budget is best split between time and space."""
 
-from __future__ import annotations
-
 import json
 from typing import Any
 

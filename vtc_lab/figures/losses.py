@@ -1,7 +1,5 @@
 """A figure of why answers about the generated world are lost: the evidence was dropped, or the model failed with it."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pandas as pd

@@ -1,7 +1,5 @@
 """Shared parts of a sweep's figures: units, the look of a label, what is said of gaps, the legend."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from numbers import Real
 from typing import Any

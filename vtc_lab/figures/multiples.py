@@ -1,7 +1,5 @@
 """One clip at one budget under many methods, as small multiples, and the words of such a comparison."""
 
-from __future__ import annotations
-
 import math
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence

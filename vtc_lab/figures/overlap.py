@@ -1,7 +1,5 @@
 """Figures of how far the tokens that methods keep at one budget overlap, and where the methods agree."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable
 

@@ -1,7 +1,5 @@
 """A sweep's answers in panels: what each kind of question loses, which answers flip, what differs beyond chance."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

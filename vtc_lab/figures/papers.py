@@ -1,7 +1,5 @@
 """Published figures, a panel for each table of a paper, with a sweep of one's own in the same axes."""
 
-from __future__ import annotations
-
 from typing import Any, Literal
 
 import pandas as pd

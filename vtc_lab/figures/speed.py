@@ -1,7 +1,5 @@
 """Measured speed: where the time goes, and what accuracy it costs to go faster."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pandas as pd

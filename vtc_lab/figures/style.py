@@ -1,7 +1,5 @@
 """The look of figures for papers: sizes that fit a venue's page, one style, and one look for each method."""
 
-from __future__ import annotations
-
 import hashlib
 import threading
 from collections.abc import Iterator

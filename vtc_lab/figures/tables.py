@@ -1,7 +1,5 @@
 """A table for a paper: LaTeX with booktabs, and the numbers behind it as CSV."""
 
-from __future__ import annotations
-
 import json
 import re
 from pathlib import Path

@@ -5,8 +5,6 @@ features are the patches of which clip. Everything else is kept: class tokens, n
 text, including timestamps and marks of frames that lost all their patches.
 """
 
-from __future__ import annotations
-
 import difflib
 import inspect
 import math

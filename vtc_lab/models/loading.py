@@ -1,7 +1,5 @@
 """Load a model: choose device and precision, find its files, and refuse what memory will not hold."""
 
-from __future__ import annotations
-
 import json
 import os
 import re

@@ -1,7 +1,5 @@
 """Finding the clips of samples, listing those that are missing, and reading the part that a sample is about."""
 
-from __future__ import annotations
-
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence

@@ -1,7 +1,5 @@
 """A language model as judge of open answers; nothing is sent without a `Judge`."""
 
-from __future__ import annotations
-
 import json
 import os
 import re

@@ -4,8 +4,6 @@ Each function takes the folder, the folder of clips and the split, looks for its
 samples are asked for. `readers` says where each layout is from.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Iterator
 from itertools import chain

@@ -1,7 +1,5 @@
 """The official layouts of benchmarks with open answers, which differ in little; `readers` says where each is from."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The published record: what papers report of token reduction, one row a figure, with the table that it stands in."""
 
-from __future__ import annotations
-
 import math
 import warnings
 from functools import cache

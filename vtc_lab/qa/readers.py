@@ -1,7 +1,5 @@
 """Reading of Video-QA benchmarks in their official layouts."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Callable, Iterator
 from functools import partial

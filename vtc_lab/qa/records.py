@@ -1,7 +1,5 @@
 """Annotation files as records. JSON is loaded whole; JSON lines, CSV and Parquet are read one record at a time."""
 
-from __future__ import annotations
-
 import ast
 import csv
 import json

@@ -1,7 +1,5 @@
 """The `Sample`, a question about a video, and reading samples from your own files."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Required, TypedDict

@@ -1,7 +1,5 @@
 """Sweep over features alone: the fidelity of every clip under every method at every ratio."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from itertools import product
 from typing import Any

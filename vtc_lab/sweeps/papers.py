@@ -1,7 +1,5 @@
 """A sweep beside the published record: its accuracy relative to no reduction, and how far its ranking agrees."""
 
-from __future__ import annotations
-
 from numbers import Real
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Plan a sweep: samples by settings, each pair named by all that its result depends on."""
 
-from __future__ import annotations
-
 import itertools
 import json
 import math

@@ -1,7 +1,5 @@
 """Progress of a sweep, and the bar that shows it in a notebook."""
 
-from __future__ import annotations
-
 import math
 import sys
 import threading

@@ -1,7 +1,5 @@
 """Intervals and paired tests of a sweep's table, over whole clips, whose questions are not independent."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

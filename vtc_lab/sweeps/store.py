@@ -1,7 +1,5 @@
 """Results of sweeps in an SQLite file: each is written once it is there, and found again by what it depends on."""
 
-from __future__ import annotations
-
 import json
 import math
 import os

@@ -1,7 +1,5 @@
 """Prepare a sweep's table for averages: check it, pair it by sample, sum it by clip, resample the clips."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Find what shows the answer to a question about the generated world, and measure how much of it a reduction leaves."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 

@@ -1,7 +1,5 @@
 """The questions that a scene answers, each with one right answer."""
 
-from __future__ import annotations
-
 import itertools
 
 import numpy as np

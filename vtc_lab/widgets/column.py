@@ -1,7 +1,5 @@
 """The explorer's column of controls: one for each setting, its tooltip, and where it stands."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Controls that panels are made of; each has a `value`."""
 
-from __future__ import annotations
-
 import json
 import math
 import typing

@@ -1,7 +1,5 @@
 """Turn the state of an ablation into samples and methods for `sweep`, and its outcome into words."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path

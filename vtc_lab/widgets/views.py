@@ -1,7 +1,5 @@
 """The parts of the explorer that JavaScript draws: film strips, charts and the menu of methods."""
 
-from __future__ import annotations
-
 import base64
 import io
 from collections.abc import Sequence
