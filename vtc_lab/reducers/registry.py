@@ -100,7 +100,8 @@ def method(
                 f"method {key!r} is called with ({', '.join(parameters)}); "
                 "it must take (tokens, budget, *, options), each option with a default"
             )
-        demand_one_of(f"needs of method {key!r}", needs, ("features", "attention", "evidence"))
+        if needs != "evidence":  # which is for ceilings, and offered to nobody
+            demand_one_of(f"needs of method {key!r}", needs, ("features", "attention"))
         demand_one_of(f"kind of method {key!r}", kind, ("prunes", "merges"))
         needs_ratio = parameters["budget"].default is inspect.Parameter.empty
         words, least = minimum or ("", lambda frames, patches, options: 1)
