@@ -41,7 +41,7 @@ from vtc_lab.widgets.explorer import explore
 
 __all__ = ["Clip", "Reduction", "VTCError", "VideoTokens", "find_clips", "make_clip", "one_each", "read_clip"]
 __all__ += ["ideal_speedup", "measure", "stage_costs"]
-__all__ += ["merge", "method", "methods", "prune", "reduce", "reduce_stream"]
+__all__ += ["merge", "method", "methods", "prune", "reduce", "reduce_clip", "reduce_stream"]
 __all__ += ["Family", "compress", "engaged", "inside", "load_encoder", "load_model", "look_inside"]
 __all__ += ["register_family"]
 __all__ += ["answer_fidelity", "evidence_recall", "fidelity", "list_measures", "pixel_fidelity", "rebuild"]
@@ -64,6 +64,7 @@ _LATER = {
     "load_model": "vtc_lab.models.loading",
     "look_inside": "vtc_lab.models.layers",
     "measure": "vtc_lab.speed",
+    "reduce_clip": "vtc_lab.models.before_encoding",
     "register_family": "vtc_lab.models.families",
     "stage_costs": "vtc_lab.cost",
     "video_metadata": "vtc_lab.models.prompts",

@@ -26,8 +26,8 @@ from vtc_lab.models.answers import Clock
 from vtc_lab.models.compression import engaged, put_back
 from vtc_lab.models.inside import inside
 from vtc_lab.models.loading import free_memory
-from vtc_lab.models.prompt_clips import EncodedPrompt, encode_prompt, settle
-from vtc_lab.models.prompts import ask_processor, join
+from vtc_lab.models.prompt_clips import EncodedPrompt, settle
+from vtc_lab.models.prompts import join
 from vtc_lab.models.video_model import VideoModel
 from vtc_lab.reducers.inside import parts_of, stages_of
 from vtc_lab.reducers.ops import prune
@@ -149,7 +149,7 @@ def measure(
         start = time.perf_counter()
         here = clip if isinstance(clip, Clip) else read_clip(clip, frames=frames)
         read = here.seconds if isinstance(clip, Clip) else time.perf_counter() - start
-        prompt, encode, encode_salient = _encoded(model, here, question, any(salient.values()))
+        prompt, encode_salient, encode = model.prompt(here, question, saliency=any(salient.values()))
         if not number:
             about = _tried(model, prompt, settings, max(batches), new_tokens)
             runs = [
@@ -186,18 +186,6 @@ def _salient(name: str) -> bool:
     parts_of(name)
     before, _ = stages_of(name)
     return bool(before) and needs_saliency(before, {})
-
-
-def _encoded(model: VideoModel, clip: Clip, question: str, salient: bool) -> tuple[EncodedPrompt, float, float]:
-    """The encoded prompt, and the seconds of the processor and the encoder, without and with saliency."""
-    start = time.perf_counter()
-    inputs = ask_processor(model.processor, model.family, clip, question)
-    processing = time.perf_counter() - start
-    clips = [slice(None)] if model.family.frames_as_pictures else None
-    prompt = encode_prompt(model.network, inputs, saliency=salient, clips=clips)
-    if prompt is None:
-        raise VTCError(f"the processor of {model.name} makes no {model.family.pixels}; name its pixels in the family")
-    return prompt, processing + prompt.seconds, time.perf_counter() - start
 
 
 @torch.no_grad()

@@ -48,6 +48,8 @@ class Family:
         several of those; None if the tower's tokens are the visual tokens.
     unused : other entries of the processor's output that a reduced prompt must not carry.
     settings : options with which the processor makes each frame one picture with all of its tokens.
+    apart : True if the tower sees each frame (Qwen, GLM-4V: each pair of frames) by itself and no feature beside the
+        patches is of one frame, so that frames can be left out before they are encoded.
 
     Examples
     --------
@@ -69,6 +71,7 @@ class Family:
     pool: Callable[[Model, Tensor], Tensor] | None = None
     unused: tuple[str, ...] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)
+    apart: bool = False
 
     @property
     def frames_as_pictures(self) -> bool:
@@ -135,8 +138,9 @@ def _shuffled(core: Model, scores: Tensor) -> Tensor:
     return core.pixel_shuffle(scores.view(-1, side, side, 1), core.config.downsample_ratio).mean(-1)
 
 
-_QWEN: dict[str, Any] = {"grids": merged_patches, "tower": "visual"}
+_QWEN: dict[str, Any] = {"grids": merged_patches, "tower": "visual", "apart": True}
 _PICTURES: dict[str, Any] = {"modality": "image", "pixels": "pixel_values", "encoder": "get_image_features"}
+_PICTURES["apart"] = True
 _GLM = _QWEN | {"modality": "image", "end": "video_end_token_id"}
 _WHOLE = r"<global-img>\s*$"  # before a picture that is whole, not one of the pieces of one
 _CONNECTED = _PICTURES | {
@@ -147,9 +151,9 @@ _CONNECTED = _PICTURES | {
 
 FAMILIES: dict[str, Family] = {
     "llava_onevision": Family(
-        "LLaVA-OneVision", square_frames, newline=1, pool=lambda core, scores: core.apply_pooling(scores)
+        "LLaVA-OneVision", square_frames, newline=1, pool=lambda core, scores: core.apply_pooling(scores), apart=True
     ),
-    "llava_next_video": Family("LLaVA-NeXT-Video", square_frames, pool=_averaged),
+    "llava_next_video": Family("LLaVA-NeXT-Video", square_frames, pool=_averaged, apart=True),
     "video_llava": Family("Video-LLaVA", square_frames, stills="pixel_values_images", cls=1, tower="video_tower"),
     "qwen2_vl": Family("Qwen2-VL", **_QWEN),
     "qwen2_5_vl": Family("Qwen2.5-VL", **_QWEN),
@@ -176,14 +180,16 @@ FAMILIES: dict[str, Family] = {
         tower="vision_model",
         unused=("video_compression_mask",),
         settings={"use_token_compression": False},
+        apart=True,
     ),
     "perception_lm": Family(
         "PerceptionLM",
         square_frames,
         encoder="get_image_features",
         pool=lambda core, scores: core.multi_modal_projector.pooling(scores),
+        apart=True,
     ),
-    "gemma4": Family("Gemma 4", _gemma4),
+    "gemma4": Family("Gemma 4", _gemma4, apart=True),
     "glm4v": Family("GLM-4.1V", **_GLM),
     "glm4v_moe": Family("GLM-4.5V", **_GLM),
     "molmo2": Family("Molmo2", lambda core, inputs, count: inputs["video_grids"].tolist(), end="frame_end_token_id"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
@@ -16,7 +16,8 @@ from torch import Tensor
 from transformers import AutoTokenizer
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from vtc_lab.models.families import Family, Inputs, Model, family_of
+from vtc_lab.models.families import Family, Grid, Inputs, Model, family_of
+from vtc_lab.models.packing import packed, packs, some_frames
 from vtc_lab.models.saliency import watch_saliency
 from vtc_lab.tokens import VideoTokens, VTCError
 
@@ -48,9 +49,18 @@ class EncodedPrompt:
 
 @torch.no_grad()
 def encode_prompt(
-    model: Model, inputs: Inputs, *, saliency: bool = False, clips: Sequence[slice] | None = None
+    model: Model,
+    inputs: Inputs,
+    *,
+    saliency: bool = False,
+    clips: Sequence[slice] | None = None,
+    choose: Callable[[Grid], Tensor] | None = None,
 ) -> EncodedPrompt | None:
-    """Encode the clips of a prompt, or of a padded batch of them, given as to `compress`; None if there is no clip."""
+    """Encode the clips of a prompt, or of a padded batch of them, given as to `compress`; None if there is no clip.
+
+    `choose` says, given the grid of the only clip, (T, h, w) bool, which of its tokens are needed. The features of the
+    others are NaN, their saliency 0.
+    """
     family, core = family_of(model), model.base_model
     _check_inputs(inputs)
     if clips is not None and not family.frames_as_pictures:
@@ -58,11 +68,17 @@ def encode_prompt(
     if inputs.get(family.pixels) is None:
         return None
     here = on_device(inputs, model)
-    output, scores, source, seconds = _encode(core, family, here, saliency)
+    places = places_of(model, family.modality, here)
+    if choose is None:
+        output, scores, source, seconds = _encode(core, family, here, saliency)
+    else:
+        grids = family.grids(core, here, int(places.sum()))
+        wanted = choose((sum(t for t, *_ in grids), *grids[0][1:])).to(core.device)
+        output, scores, source, seconds = _encode_some(core, family, here, saliency, wanted)
     outputs: dict[str, Encoded] = {family.modality: output}
     if family.modality == "video" and here.get(family.stills) is not None:
         outputs["image"] = _call(core, "get_image_features", family.stills, here)
-    features, places = rows(output.pooler_output).to(core.device), places_of(model, family.modality, here)
+    features = rows(output.pooler_output).to(core.device)
     grids = family.grids(core, here, len(features))
     for modality, each in outputs.items():
         token = f"{modality} token {getattr(model.config, f'{modality}_token_id')}"
@@ -144,6 +160,34 @@ def _encode(core: Model, family: Family, inputs: Inputs, saliency: bool) -> tupl
         scores, source = family.pool(core, scores[..., None]), f"{source}, then over the patches of each token"
     settle(scores)
     return output, scores.flatten(), source, seconds
+
+
+def _encode_some(
+    core: Model, family: Family, inputs: Inputs, saliency: bool, wanted: Tensor
+) -> tuple[Encoded, Tensor | None, str, float]:
+    """The same as `_encode`, of the wanted tokens, (T, h, w) bool; the others are NaN, their saliency 0."""
+    there = wanted.flatten(1).any(1)
+    some = some_frames(inputs, [family.pixels, *arguments(core, family.encoder)], there)
+    packing = packs(core, family) and not bool(wanted[there].all())
+    with packed(core, family, wanted[there]) if packing else nullcontext():
+        output, scores, source, seconds = _encode(core, family, some, saliency)
+
+    known = wanted if packing else there[:, None, None].expand_as(wanted)
+    total, made = known.numel(), known[there].numel()
+
+    def whole(part: Tensor, other: float) -> Tensor:
+        found = part.new_full((total - made + len(part), *part.shape[1:]), other)
+        found[total:] = part[made:]  # the newline
+        found[:total][known.flatten()] = part[:made][known[there].flatten()]
+        return found
+
+    given, deeper = output.pooler_output, output.deepstack_features
+    features = whole(rows(given), torch.nan)
+    output = Encoded(
+        pooler_output=features if isinstance(given, Tensor) else [features],
+        deepstack_features=deeper and [whole(rows(layer), torch.nan) for layer in deeper],
+    )
+    return output, None if scores is None else whole(scores, 0), source, seconds
 
 
 def _call(core: Model, name: str, pixels: str, inputs: Inputs) -> Encoded:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
@@ -16,7 +16,7 @@ from transformers.cache_utils import DynamicLayer
 
 from vtc_lab.models.answers import Answer, Entering, codes_of, say, scores_of
 from vtc_lab.models.compression import Positions, demand_asking
-from vtc_lab.models.families import Model, family_of
+from vtc_lab.models.families import Grid, Model, family_of
 from vtc_lab.models.inside import inside_of
 from vtc_lab.models.prompt_clips import EncodedPrompt, encode_prompt, places_of
 from vtc_lab.models.prompts import Processor, Rows, ask_processor, end_of, rows_of
@@ -40,6 +40,7 @@ class VideoModel:
         self.network, self.processor, self.name, self.spec = network, processor, name, spec
         self.family = family_of(network)
         self._last: tuple[np.ndarray, np.ndarray, dict[bool, VideoTokens], EncodedPrompt] | None = None
+        self._part: tuple[np.ndarray, np.ndarray, VideoTokens, EncodedPrompt] | None = None
         self._tails: dict[str, Rows] = {}
         self._loaded = model_state(network, processor, spec)
         self.revision = None
@@ -77,7 +78,7 @@ class VideoModel:
     def fresh(self) -> VideoModel:
         """Return the same model without what it remembers of clips and prompts, which may be from before a change."""
         other = copy.copy(self)
-        other._last, other._tails = None, {}
+        other._last, other._part, other._tails = None, None, {}
         return other
 
     def __repr__(self) -> str:
@@ -125,6 +126,71 @@ class VideoModel:
         """
         return self._encoded(clip, saliency)[0]
 
+    def encode_some(self, clip: Clip, choose: Callable[[Grid], Tensor], *, saliency: bool = False) -> VideoTokens:
+        """Return the clip's visual tokens with those that are not needed NaN; frames without any are not encoded.
+
+        In a CLIP or SigLIP tower, nor are the patches of the others, apart from a few that stand for all of them.
+        Until the next call, `ask` encodes nothing else for reductions that hold wanted tokens alone.
+
+        Parameters
+        ----------
+        clip : as for `encode`.
+        choose : given the (T, h, w) of the tokens, (T, h, w) bool, which are needed.
+        saliency : as for `encode`, 0 where a token is NaN; only for whole frames.
+
+        Raises
+        ------
+        VTCError
+            If the tower does not see each frame by itself.
+
+        Examples
+        --------
+        >>> import vtc_lab as vtc
+        >>> model, (clip, _) = vtc.load_model(), vtc.make_clip(7)
+        >>> tokens = model.encode_some(clip, lambda grid: torch.arange(grid[0]).view(-1, 1, 1).expand(grid) < 2)
+        >>> tokens.values.isnan().flatten(1).any(1).tolist()[:4]
+        [False, False, True, True]
+        """
+        if not self.family.apart:
+            raise VTCError(f"{self.family.name} does not encode each frame by itself, so none can be left out")
+        prompt, seconds, _ = self.prompt(clip, saliency=saliency, choose=choose)
+        tokens = replace(prompt.tokens[0], seconds=seconds)
+        self._part = (clip.frames, clip.times, tokens, prompt)
+        return tokens
+
+    @torch.no_grad()
+    def prompt(
+        self,
+        clip: Clip,
+        question: str = _ANYTHING,
+        *,
+        saliency: bool = False,
+        choose: Callable[[Grid], Tensor] | None = None,
+    ) -> tuple[EncodedPrompt, float, float]:
+        """Return an encoded question about a clip without its pixels; and the seconds, with and without saliency."""
+        demand(Clip, clip)
+        start = time.perf_counter()
+        inputs = ask_processor(self.processor, self.family, clip, question)
+        processing = time.perf_counter() - start
+        clips = [slice(None)] if self.family.frames_as_pictures else None
+        found = encode_prompt(self.network, inputs, saliency=saliency, clips=clips, choose=choose)
+        if found is None:
+            words = f"no {self.family.pixels} but {', '.join(inputs)}; name its pixels in the family's entry"
+            raise VTCError(f"the processor of {self.name} makes {words}")
+        seconds = time.perf_counter() - start
+        rest = {name: value for name, value in found.inputs.items() if name != self.family.pixels}
+        tokens = [replace(found.tokens[0], encoder=self.name)]
+        return replace(found, inputs=rest, tokens=tokens), seconds, processing + found.seconds
+
+    def _asked_about(self, clip: Clip, reductions: Sequence[Reduction | None]) -> tuple[VideoTokens, EncodedPrompt]:
+        """The clip's tokens and prompt, encoded in part if the reductions hold no others."""
+        if (part := self._part) and part[0] is clip.frames and part[1] is clip.times:
+            made = part[2].values[..., 0].isfinite().flatten()
+            held = [each.assign.to(made.device) >= 0 for each in reductions if isinstance(each, Reduction)]
+            if len(held) == len(reductions) and all(len(each) == len(made) and made[each].all() for each in held):
+                return part[2], part[3]
+        return self._encoded(clip)
+
     @torch.no_grad()
     def _encoded(self, clip: Clip, saliency: bool = False) -> tuple[VideoTokens, EncodedPrompt]:
         demand(Clip, clip)
@@ -132,21 +198,13 @@ class VideoModel:
         if last and (last[0] is not clip.frames or last[1] is not clip.times):
             last = None
         if last is None or bool(saliency) not in last[2]:
-            start = time.perf_counter()
-            inputs = ask_processor(self.processor, self.family, clip, _ANYTHING)
-            processing = time.perf_counter() - start
-            clips = [slice(None)] if self.family.frames_as_pictures else None
-            found = encode_prompt(self.network, inputs, saliency=saliency, clips=clips)
-            if found is None:
-                words = f"no {self.family.pixels} but {', '.join(inputs)}; name its pixels in the family's entry"
-                raise VTCError(f"the processor of {self.name} makes {words}")
-            tokens = replace(found.tokens[0], encoder=self.name, seconds=time.perf_counter() - start)
-            plain = replace(tokens, saliency=None, saliency_source="", seconds=processing + found.seconds)
+            found, seconds, without = self.prompt(clip, saliency=saliency)
+            tokens = replace(found.tokens[0], seconds=seconds)
+            plain = replace(tokens, saliency=None, saliency_source="", seconds=without)
             made = {False: plain} | (last[2] if last else {})
             if saliency:
                 made[True] = replace(tokens, values=made[False].values)
-            rest = {name: value for name, value in found.inputs.items() if name != self.family.pixels}
-            last = self._last = (clip.frames, clip.times, made, last[3] if last else replace(found, inputs=rest))
+            last = self._last = (clip.frames, clip.times, made, last[3] if last else found)
         return last[2][bool(saliency)], last[3]
 
     def ask(
@@ -219,7 +277,7 @@ class VideoModel:
             raise VTCError(f"{questions!r} is no question; give text, or a list of texts")
         tokenizer = self.processor.tokenizer
         codes = [[] if given is None else codes_of(tokenizer, given) for given in candidates]
-        tokens, prompt = self._encoded(clip)
+        tokens, prompt = self._asked_about(clip, reductions)
         chosen = [_chosen(reduction, tokens) for reduction in reductions]
         lengths = sorted({len(each) for each in chosen})
         if len(lengths) != 1:

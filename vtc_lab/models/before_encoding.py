@@ -1,0 +1,122 @@
+"""Reduce a clip before its vision encoder: decide on pixels, and encode what is left."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import replace
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from vtc_lab.models.families import Grid
+from vtc_lab.models.video_model import VideoModel
+from vtc_lab.reducers.ops import prune
+from vtc_lab.reducers.registry import check_ratio, needs_saliency, reduce
+from vtc_lab.tokens import Clip, Reduction, VideoTokens, VTCError, demand_one_of
+
+Stage = Literal["features", "pixels", "both"]
+
+_SIDE = 8  # pixels of the patch that stands for a token
+
+
+def reduce_clip(
+    model: VideoModel, clip: Clip, method: str, ratio: float, *, stage: Stage = "both", **options: object
+) -> Reduction:
+    """Reduce a clip to round(M / ratio) of a model's M tokens, most of which need not be encoded.
+
+    Parameters
+    ----------
+    model : from `load_model`.
+    clip : F frames.
+    method, ratio, options : as for `vtc.reduce`; the ratio is of all tokens.
+    stage : what is decided before the vision encoder.
+
+        - "features": nothing, as in `vtc.reduce(model.encode(clip), ...)`.
+        - "both": half of the frames stay, or T / sqrt(ratio) where that is more: those least like each other, as
+          DivPrune chooses among frames of 8x8 pixels. Then the method reduces their features.
+        - "pixels": everything. The method sees patches of 8x8 pixels in the place of tokens, and what it keeps is
+          encoded; what it would merge into that is dropped. The layers of a CLIP or SigLIP tower run on the patches of
+          those tokens alone, with one in 9 of the others for all of them. Other towers encode whole frames.
+
+    Returns
+    -------
+    Reduction on the grid of the whole clip, in which tokens that were not encoded are dropped; a note says how many
+    frames were. Its seconds are those of deciding and of the method. `model.ask` with it encodes nothing else, if it
+    is the last that was made.
+
+    Raises
+    ------
+    VTCError
+        If a method that looks at the encoder's attention is to decide before it, or the family does not encode each
+        frame by itself.
+
+    Examples
+    --------
+    >>> import vtc_lab as vtc
+    >>> model, (clip, samples) = vtc.load_model(), vtc.make_clip(7, frames=16)
+    >>> reduced = vtc.reduce_clip(model, clip, "lftr", ratio=4)
+    >>> len(reduced) * 4 == reduced.total, reduced.notes[-1]
+    (True, 'encoded 8 of 16 frames')
+    >>> answer = model.ask(samples[0]["question"], clip, reduced)
+    """
+    demand_one_of("stage", stage, get_args(Stage))
+    saliency = needs_saliency(method, options)
+    if stage == "features":
+        return reduce(model.encode(clip, saliency=saliency), method, ratio, **options)
+    if stage == "pixels" and saliency:
+        raise VTCError(f"{method!r} looks at the encoder's attention, so it cannot decide before it; use stage='both'")
+    decided: list[Reduction] = []
+
+    def choose(grid: Grid) -> Tensor:
+        begun = time.perf_counter()
+        if stage == "pixels":
+            found = reduce(_pixels(clip, grid), method, ratio, **options)
+        else:
+            share = grid[0] / min(2, math.sqrt(check_ratio("ratio", ratio, math.prod(grid))))
+            found = reduce(_pixels(clip, (grid[0], 1, 1)), "divprune", grid[0] / math.ceil(share - 1e-9))
+        decided.append(replace(found, seconds=time.perf_counter() - begun))
+        return found.kept.expand(grid)
+
+    tokens = model.encode_some(clip, choose, saliency=saliency)
+    made, before = tokens.values[..., 0].isfinite(), decided[0]
+    there = made.flatten(1).any(1)
+    note = f"encoded {int(there.sum())} of {len(there)} frames"
+    if stage == "pixels":
+        if not made[there].all():
+            note += ", in part"
+        kept = {name: getattr(before, name) for name in ("method", "options", "notes", "seconds")}
+        reduced = replace(prune(tokens, before.anchor), **kept)
+    else:
+        salient = None if tokens.saliency is None else tokens.saliency[there]
+        some = replace(tokens, values=tokens.values[there], saliency=salient)
+        part = reduce(some, method, some.total / max(1, round(tokens.total / ratio)), **options)
+        reduced = replace(_widened(part, there), seconds=before.seconds + part.seconds)
+    return replace(reduced, options=reduced.options | {"ratio": ratio, "stage": stage}, notes=(*reduced.notes, note))
+
+
+def _pixels(clip: Clip, grid: Grid) -> VideoTokens:
+    """The clip on a model's grid, each token a patch of pixels, of as many frames as the model takes together."""
+    frames, height, width = grid
+    pixels, size = torch.from_numpy(clip.frames).permute(0, 3, 1, 2), (height * _SIDE, width * _SIDE)
+    small = torch.cat([functional.interpolate(some.float(), size, mode="area") for some in pixels.split(16)]) / 255
+    together = -(-len(small) // frames)
+    small = torch.cat([small, small[-1:].expand(frames * together - len(small), -1, -1, -1)])
+    small = small.view(frames, together * 3, height, _SIDE, width, _SIDE).permute(0, 2, 4, 1, 3, 5)
+    return VideoTokens(small.reshape(*grid, -1), encoder="pixels")
+
+
+def _widened(part: Reduction, there: Tensor) -> Reduction:
+    """A reduction of some frames as one of all, by (T,) bool which they are."""
+    patches = part.grid[1] * part.grid[2]
+
+    def whole(each: Tensor, nothing: float) -> Tensor:
+        found = each.new_full((len(there), patches), nothing)
+        found[there] = each.view(-1, patches)
+        return found.flatten()
+
+    place = there.nonzero().flatten()[part.anchor // patches] * patches + part.anchor % patches
+    grid = (len(there), *part.grid[1:])
+    return replace(part, anchor=place, assign=whole(part.assign, -1), weight=whole(part.weight, 0), grid=grid)
