@@ -145,7 +145,7 @@ def test_errors_are_sentences(model, case, tmp_path):
     foreign = vtc.reduce(vtc.load_encoder("pixels", size=224).encode(clip), "uniform", ratio=2)
     cases = [
         (lambda: model.ask(None, clip), "is no question"),
-        (lambda: model.ask("what ?", clip, positions="compackt"), "'preserve' or 'compact'"),
+        (lambda: model.ask("what ?", clip, positions="compackt"), "did you mean 'compact'"),
         (lambda: model.ask("what ?", clip, max_new_tokens=0), "max_new_tokens is 0"),
         (lambda: model.ask("what ?", clip, foreign), "768-channel tokens by 'pixels 224x224"),
         (lambda: model.ask("what ?", clip, candidates=[""]), "do not differ or are empty"),

@@ -15,7 +15,7 @@ from vtc_lab.models.families import Grid
 from vtc_lab.models.video_model import VideoModel
 from vtc_lab.reducers.ops import prune
 from vtc_lab.reducers.registry import check_ratio, needs_saliency, reduce
-from vtc_lab.tokens import Clip, Reduction, VideoTokens, VTCError, demand_one_of
+from vtc_lab.tokens import Clip, Reduction, VideoTokens, VTCError, demand, demand_one_of
 
 Stage = Literal["features", "pixels", "both"]
 
@@ -62,6 +62,7 @@ def reduce_clip(
     (True, 'encoded 8 of 16 frames')
     >>> answer = model.ask(samples[0]["question"], clip, reduced)
     """
+    demand(VideoModel, model)
     demand_one_of("stage", stage, get_args(Stage))
     saliency = needs_saliency(method, options)
     if stage == "features":
