@@ -88,8 +88,7 @@ def show(clip: Clip, *reductions: Reduction, venue: str = "neurips", width: str 
 def describe(reduction: Reduction) -> str:
     """Return the method and its options where they differ from the defaults, in one line."""
     name = reduction.method or "a reduction made by hand"
-    known = METHODS[name].options if name in METHODS else {}
-    defaults = {key: default for key, (_, default) in known.items()}
+    defaults = METHODS[name].defaults if name in METHODS else {}
     changed = [f"{k}={v}" for k, v in reduction.options.items() if k != "ratio" and v != defaults.get(k)]
     return f"{name} ({', '.join(changed)})" if changed else name
 

@@ -46,6 +46,11 @@ class Method:
     ours: str
     stage: str = "before"
 
+    @property
+    def defaults(self) -> dict[str, Any]:
+        """The default of each option."""
+        return {name: default for name, (_, default) in self.options.items()}
+
 
 METHODS: dict[str, Method] = {}  # every registered method by its name
 INSIDE: dict[str, Method] = {}  # those that work inside the language model
@@ -189,7 +194,7 @@ def reduce(tokens: VideoTokens, method: str, ratio: float | None = None, **optio
     if not isinstance(tokens, VideoTokens):
         raise VTCError(f"reduce was given a {type(tokens).__name__}; wrap the (T, h, w, D) tensor in VideoTokens")
     chosen = get_method(method)
-    options = {**{key: default for key, (_, default) in chosen.options.items()}, **options}
+    options = chosen.defaults | options
     for key, value in options.items():
         check_option(chosen, key, value)
     budget = _budget(chosen, tokens, ratio, options)

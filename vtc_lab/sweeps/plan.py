@@ -188,10 +188,10 @@ def _at_ratios(
         check_option(method, key, value)
     if method.stage == "inside" and "keep" in given and any(ratio is not None for ratio in ratios):
         raise VTCError(f"{method.name!r} was given keep and ratios; give one of the two, or ratios=[None]")
-    options = {**{key: default for key, (_, default) in method.options.items()}, **given}
+    options = {**method.defaults, **given}
     changed = {
         key: portable(options[key])
-        for key, (_, default) in sorted(method.options.items())
+        for key, default in sorted(method.defaults.items())
         if not (seeded and key == "seed") and portable(options[key]) != portable(default)
     }
     named = f" ({', '.join(f'{key}={value}' for key, value in changed.items())})" if changed else ""

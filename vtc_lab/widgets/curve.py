@@ -31,7 +31,6 @@ class Curve:
         self._tokens: object = None
         self._found: dict[str, float | None] = {}
         self._answers: dict[str, tuple[Answer, str | None]] = {}
-        self._limits: dict[str, tuple[float, float, str]] = {}  # ratios at which a method can and cannot run
 
     def full(self, state: State, view: View, model: VideoModel | None) -> tuple[Answer, str | None]:
         """Return the answer with everything and the right one, if that is known."""
@@ -83,22 +82,9 @@ class Curve:
             return answer_fidelity(full, answer)["kl"]
         return answer.scores.get(full.text if right is None else right, 0.0)
 
-    def reason(self, view: View, name: str, ratio: float) -> str:
-        """Return why a method with its defaults cannot reduce the clip to a ratio, "" if it can."""
-        self._forget(view)
-        able, unable, why = self._limits.get(name, (0.0, math.inf, ""))
-        if able < ratio < unable:
-            try:
-                reduce(view.tokens, name, ratio=ratio)
-                able = ratio
-            except Exception as error:  # also of a user's own method that is not on show
-                unable, why = ratio, str(error)
-            self._limits[name] = able, unable, why
-        return why if ratio >= unable else ""
-
     def _forget(self, view: View) -> None:
         if self._tokens is not view.tokens:
-            self._tokens, self._found, self._answers, self._limits = view.tokens, {}, {}, {}
+            self._tokens, self._found, self._answers = view.tokens, {}, {}
 
 
 def flip_of(answer_at: Callable[[float], str], full: str) -> float | None:

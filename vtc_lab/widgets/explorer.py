@@ -17,7 +17,7 @@ from vtc_lab.figures.filmstrip import describe, face, show
 from vtc_lab.measures import answer_fidelity
 from vtc_lab.qa.samples import Sample
 from vtc_lab.reducers.ops import coverage
-from vtc_lab.reducers.registry import reduce
+from vtc_lab.reducers.registry import get_method, reduce
 from vtc_lab.tokens import VTCError
 from vtc_lab.widgets.column import clip_menu, controls_of, narrow, sample_menu
 from vtc_lab.widgets.controls import button, field, menu, row, show_if
@@ -234,16 +234,17 @@ class Explorer(Panel):
                 yield None
         else:
             self._charts.curve = {}
-        yield from self._grey(state, view)
+        self._grey(state, view)
 
-    def _grey(self, state: State, view: View) -> Iterator[object]:
-        """Tell the menus which methods cannot run on this encoder, or with so few tokens."""
-        ratio = view.tokens.total / len(view.reductions[0])
+    def _grey(self, state: State, view: View) -> None:
+        """Tell the menu which methods cannot run on this encoder, or with so few tokens."""
+        frames, height, width = view.tokens.grid
         reasons = []
         for name in method_names():
-            reason = unable(state, name, {})
-            reasons.append((name, reason.split(", which")[0] or self._curve.reason(view, name, ratio)))
-            yield None
+            method, reason = get_method(name), unable(state, name, {}).split(", which")[0]
+            least = method.least(frames, height * width, method.defaults)
+            short = f"keeps {method.minimum}, here {least} tokens" if len(view.reductions[0]) < least else ""
+            reasons.append((name, reason or short))
         self._picker.choices = reasons
 
     def _put_question(self, state: State) -> None:
