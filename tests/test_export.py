@@ -278,17 +278,6 @@ def test_errors_leave_the_earlier_figure(tmp_path):
     refuse("f.svg was not written", tmp_path, blank())
 
 
-def test_a_failure_half_way_through_moving_puts_the_earlier_files_back(tmp_path):
-    save_figure(Figure(), "f", tmp_path)
-    locked = tmp_path / "f.png"  # the JSON, the PDF and the SVG are moved before it
-    if not shutil.which("chattr") or subprocess.run(["chattr", "+i", locked], capture_output=True).returncode:
-        pytest.skip("only root on some file systems can make a file immutable")
-    try:
-        refuse("Operation not permitted", tmp_path, draw())
-    finally:
-        subprocess.run(["chattr", "-i", locked], check=True)
-
-
 @pytest.mark.skipif(os.name == "nt" or not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root writes anywhere")
 def test_a_read_only_folder_is_one_sentence(tmp_path):
     tmp_path.chmod(0o500)

@@ -6,13 +6,11 @@ import math
 import os
 import platform
 import re
-import shutil
 import subprocess
 import sys
 import tempfile
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack
 from importlib import metadata
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, TypeVar
@@ -75,9 +73,9 @@ def save_figure(
 ) -> dict[str, Path]:
     """Write a figure as PDF, SVG and PNG, the table behind it as CSV, and how it was made as JSON.
 
-    All files are replaced together, or none. A figure in the way whose recorded config differs is an error, and so is a
-    file that the JSON there does not list. The same figure from the same code gives the same bytes; no file holds a
-    date or a local path. The JSON is also the Subject of the PDF and the Description of SVG and PNG.
+    No file is replaced before all could be written. A figure in the way whose recorded config differs is an error, and
+    so is a file that the JSON there does not list. The same figure from the same code gives the same bytes; no file
+    holds a date or a local path. The JSON is also the Subject of the PDF and the Description of SVG and PNG.
 
     Parameters
     ----------
@@ -176,17 +174,11 @@ def write_files(base: Path, contents: dict[str, bytes], what: str) -> dict[str, 
             if target.is_dir() or (target.exists() and suffix not in earlier):
                 raise VTCError(f"{target} was not written by save_{what}; choose another name or move it")
         base.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".vtc-export-", dir=base.parent) as scratch, ExitStack() as undo:
+        with tempfile.TemporaryDirectory(prefix=".vtc-export-", dir=base.parent) as scratch:
             for suffix in targets:
                 Path(scratch, suffix).write_bytes(contents[suffix])
             for suffix, target in targets.items():
-                old = shutil.copy2(target, Path(scratch, f"old{suffix}")) if target.exists() else None
                 os.replace(Path(scratch, suffix), target)
-                if old:
-                    undo.callback(os.replace, old, target)
-                else:
-                    undo.callback(target.unlink)
-            undo.pop_all()  # all are in place
         if ".csv" in earlier - contents.keys():
             base.with_name(f"{base.name}.csv").unlink(missing_ok=True)
     except OSError as error:

@@ -48,6 +48,8 @@ def controls_of(state: State) -> dict[str, Any]:
     names = [state["method"], *state["compare"]]
     controls: dict[str, Any] = {
         "clip": menu("clip", clips, state["clip"]),
+        "frames": Slider("frames", state["frames"], widgets.IntSlider(min=1, max=64, continuous_update=False)),
+        "ratio": Slider("ratio", state["ratio"], widgets.FloatLogSlider(base=2, min=0, max=7, step=0.05)),
         "encoder": menu("encoder", ENCODER_NAMES, state["encoder"]),
         "model": field("model", state["model"], "a folder or hub id"),
         "methods": MethodPicker(value=names, choices=[(name, "") for name in method_names()], most=MOST),
@@ -61,12 +63,6 @@ def controls_of(state: State) -> dict[str, Any]:
         "venue": menu("venue", list(VENUES), state["venue"]),
         "width": menu("width", ["column", "text"], state["width"]),
     }
-    sliders = {
-        "frames": widgets.IntSlider(min=1, max=64, continuous_update=False),
-        "ratio": widgets.FloatLogSlider(base=2, min=0, max=7, step=0.05),
-    }
-    for key, slider in sliders.items():
-        controls[key] = Slider(key, state[key], slider)
     for key, tip in _TIPS.items():
         for part in getattr(controls[key], "children", (controls[key],)):
             part.tooltip = tip

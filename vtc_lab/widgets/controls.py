@@ -96,10 +96,10 @@ class Slider(widgets.HBox):
     value = traitlets.Any()
 
     def __init__(self, label: str, value: float, slider: widgets.Widget) -> None:
-        whole, logarithmic = isinstance(slider, widgets.IntSlider), isinstance(slider, widgets.FloatLogSlider)
+        whole = isinstance(slider, widgets.IntSlider)  # else it is logarithmic
         slider.description, slider.readout, slider.layout.flex, slider.layout.min_width = label, False, "1 1 0", "0"
         slider.style.description_width = "60px"
-        low, high = (slider.base**limit if logarithmic else limit for limit in (slider.min, slider.max))
+        low, high = (limit if whole else slider.base**limit for limit in (slider.min, slider.max))
         box = (widgets.IntText if whole else widgets.FloatText)(value=value, layout=widgets.Layout(width="62px"))
         super().__init__([slider, box], value=box.value)
 
@@ -114,7 +114,7 @@ class Slider(widgets.HBox):
 
         def at_its_step() -> bool:  # the page rounds the slider to steps: what was typed stays as it is
             values = (slider.value, self.value)
-            here, there = (math.log(each, slider.base) if logarithmic else each for each in values)
+            here, there = (each if whole else math.log(each, slider.base) for each in values)
             return abs(here - there) < 0.51 * slider.step
 
         def slid(_: object) -> None:
