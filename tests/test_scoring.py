@@ -133,6 +133,24 @@ def test_an_answer_without_end_is_read_at_once(text):
     assert time.process_time() - start < 2  # it was minutes, as the square of the length
 
 
+@pytest.mark.parametrize(
+    ("text", "letter"),
+    [
+        ("<think>Option A looks wrong, C too. So it is B.</think>\nB", "B"),
+        ("<think>It could be A. But no.</think><answer>B</answer>", "B"),
+        (
+            "The correct answer to the question is (B) the red ball. This is evident from the video. "
+            "The other options do not fit. Therefore, the best answer is (B).",
+            "B",
+        ),
+        (")", None),
+        ("Yes, there is a notice", None),
+    ],
+)
+def test_texts_of_thinking_models_beside_an_option_that_begins_with_a(text, letter):
+    assert letter_of(text, ["a blue cube", "the red ball", "nothing", "a man walks"]) == letter
+
+
 def test_options_that_look_like_letters_or_like_each_other():
     assert letter_of("A", ["C", "A", "B"]) == "A"  # a letter was asked for
     assert letter_of("B. A", ["C", "A", "B"]) == "B"

@@ -448,11 +448,11 @@ def test_pipes_and_devices_are_refused(model, made, tmp_path):
             vtc.sweep(model, made[:1], ["lftr"], [2], results=place)
         with pytest.raises(vtc.VTCError, match="cannot be read .it is a folder, a pipe or a device"):
             read_results(place)
-        with pytest.raises(vtc.VTCError, match="is a device"):
+        with pytest.raises(vtc.VTCError, match="is a pipe or a device"):
             vtc.read_samples(place)
-    with pytest.raises(vtc.VTCError, match="pipe.jsonl is a folder, a pipe or a device; give a file"):
+    with pytest.raises(vtc.VTCError, match="pipe.jsonl is a pipe or a device; give a file"):
         next(records(tmp_path / "pipe.jsonl"))
-    with pytest.raises(vtc.VTCError, match="pipe.jsonl is a folder, a pipe or a device; give a file"):
+    with pytest.raises(vtc.VTCError, match="pipe.jsonl is a pipe or a device; give a file"):
         read_object(tmp_path / "pipe.jsonl")
     (tmp_path / "pictures").mkdir()
     for name in ("00001.png", "00002.png"):
@@ -460,7 +460,7 @@ def test_pipes_and_devices_are_refused(model, made, tmp_path):
     os.mkfifo(tmp_path / "pictures" / "00003.png")
     asked = made[0] | {"clip": str(tmp_path / "pictures"), "picture_rate": 1.0}
     table = vtc.sweep(model, [asked], ["lftr"], [2], results=tmp_path / "results.db")
-    assert table.status[0] == "error" and "00003.png is a device" in table.error[0]
+    assert table.status[0] == "error" and "00003.png is a pipe or a device" in table.error[0]
 
 
 def emptied(path):

@@ -237,7 +237,7 @@ BROKEN = {  # every kind of file that is no whole video, and what must be said o
     "png.mp4": "is a picture",
     "jpeg.mp4": "is a picture",
     "folder.mp4": "is a folder",
-    "pipe.mp4": "is a device",
+    "pipe.mp4": "is a pipe or a device",
     "sound.mp4": "holds audio but no video",
     "tail_gone.mp4": NO_VIDEO,
     "head_only.mp4": "breaks off before its first frame",

@@ -121,22 +121,20 @@ def matrix(frame: av.VideoFrame | None) -> list[int]:
 
 def track_length(path: str, stream: av.VideoStream) -> float:
     """Return the seconds that an MP4's track header states, which FFmpeg ignores, or 0 where it states none."""
-    size, kind, scale, ticks, whole = 8, b"", 0, 0, os.path.getsize(path)
+    size, kind, scale, ticks = 8, b"", 0, 0
     with open(path, "rb") as file:
-        while 8 <= size <= whole and kind != b"moov":
+        while size >= 8 and kind != b"moov":
             file.seek(size - 8, 1)
             size, kind = int.from_bytes(file.read(4)), file.read(4)
-            size = int.from_bytes(file.read(8)) - 8 if size == 1 else size
-        movie = file.read(min(size, LARGEST)) if size > 0 else b""
-    for box in re.split(b"(?=mvhd|tkhd)", movie)[1:]:
-        wide = 8 * (box[4:5] == b"\1")  # dates of eight bytes
-        number = int.from_bytes(box[16 + wide : 20 + wide])
+        boxes = re.split(b"(?=mvhd\0|tkhd\0)", file.read(min(size, LARGEST)))
+    for box in boxes[1:]:
+        number = int.from_bytes(box[16:20])
         if box.startswith(b"mvhd"):
             scale = number
         elif number == stream.id:
-            ticks = int.from_bytes(box[24 + wide : 28 + wide * 3 // 2])
+            ticks = int.from_bytes(box[24:28])
     # All ones are an unknown length, and some writers count in units of the stream.
-    return ticks / scale if scale and ticks not in (2**32 - 1, 2**64 - 1, stream.duration) else 0
+    return ticks / scale if scale and ticks not in (2**32 - 1, stream.duration) else 0
 
 
 def scan(path: str) -> Index:

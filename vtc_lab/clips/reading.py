@@ -76,13 +76,10 @@ def resolve(path: str | os.PathLike) -> Path:
         if found is None:
             places = " or in ".join(dict.fromkeys([str(Path.cwd()), str(ROOT)]))
             raise VTCError(f"there is no file {path}; give a whole path, or one that starts in {places}")
-        kind = found.stat()
-        if not stat.S_ISREG(kind.st_mode):  # opening a pipe would wait for ever
-            raise VTCError(f"{found} is a {'folder' if stat.S_ISDIR(kind.st_mode) else 'device'}; give a video file")
-        if not kind.st_size:
-            raise VTCError(f"{path} is empty, it has 0 bytes; fetch it again or give another file")
         if words := unfit(found):
             raise VTCError(words)
+        if not found.stat().st_size:
+            raise VTCError(f"{path} is empty, it has 0 bytes; fetch it again or give another file")
         return found
     except OSError as error:
         raise VTCError(f"{path} cannot be read ({error.strerror}); give a file that you may read") from error
@@ -90,8 +87,9 @@ def resolve(path: str | os.PathLike) -> Path:
 
 def unfit(path: Path) -> str:
     """Return why a file's bytes are not to be read, or "": a pipe would wait for ever, a git-LFS pointer is no data."""
-    if not stat.S_ISREG(path.stat().st_mode):
-        return f"{path} is a folder, a pipe or a device; give a file"
+    mode = path.stat().st_mode
+    if not stat.S_ISREG(mode):
+        return f"{path} is a {'folder' if stat.S_ISDIR(mode) else 'pipe or a device'}; give a file"
     with path.open("rb") as file:
         if file.read(len(_POINTER)) != _POINTER:
             return ""
