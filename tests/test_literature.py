@@ -245,8 +245,8 @@ def test_the_interval_is_of_resampled_clips(monkeypatch):
         (lambda t, r: vtc.plot_published(r, t[t.ratio > 1]), "no result at ratio 1"),
         (lambda t, r: vtc.rank_agreement(t, r, 3), "all results at ratio 3; there are some at: 1, 2, 4"),
         (lambda t, r: vtc.rank_agreement(r, t, 4), "no column 'right', 'clip', 'ratio', 'kept', 'total'"),
-        (lambda t, r: vtc.plot_published(t), "published rows have no column 'backbone', 'source'"),
-        (lambda t, r: vtc.plot_published(r.iloc[:0]), "none of the 0 published rows"),
+        (lambda t, r: vtc.plot_published(t), "the table has no column 'backbone', 'source'"),
+        (lambda t, r: vtc.plot_published(r.iloc[:0]), "the table has no rows"),
         (lambda t, r: vtc.plot_published(r[r.metric == "ttft_ms"]), "none of the .* rows is an accuracy"),
     ],
 )

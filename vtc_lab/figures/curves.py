@@ -65,9 +65,8 @@ def _draw(
     styles, (panels, columns) = marks.looks(cells), marks.panels(cells, size[0])
     common = [label for label in styles if not any(label in panel for panel in panels)]
     cells = cells[~pd.MultiIndex.from_frame(cells[["label", "ratio"]]).isin(unable)]
-    place = cells.groupby("ratio")[x].median()  # where a cell without a result would be
-    place = place.fillna(pd.Series(cells.total.mean() / place.index, place.index))
-    cells = cells.assign(x=cells[x].mask(uneven(cells)).fillna(cells.ratio.map(place)))
+    place = cells.groupby("ratio")[x].median()
+    cells = cells.assign(x=cells[x].mask(uneven(cells)).fillna(cells.ratio.map(place)))  # a mean over fewer, in line
     texts = {label: label + _gone(label, cells, unable) for label in styles}
     entries = {texts[label]: Line2D([], [], **look) for label, look in styles.items()}
     wide, split, xlabel = size[0] / columns, bool(panels[0]), f"tokens kept of {tokens}, and ratio"

@@ -99,9 +99,7 @@ def save_figure(
     if not isinstance(figure, Figure):
         raise VTCError(f"a {type(figure).__name__} cannot be saved; give a Figure (of axes or a grid: .figure)")
     if not replace and (differs := other_state(figure, name, folder, provenance=provenance)):
-        raise VTCError(
-            f"figure {name!r} is there in another state ({differs}); choose another name, or give replace=True"
-        )
+        raise VTCError(f"figure {name!r} is there in another state ({differs}); choose another name, or replace=True")
     base = file_base(name, folder, SUFFIXES, "figure")
     data = getattr(figure, "vtc", {"data": None})["data"] if data is None else data
     suffixes = SUFFIXES[:-1] if data is None else SUFFIXES
@@ -159,7 +157,7 @@ def file_base(name: str, folder: str | Path | None, suffixes: Iterable[str], wha
     stem = str(name).removesuffix(known)
     if not (isinstance(name, str) and re.fullmatch(r"\w([\w .+=,()-]*[\w+=)-])?", stem)):
         raise VTCError(
-            f"{name!r} cannot name a {what}; use letters, digits, spaces and .+=,()-_ (a folder goes into folder=)"
+            f"{name!r} cannot name a {what}; use letters, digits, spaces and .+=,()-_, and folder= beside it"
         )
     return given_path(FOLDER if folder is None else folder) / stem
 

@@ -75,9 +75,7 @@ def plot_overlap(reductions: Iterable[Reduction], *, venue: str = "neurips", wid
     longest = max(map(len, names)) * SMALL / 160
     cell = (inches - longest - 0.75) / count
     if cell < 0.12:
-        raise VTCError(
-            f"a heat map of {count} methods cannot be read in {inches:g} inches; choose width='text' or fewer methods"
-        )
+        raise VTCError(f"{count} methods cannot be read in {inches:g} inches; choose width='text' or fewer methods")
     grey = [f"{word}s" for word in ("baseline", "ceiling") if word in {role(one.method) for one in reductions}]
     notes += [f"{_ANCHORS} Grey names: {' and '.join(grey)}." if grey else _ANCHORS, *notes_of(reductions)]
     share = len(reductions[0]) / reductions[0].total

@@ -13,9 +13,8 @@ from vtc_lab.figures.style import SMALL, figure_size, method_style, paper_style
 from vtc_lab.sweeps.papers import COMPARISON, comparable, relative_accuracy
 from vtc_lab.sweeps.tidy import uneven
 
-_BUDGETS: dict[
-    str, tuple[str, Any]
-] = {  # what a share of the tokens is a share of: the legend's words, and the fill of a mark
+# What a share of the tokens is a share of: the legend's words, and the fill of a mark.
+_BUDGETS: dict[str, tuple[str, Any]] = {
     "enters_llm": ("share that enters the LLM", "full"),
     "mean_per_layer": ("mean share per layer of the LLM", "none"),
     "unclear": ("budget unclear", "left"),

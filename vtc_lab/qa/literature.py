@@ -23,18 +23,10 @@ _NAMES = {  # columns of the file that have shorter names here
     "verified_in": "verified",
 }
 _BASELINES = {"average pooling": "pool", "uniform frame subsampling": "uniform"}  # others have the names of papers
-_LAYERS = {
-    "Qwen3-VL-8B": 36,
-    "LLaVA-Video-72B": 80,
-    "PLLaVA": 32,
-    "ST-LLM": 32,
-    "LLaVA-OneVision-0.5B": 24,
-}  # others 28
-_AFTER_2 = (
-    "FlashVID (2602.08024)",
-    "InfoMerge (2606.02161)",
-    "GleanVID",
-)  # whose share for FastV is that behind layer 2
+# Others have 28.
+_LAYERS = {"Qwen3-VL-8B": 36, "LLaVA-Video-72B": 80, "PLLaVA": 32, "ST-LLM": 32, "LLaVA-OneVision-0.5B": 24}
+# Their share for FastV is that behind layer 2.
+_AFTER_2 = ("FlashVID (2602.08024)", "InfoMerge (2606.02161)", "GleanVID")
 _HALVED = ("HoliTom", "EarlyTom")  # whose tokens EarlyTom's tables halve behind layer 18
 _UNTOLD = ("FastV", "PyramidDrop", "SparseVLM", "PruneVid", "FlashVID", "Unified")  # drop inside, nobody says how much
 _FAR = 1.0  # points between two accuracies with every token that make them two measurements

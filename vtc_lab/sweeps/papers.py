@@ -5,8 +5,8 @@ from numbers import Real
 import numpy as np
 import pandas as pd
 
-from vtc_lab.sweeps.tidy import answered, bounds, counted, enough, resamples, tidy, uncompressed, uneven
-from vtc_lab.tokens import VTCError, demand
+from vtc_lab.sweeps.tidy import answered, bounds, counted, demand, enough, resamples, tidy, uncompressed, uneven
+from vtc_lab.tokens import VTCError
 
 COMPARISON = ["backbone", "source", "table", "frames", "benchmark"]  # published figures compare if they share these
 _NEEDS = [*COMPARISON, "method", "registered", "retained", "budget", "metric", "relative"]
@@ -14,12 +14,7 @@ _NEEDS = [*COMPARISON, "method", "registered", "retained", "budget", "metric", "
 
 def comparable(rows: pd.DataFrame) -> pd.DataFrame:
     """Return the published accuracies at a share of the tokens, each once, though some are printed in per cent too."""
-    demand(pd.DataFrame, rows)
-    lacking = [column for column in _NEEDS if column not in rows]
-    if lacking:
-        raise VTCError(
-            f"the published rows have no column {', '.join(map(repr, lacking))}; give those of vtc.published"
-        )
+    demand(rows, _NEEDS)
     known = rows.dropna(subset=["retained", "relative"]).sort_values("metric", kind="stable")  # "accuracy" comes first
     if known.empty:
         raise VTCError(f"none of the {len(rows)} published rows is an accuracy at a share of the tokens; choose others")

@@ -22,16 +22,8 @@ from vtc_lab.sweeps.store import to_frame
 from vtc_lab.tokens import Clip, VTCError, plain
 
 _PART = ("clip", "start", "end", "picture_rate", "tried")
-_QUESTION = (
-    "question",
-    "answer",
-    "candidates",
-    "rule",
-    "options",
-    "also",
-    "evidence",
-    "frames",
-)  # what is asked, and how it is scored
+# What is asked, and how it is scored.
+_QUESTION = ("question", "answer", "candidates", "rule", "options", "also", "evidence", "frames")
 
 _MOST = 100_000  # settings, so that a range by mistake does not eat all memory
 Chosen = str | tuple[str, Mapping[str, Any]]  # a method, or one with options
