@@ -10,10 +10,9 @@ from vtc_lab.figures.curves import plot_curves
 from vtc_lab.figures.export import save_figure
 from vtc_lab.figures.filmstrip import show
 from vtc_lab.figures.heatmap import plot_heatmap
-from vtc_lab.figures.losses import plot_losses
 from vtc_lab.figures.multiples import compare_kept
 from vtc_lab.figures.overlap import kept_overlap, plot_agreement, plot_overlap
-from vtc_lab.figures.panels import plot_flips, plot_forest, plot_kinds
+from vtc_lab.figures.panels import plot_flips, plot_forest, plot_kinds, plot_losses
 from vtc_lab.figures.papers import plot_published
 from vtc_lab.figures.speed import plot_speed, plot_stages
 from vtc_lab.figures.tables import save_table
