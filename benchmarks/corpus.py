@@ -42,10 +42,15 @@ MADE = {  # file: codec, pixel format, options of the codec, of the container
     "front.mp4": ("libx264", "yuv420p", {"g": "12"}, {"movflags": "faststart"}),
     "open.mp4": ("libx264", "yuv420p", {"g": "12", "bf": "3", "x264-params": "open-gop=1:scenecut=0"}, {}),
     "refresh.mp4": ("libx264", "yuv420p", {"g": "12", "x264-params": "intra-refresh=1"}, {}),
-    "hevc.mp4": ("libx265", "yuv420p", {"x265-params": "log-level=none:keyint=12:open-gop=1"}, {}),
+    "hevc.mp4": (
+        "libx265",
+        "yuv420p",
+        {"x265-params": "log-level=none:pools=none:frame-threads=1:crf=12:keyint=12:open-gop=1"},
+        {},
+    ),
     "clip.mkv": ("libx264", "yuv420p", {"g": "12"}, {}),
-    "clip.webm": ("libvpx-vp9", "yuv420p", {"g": "12", "deadline": "realtime"}, {}),
-    "vp8.webm": ("libvpx", "yuv420p", {"g": "12", "deadline": "realtime"}, {}),
+    "clip.webm": ("libvpx-vp9", "yuv420p", {"g": "12", "deadline": "good", "cpu-used": "5"}, {}),
+    "vp8.webm": ("libvpx", "yuv420p", {"g": "12", "deadline": "good", "cpu-used": "5"}, {}),
     "clip.mov": ("mjpeg", "yuvj420p", {}, {}),
     "part2.mp4": ("mpeg4", "yuv420p", {"g": "12", "bf": "2"}, {}),
     "clip.avi": ("mpeg4", "yuv420p", {"g": "12"}, {}),
@@ -71,7 +76,7 @@ class Case:
 def make(path: Path, codec: str, pixels: str, options: dict, mux: dict, size: tuple[int, int], aspect: int = 1) -> Path:
     """Write 40 frames in which a bright bar moves over a slope."""
     wide, high = size
-    with av.open(str(path), "w", options=mux) as container:
+    with av.open(str(path), "w", options={**mux, "fflags": "+bitexact"}) as container:
         stream = container.add_stream(codec, rate=RATE)
         stream.width, stream.height, stream.pix_fmt = wide, high, pixels
         if codec not in ("gif", "mpeg4", "mpeg2video"):
