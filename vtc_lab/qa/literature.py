@@ -84,11 +84,6 @@ def published(
       accuracies;
     - verified: "full_text", "readme" (of the authors) or "third_party".
 
-    Raises
-    ------
-    VTCError
-        For a name that is not on record beside those given before it; it offers the nearest ones.
-
     Examples
     --------
     >>> rows = published(method="FastV", backbone="LLaVA-OneVision-7B", benchmark="average", metric="relative_accuracy")

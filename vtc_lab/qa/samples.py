@@ -60,11 +60,6 @@ def read_samples(path: str | Path | None = None) -> list[Sample]:
     -------
     List of `Sample`, with every field that the file has; `clip` is an absolute path.
 
-    Raises
-    ------
-    VTCError
-        If the file is missing, or a line is no sample; it names the line.
-
     Examples
     --------
     >>> sorted(read_samples()[0])

@@ -31,11 +31,6 @@ def fidelity_sweep(
     reduce_s, status ("ok"; "minimum" where the method cannot keep the budget; "error" where it failed) and error,
     in words. Rows that are not ok have no result.
 
-    Raises
-    ------
-    VTCError
-        If there are no clips, or for an unknown method or option.
-
     Examples
     --------
     >>> import torch

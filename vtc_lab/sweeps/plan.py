@@ -41,11 +41,6 @@ def variants(method: str, **options: Sequence[object]) -> list[tuple[str, dict[s
     -------
     List of pairs (method, options), the last option changing fastest.
 
-    Raises
-    ------
-    VTCError
-        For an unknown method or option, or a value that the option cannot have.
-
     Examples
     --------
     >>> variants("lftr", temporal=["merge", "select"])

@@ -50,11 +50,6 @@ def evidence_recall(reduction: Reduction, sample: Question) -> float:
     0 to 1; 1 where the frames that were read show nothing of it. A patch counts as kept if patches of the same thing
     have at least half of the weight of the token that it went into. Of several things the lowest of their shares.
 
-    Raises
-    ------
-    VTCError
-        If the sample is not about the generated world, or the grid is another one.
-
     Examples
     --------
     >>> import vtc_lab as vtc

@@ -41,11 +41,6 @@ def make_clip(seed: int, frames: int | None = None) -> tuple[Clip, list[Sample]]
     `answer`, `kind`, `candidates`, the answers that this kind can have, `frames`, and `evidence`: for each thing that
     the question is about, the (frame, patch) pairs of the 14x14 patches a frame that show what it asks for.
 
-    Raises
-    ------
-    VTCError
-        If the seed is negative or the number of frames is out of range.
-
     Examples
     --------
     >>> clip, samples = make_clip(7)

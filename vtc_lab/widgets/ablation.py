@@ -86,11 +86,6 @@ def ablate(model: VideoModel | str | None = None, **state: object) -> Ablation:
     Ablation, a widget that JupyterLab shows when it ends a cell. It stops the run of any that was opened before it, so
     a cell that is run again leaves none behind.
 
-    Raises
-    ------
-    VTCError
-        As `explore`.
-
     Examples
     --------
     >>> panel = ablate(clips=2, option="significance", values=["distinct", "neighbours"])
