@@ -251,7 +251,8 @@ def by_pyav(path: str, index: Index, wanted: list[int], seek: bool, threads: boo
     """Read the frames by their timestamps, from the key frame before each or, without seek, from the first of all."""
     container, stream = open_video(path, threads)
     codec = stream.codec_context
-    twice = codec.name == "vp9" and codec.format and codec.format.components[0].bits == 8
+    known = codec.name == "vp9" and "libvpx-vp9" in av.codecs_available
+    twice = known and codec.format and codec.format.components[0].bits == 8
     aspect, order, broken = stream.sample_aspect_ratio or 1, dict[Any, int](), math.inf
 
     def stamped(start: float) -> Iterator[tuple[Any, av.VideoFrame | None]]:

@@ -121,7 +121,7 @@ def read_clip(
     -------
     Clip, turned and mirrored as the file says, with square pixels; its `reader` is "decord ..." or "PyAV ...". decord
     reads up to 500 MB of MP4, MOV, MKV and WebM, where it finds each frame exactly: closed groups of pictures from 0
-    on, nothing cut. A VTCError says why a file cannot be read, where it is damaged, or which frames it has.
+    on, nothing cut, no VP9. A VTCError says why a file cannot be read, where it is damaged, or which frames it has.
 
     Examples
     --------
