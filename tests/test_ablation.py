@@ -7,6 +7,7 @@ import sqlite3
 import threading
 import time
 from contextlib import closing
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -35,9 +36,19 @@ def model():
 
 
 @pytest.fixture(scope="module")
-def done(tmp_path_factory, model):
+def short(tmp_path_factory):
+    """A file of two questions a clip, on the test set's clips of eight frames."""
+    path = tmp_path_factory.mktemp("short") / "own.jsonl"
+    chosen = [s for s in vtc.read_samples() if s["frames"] == 8 and s["kind"] in ("shape", "count")]
+    path.write_text("\n".join(map(json.dumps, chosen)))
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory, model, short):
     """A results file that has all of the small setting."""
-    state = complete_study({"clips": 2, "ratios": [1, 4], "results": str(tmp_path_factory.mktemp("done") / "a.sqlite")})
+    results = str(tmp_path_factory.mktemp("done") / "a.sqlite")
+    state = complete_study({"clips": 2, "ratios": [1, 4], "samples": short, "results": results})
     vtc.sweep(model, study_samples(state), study_methods(state), state["ratios"], results=state["results"])
     return state["results"]
 
@@ -49,12 +60,12 @@ def finished(open_panel, done, tmp_path):
 
 
 @pytest.fixture
-def open_panel(tmp_path, model):
+def open_panel(tmp_path, model, short):
     """Opens panels on a results file of their own, and stops what they run."""
     panels = []
 
     def opened(**state):
-        small = {"clips": 2, "ratios": [1, 4], "results": str(tmp_path / "results" / "a.sqlite")}
+        small = {"clips": 2, "ratios": [1, 4], "samples": short, "results": str(tmp_path / "results" / "a.sqlite")}
         panels.append(ablate(**{"model": model, **small, **state}))
         panels[-1].wait()
         return panels[-1]
@@ -311,29 +322,31 @@ def test_what_is_wrong_is_said_in_one_sentence(open_panel, state, words):
     assert words in panel.message and "\n" not in panel.message and panel._stop.disabled
 
 
-def test_a_wrong_setting_is_put_right(finished):
+def test_a_wrong_setting_is_put_right(finished, short):
     panel = finished()
     picture = panel._image.value
     panel._controls["samples"].value = "no/such.jsonl"
     panel.wait()
     assert "vtc-error" in errors(panel) and panel._image.value == picture
-    panel._controls["samples"].value = ""
+    panel._controls["samples"].value = short
     panel.wait()
     assert errors(panel) == "" and "16 of 16" in panel._line.value
 
 
 @pytest.mark.slow
-def test_a_broken_clip_among_good_ones_is_counted(open_panel, tmp_path):
-    samples = [s | {"clip": shutil.copy(s["clip"], tmp_path)} for s in study_samples(complete_study({"clips": 3}))]
-    (tmp_path / "00001.mp4").write_bytes(b"no video")
+def test_a_broken_clip_among_good_ones_is_counted(open_panel, tmp_path, short):
+    samples = study_samples(complete_study({"clips": 3, "samples": short}))
+    samples = [s | {"clip": shutil.copy(s["clip"], tmp_path)} for s in samples]
+    broken_clip = Path(samples[2]["clip"])
+    broken_clip.write_bytes(b"no video")
     lines = [json.dumps(sample | {"clip": sample["clip"].rpartition("/")[2]}) for sample in samples]
     (tmp_path / "own.jsonl").write_text("\n".join(lines))
     panel = ran(open_panel(samples=str(tmp_path / "own.jsonl"), clips=3, value="kl"))
     table = panel.table
-    broken = table["clip"].str.endswith("00001.mp4")
+    broken = table["clip"].str.endswith(broken_clip.name)
     assert set(table.status[broken]) == {"error"} and set(table.status[~broken]) == {"ok"}
     assert f"{(~broken).sum()} ok, 0 at budgets that a method cannot keep, {broken.sum()} failed" in panel._counts.value
-    assert "00001.mp4" in panel._counts.value and panel._image.layout.display == "" and errors(panel) == ""
+    assert broken_clip.name in panel._counts.value and panel._image.layout.display == "" and errors(panel) == ""
 
 
 @pytest.mark.slow
