@@ -25,7 +25,7 @@ import torch
 import vtc_lab as vtc
 import torchvision.transforms.v2.functional
 samples = vtc.read_samples()
-clips = list(dict.fromkeys(sample["clip"] for sample in samples))[:{CLIPS}]
+clips = list(dict.fromkeys(sample["clip"] for sample in samples if sample["frames"] <= 12))[:{CLIPS}]
 model, right = vtc.load_model(), []
 for clip in clips:
     asked = [sample for sample in samples if sample["clip"] == clip]
