@@ -7,7 +7,7 @@ LMMS := .venv-lmms
 NOTEBOOK := notebooks/00_start_here.ipynb
 AS_ROOT := $(if $(filter 0,$(shell id -u)),--allow-root)
 PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
-# Two files of tests at a time, those with slow tests first, see conftest.py.
+# Two files of tests at a time, the longest first, see conftest.py.
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 define CHECK
 $(BIN)/ruff check .

@@ -21,10 +21,15 @@ settings.load_profile("same")
 collect_ignore = [] if find_spec("lmms_eval") else ["vtc_lab/integrations"]
 
 
+# The files that take longest, longest first: the short ones then fill the end evenly.
+LONGEST = ["notebooks", "figures", "browser", "sweep", "video", "store", "ablation", "speed", "compress", "published"]
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files with slow tests come first; a file is never split, and the next free worker takes the next one."""
+    """The longest files come first; a file is never split, and the next free worker takes the next one."""
     slow = {item.path for item in items if item.get_closest_marker("slow")}
-    items.sort(key=lambda item: item.path not in slow)
+    places = {f"test_{name}.py": place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: (places.get(item.path.name, len(places)), item.path not in slow))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -9,7 +9,8 @@ import argparse
 import multiprocessing
 import os
 import time
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Executor, ProcessPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import pandas as pd
@@ -31,22 +32,27 @@ TABLES = ("2605.30010 Table 1", "2602.08024 Table 1", "2505.14454 Table 2")  # o
 CLOSE = 0.004  # the loss of accuracy that the paper claims at 2.3x throughput
 
 
-def questions(count: int, results: Path | None, processes: int) -> pd.DataFrame:
+def questions(count: int, results: Path | None, executor: Executor | None) -> pd.DataFrame:
     """The bundled test set under every method and ratio, and LFTR under every split between time and space."""
     splits = vtc.variants("lftr", temporal_ratio=[float(s) for s in SPLITS], spatial_ratio=[float(s) for s in SPLITS])
     methods = [*vtc.methods().index, ("lftr", FIRST), ORACLE]
-    return _answers(count, results, processes, (methods, RATIOS), (splits, [None]))
+    return _answers(count, results, executor, (methods, RATIOS), (splits, [None]))
 
 
-def _answers(count: int, results: Path | None, processes: int, *asked: tuple[list, list]) -> pd.DataFrame:
+def _answers(count: int, results: Path | None, executor: Executor | None, *asked: tuple[list, list]) -> pd.DataFrame:
     """The first clips of the test set under each of some methods and ratios."""
     samples, model = vtc.read_samples(), vtc.load_model()
     clips = set(list(dict.fromkeys(sample["clip"] for sample in samples))[:count])
     samples = [sample for sample in samples if sample["clip"] in clips]
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(processes, mp_context=context) as executor:
-        told = {"executor": executor, "results": results, "progress": _tell}
-        return pd.concat([vtc.sweep(model, samples, *each, **told) for each in asked], ignore_index=True)
+    told = {"executor": executor, "results": results, "progress": _tell}
+    return pd.concat([vtc.sweep(model, samples, *each, **told) for each in asked], ignore_index=True)
+
+
+def _workers(processes: int) -> AbstractContextManager[Executor | None]:
+    """Processes that are started afresh, or None for this one alone."""
+    if processes == 1:
+        return nullcontext()
+    return ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn"))
 
 
 def _tell(progress) -> None:
@@ -211,14 +217,15 @@ def main() -> None:
     parser.add_argument("--results", type=Path)
     given = parser.parse_args()
     start = time.perf_counter()
-    answers = questions(given.clips, given.results, given.processes)
+    with _workers(given.processes) as executor:
+        answers = questions(given.clips, given.results, executor)
+        stages = _answers(min(INSIDE_CLIPS, given.clips), given.results, executor, (INSIDE, RATIOS))
     page = ["# Figures", "", "Written by `make figures` from the shipped clips, test set and model.", ""]
     curves = answers[~answers.options.str.contains("spatial_ratio")]
     cells = vtc.bootstrap_interval(curves)
     text = [BEGIN, *finding(answers), END]
     page += ["## What they show", "", *text, "", *accuracy_table(cells), ""]
     page += [f"Evidence kept at {SPLIT_AT}x, in percent, by kind of question:", "", *recall_table(curves), ""]
-    stages = _answers(min(INSIDE_CLIPS, given.clips), given.results, given.processes, (INSIDE, RATIOS))
     for name, (figure, caption) in pictures(answers, features(given.clips), stages).items():
         paths = vtc.save_figure(figure, name, given.folder, replace=True)
         page += [f"## {name.replace('_', ' ')}", "", caption, "", f"![{caption.split('.')[0]}]({name}.png)", ""]

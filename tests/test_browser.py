@@ -32,6 +32,7 @@ QUIET = ["--disable-gpu", "--disable-quic", "--no-first-run", "--disable-backgro
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory):
     """The server of `make lab` on a copy of the project, so that a test can write into notebooks/ and figures/."""
+    assert CHROMIUM, browser.MISSING
     home = tmp_path_factory.mktemp("lab")
     for name in ("vtc_lab", "notebooks", "data", "pyproject.toml"):
         source, target = ROOT / name, home / name
