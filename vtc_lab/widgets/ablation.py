@@ -156,8 +156,10 @@ class Ablation(Panel):
         run = self._latest
         if run and not run.ended and not run.halt.is_set():
             run.halt.set()
-            self._stop.disabled = True
-            self._line.value = words("stopping after this step; what is done is kept")
+            begun = run.progress is not None  # else the model is still being loaded
+            self._stop.disabled = not begun
+            rest = "stopping after this step; what is done is kept" if begun else "stopped; Run does the rest"
+            self._line.value = words(rest)
 
     def close(self) -> None:
         """Stop the run and take the widget away."""
