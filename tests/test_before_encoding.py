@@ -151,7 +151,7 @@ def test_half_of_the_frames_reduced_are_those_frames_of_the_whole_clip(case):
     for method in ("pool", "visionzip"):
         reduced = vtc.reduce_clip(model, clip, method, 4)
         full = other.encode(clip, saliency=method == "visionzip")
-        chosen = (model._part[2].values.isfinite().flatten(1).all(1)).nonzero().flatten()
+        chosen = (model.part[2].values.isfinite().flatten(1).all(1)).nonzero().flatten()
         salient = None if full.saliency is None else full.saliency[chosen]
         part = vtc.reduce(vtc.VideoTokens(full.values[chosen], salient), method, 2)
         assert len(chosen) == 4 and torch.allclose(reduced.tokens, part.tokens, atol=1e-3)
@@ -171,7 +171,7 @@ def test_pixels_encode_what_the_method_keeps_of_them(case):
         reduced = vtc.reduce_clip(model, clip, "lftr", 8, stage="pixels")
         model.ask(questions, clip, reduced)
     assert len(seen) == 1 and reduced.notes[-1] == "encoded 8 of 8 frames, in part"
-    assert torch.equal(model._part[2].values.isfinite().all(-1), reduced.kept)
+    assert torch.equal(model.part[2].values.isfinite().all(-1), reduced.kept)
     assert reduced.method == "lftr" and reduced.options["stage"] == "pixels" and reduced.options["ratio"] == 8
     every = vtc.reduce_clip(model, clip, "lftr", 1, stage="pixels")
     assert torch.equal(every.tokens, model.encode(clip).values.flatten(0, 2))
@@ -203,7 +203,7 @@ def test_the_frame_in_which_something_shows_is_encoded(case):
     still[5, 40:64, 40:64] = 250
     for times in (2, 4, 16):
         vtc.reduce_clip(model, vtc.Clip(still, np.arange(8.0)), "lftr", times)
-        assert model._part[2].values[5].isfinite().all()
+        assert model.part[2].values[5].isfinite().all()
 
 
 def test_what_cannot_be_left_out_is_one_sentence(case):

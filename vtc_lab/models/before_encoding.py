@@ -69,6 +69,8 @@ def reduce_clip(
         return reduce(model.encode(clip, saliency=saliency), method, ratio, **options)
     if stage == "pixels" and saliency:
         raise VTCError(f"{method!r} looks at the encoder's attention, so it cannot decide before it; use stage='both'")
+    if not model.family.apart:
+        raise VTCError(f"{model.family.name} does not encode each frame by itself, so none can be left out before it")
     decided: list[Reduction] = []
 
     def choose(grid: Grid) -> Tensor:
@@ -81,7 +83,9 @@ def reduce_clip(
         decided.append(replace(found, seconds=time.perf_counter() - begun))
         return found.kept.expand(grid)
 
-    tokens = model.encode_some(clip, choose, saliency=saliency)
+    prompt, with_saliency, without = model.prompt(clip, saliency=saliency, choose=choose)
+    tokens = replace(prompt.tokens[0], seconds=with_saliency if saliency else without)
+    model.part = (clip.frames, clip.times, tokens, prompt)  # for `model.ask`
     made, before = tokens.values[..., 0].isfinite(), decided[0]
     there = made.flatten(1).any(1)
     note = f"encoded {int(there.sum())} of {len(there)} frames"

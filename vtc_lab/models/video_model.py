@@ -40,7 +40,7 @@ class VideoModel:
         self.network, self.processor, self.name, self.spec = network, processor, name, spec
         self.family = family_of(network)
         self._last: tuple[np.ndarray, np.ndarray, dict[bool, VideoTokens], EncodedPrompt] | None = None
-        self._part: tuple[np.ndarray, np.ndarray, VideoTokens, EncodedPrompt] | None = None
+        self.part: tuple[np.ndarray, np.ndarray, VideoTokens, EncodedPrompt] | None = None  # of reduce_clip
         self._tails: dict[str, Rows] = {}
         self._loaded = model_state(network, processor, spec)
         self.revision = None
@@ -78,7 +78,7 @@ class VideoModel:
     def fresh(self) -> VideoModel:
         """Return the same model without what it remembers of clips and prompts, which may be from before a change."""
         other = copy.copy(self)
-        other._last, other._part, other._tails = None, None, {}
+        other._last, other.part, other._tails = None, None, {}
         return other
 
     def __repr__(self) -> str:
@@ -126,38 +126,6 @@ class VideoModel:
         """
         return self._encoded(clip, saliency)[0]
 
-    def encode_some(self, clip: Clip, choose: Callable[[Grid], Tensor], *, saliency: bool = False) -> VideoTokens:
-        """Return the clip's visual tokens with those that are not needed NaN; frames without any are not encoded.
-
-        In a CLIP or SigLIP tower, nor are the patches of the others, apart from a few that stand for all of them.
-        Until the next call, `ask` encodes nothing else for reductions that hold wanted tokens alone.
-
-        Parameters
-        ----------
-        clip : as for `encode`.
-        choose : given the (T, h, w) of the tokens, (T, h, w) bool, which are needed.
-        saliency : as for `encode`, 0 where a token is NaN; only for whole frames.
-
-        Raises
-        ------
-        VTCError
-            If the tower does not see each frame by itself.
-
-        Examples
-        --------
-        >>> import vtc_lab as vtc
-        >>> model, (clip, _) = vtc.load_model(), vtc.make_clip(7)
-        >>> tokens = model.encode_some(clip, lambda grid: torch.arange(grid[0]).view(-1, 1, 1).expand(grid) < 2)
-        >>> tokens.values.isnan().flatten(1).any(1).tolist()[:4]
-        [False, False, True, True]
-        """
-        if not self.family.apart:
-            raise VTCError(f"{self.family.name} does not encode each frame by itself, so none can be left out")
-        prompt, seconds, _ = self.prompt(clip, saliency=saliency, choose=choose)
-        tokens = replace(prompt.tokens[0], seconds=seconds)
-        self._part = (clip.frames, clip.times, tokens, prompt)
-        return tokens
-
     @torch.no_grad()
     def prompt(
         self,
@@ -184,7 +152,7 @@ class VideoModel:
 
     def _asked_about(self, clip: Clip, reductions: Sequence[Reduction | None]) -> tuple[VideoTokens, EncodedPrompt]:
         """The clip's tokens and prompt, encoded in part if the reductions hold no others."""
-        if (part := self._part) and part[0] is clip.frames and part[1] is clip.times:
+        if (part := self.part) and part[0] is clip.frames and part[1] is clip.times:
             made = part[2].values[..., 0].isfinite().flatten()
             held = [each.assign.to(made.device) >= 0 for each in reductions if isinstance(each, Reduction)]
             if len(held) == len(reductions) and all(len(each) == len(made) and made[each].all() for each in held):
