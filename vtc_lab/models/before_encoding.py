@@ -25,12 +25,11 @@ _SIDE = 8  # pixels of the patch that stands for a token
 def reduce_clip(
     model: VideoModel, clip: Clip, method: str, ratio: float, *, stage: Stage = "both", **options: object
 ) -> Reduction:
-    """Reduce a clip to round(M / ratio) of a model's M tokens, most of which need not be encoded.
+    """Reduce a clip to round(M / ratio) of a model's M tokens, without encoding all of them.
 
     Parameters
     ----------
-    model : from `load_model`.
-    clip : F frames.
+    model, clip : from `load_model` and `read_clip`.
     method, ratio, options : as for `vtc.reduce`; the ratio is of all tokens.
     stage : what is decided before the vision encoder.
 
@@ -44,14 +43,8 @@ def reduce_clip(
     Returns
     -------
     Reduction on the grid of the whole clip, in which tokens that were not encoded are dropped; a note says how many
-    frames were. Its seconds are those of deciding and of the method. `model.ask` with it encodes nothing else, if it
-    is the last that was made.
-
-    Raises
-    ------
-    VTCError
-        If a method that looks at the encoder's attention is to decide before it, or the family does not encode each
-        frame by itself.
+    frames were. `model.ask` encodes nothing else for the last one made. Families that do not encode each frame by
+    itself (Video-LLaVA, Molmo2) are refused, and "pixels" with methods that look at the encoder's attention.
 
     Examples
     --------
@@ -98,7 +91,11 @@ def reduce_clip(
         salient = None if tokens.saliency is None else tokens.saliency[there]
         some = replace(tokens, values=tokens.values[there], saliency=salient)
         part = reduce(some, method, some.total / max(1, round(tokens.total / ratio)), **options)
-        reduced = replace(_widened(part, there), seconds=before.seconds + part.seconds)
+        source = made.flatten().nonzero().flatten()
+        assign, weight = part.assign.new_full((tokens.total,), -1), part.weight.new_zeros(tokens.total)
+        assign[source], weight[source] = part.assign, part.weight
+        reduced = replace(part, anchor=source[part.anchor], assign=assign, weight=weight, grid=tokens.grid)
+        reduced = replace(reduced, seconds=before.seconds + part.seconds)
     return replace(reduced, options=reduced.options | {"ratio": ratio, "stage": stage}, notes=(*reduced.notes, note))
 
 
@@ -111,17 +108,3 @@ def _pixels(clip: Clip, grid: Grid) -> VideoTokens:
     small = torch.cat([small, small[-1:].expand(frames * together - len(small), -1, -1, -1)])
     small = small.view(frames, together * 3, height, _SIDE, width, _SIDE).permute(0, 2, 4, 1, 3, 5)
     return VideoTokens(small.reshape(*grid, -1), encoder="pixels")
-
-
-def _widened(part: Reduction, there: Tensor) -> Reduction:
-    """A reduction of some frames as one of all, by (T,) bool which they are."""
-    patches = part.grid[1] * part.grid[2]
-
-    def whole(each: Tensor, nothing: float) -> Tensor:
-        found = each.new_full((len(there), patches), nothing)
-        found[there] = each.view(-1, patches)
-        return found.flatten()
-
-    place = there.nonzero().flatten()[part.anchor // patches] * patches + part.anchor % patches
-    grid = (len(there), *part.grid[1:])
-    return replace(part, anchor=place, assign=whole(part.assign, -1), weight=whole(part.weight, 0), grid=grid)

@@ -75,7 +75,7 @@ def packed(core: Model, family: Family, wanted: Tensor) -> Iterator[None]:
     def unpack(_: Model, __: tuple, output: Any) -> None:
         if threading.get_ident() == here:
             output.last_hidden_state = spread(output.last_hidden_state)
-            states = output.hidden_states or ()  # those that are not needed are None
+            states = output.hidden_states or ()  # None where they are not needed
             output.hidden_states = tuple(each if each is None else spread(each) for each in states)
 
     def spread(rows: Tensor) -> Tensor:

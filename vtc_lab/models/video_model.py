@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
@@ -16,7 +16,7 @@ from transformers.cache_utils import DynamicLayer
 
 from vtc_lab.models.answers import Answer, Entering, codes_of, say, scores_of
 from vtc_lab.models.compression import Positions, demand_asking
-from vtc_lab.models.families import Grid, Model, family_of
+from vtc_lab.models.families import Model, family_of
 from vtc_lab.models.inside import inside_of
 from vtc_lab.models.prompt_clips import EncodedPrompt, encode_prompt, places_of
 from vtc_lab.models.prompts import Processor, Rows, ask_processor, end_of, rows_of
@@ -127,21 +127,14 @@ class VideoModel:
         return self._encoded(clip, saliency)[0]
 
     @torch.no_grad()
-    def prompt(
-        self,
-        clip: Clip,
-        question: str = _ANYTHING,
-        *,
-        saliency: bool = False,
-        choose: Callable[[Grid], Tensor] | None = None,
-    ) -> tuple[EncodedPrompt, float, float]:
-        """Return an encoded question about a clip without its pixels; and the seconds, with and without saliency."""
+    def prompt(self, clip: Clip, question: str = _ANYTHING, **options: Any) -> tuple[EncodedPrompt, float, float]:
+        """Return what `encode_prompt` makes of a question without pixels; and the seconds with and without saliency."""
         demand(Clip, clip)
         start = time.perf_counter()
         inputs = ask_processor(self.processor, self.family, clip, question)
         processing = time.perf_counter() - start
         clips = [slice(None)] if self.family.frames_as_pictures else None
-        found = encode_prompt(self.network, inputs, saliency=saliency, clips=clips, choose=choose)
+        found = encode_prompt(self.network, inputs, clips=clips, **options)
         if found is None:
             words = f"no {self.family.pixels} but {', '.join(inputs)}; name its pixels in the family's entry"
             raise VTCError(f"the processor of {self.name} makes {words}")
