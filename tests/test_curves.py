@@ -177,7 +177,7 @@ def test_samples_that_failed_under_every_setting_are_counted_and_spoil_no_compar
     table = made_up_sweep(["lftr", "uniform"])
     table.loc[table["clip"] == "clips/003.mp4", ["right", "status"]] = [None, "error"]
     figure = plot_curves(table)
-    assert legend(figure)[-1] == "missing: 40 of 480 results, 40 under every setting"
+    assert legend(figure)[-1] == "missing: 40 of 480 results"
     assert np.isfinite(line_of(figure.axes[0], method_style("lftr")).get_ydata()).all()
 
 

@@ -47,7 +47,7 @@ def plot_heatmap(table: pd.DataFrame, value: str = "right", *, venue: str = "cvp
     cells = intervals(rows, _SPLIT)
     down, across = (sorted(cells[axis].unique()) for axis in _SPLIT)
     cells = cells.set_index(_SPLIT).reindex(pd.MultiIndex.from_product([down, across], names=_SPLIT)).reset_index()
-    not_run: dict[str, Any] = {"n": 0, "clips": 0, "missing": 0, "of": cells.of.max()}
+    not_run: dict[str, Any] = {"n": 0, "clips": 0, "missing": cells.of.max(), "of": cells.of.max()}
     cells = cells.fillna(not_run).astype(dict.fromkeys(not_run, int))
     cells["below_baseline"] = _below_baseline(cells, table, -1 if value in marks.LOWER_IS_BETTER else 1)
     unable = pd.MultiIndex.from_frame(cells[_SPLIT]).isin(marks.cannot_run(rows, _SPLIT))

@@ -123,13 +123,9 @@ def ceiling_line(axes: Axes, x: float, rows: tuple[float, float]) -> None:
 
 def missing_entries(cells: pd.DataFrame) -> dict[str, Any]:
     """Return the legend's entries for what the cells lack."""
-    lost = int((cells.of - cells.n).sum())
-    nowhere = int((cells.n + cells.missing - cells.of).clip(lower=0).sum())  # rows of samples that no setting answered
-    entries: dict[str, Any] = {}
-    if lost or nowhere:
-        words = f"missing: {lost + nowhere:,} of {cells.of.sum() + nowhere:,} results"
-        words += f", {nowhere:,} under every setting" if nowhere else ""
-        entries[words] = Line2D([], [], linestyle="")
+    lost, entries = int(cells.missing.sum()), {}
+    if lost:
+        entries[f"missing: {lost:,} of {lost + cells.n.sum():,} results"] = Line2D([], [], linestyle="")
     if "low" in cells and (cells.low.isna() & (cells.n > 0)).any():
         entries["too few clips for an interval"] = Line2D([], [], linestyle="")
     return entries

@@ -84,8 +84,8 @@ def _latex(table: pd.DataFrame, best: str | None) -> str:
     notes = [f"{_NONE} no result"] if any(_NONE in line for line in lines) else []
     if any(r"\textsuperscript{" in line for line in lines):
         notes.append(r"\textsuperscript{n/N} missing, n of N results that other settings have")
-    nowhere = (table["n"] + table["missing"] - table["of"]).clip(lower=0).sum() if _counts(table) else 0
-    notes += [f"missing under every setting: {nowhere:g} results"] if nowhere else []
+    if _counts(table) and (lost := table["missing"].sum()):
+        notes.append(f"missing: {lost:g} of {lost + table['n'].sum():g} results")
     top = [rf"\begin{{tabular}}{{l{'c' * (len(head) - 1)}}}", r"\toprule", " & ".join(head) + r" \\", r"\midrule"]
     foot = [rf"\multicolumn{{{len(head)}}}{{l}}{{\footnotesize {note}}} \\" for note in notes]
     return "\n".join([*top, *lines, r"\bottomrule", *foot, "\\end{tabular}\n"])
