@@ -472,3 +472,63 @@ def test_stop_is_heard_while_the_cells_of_a_notebook_run(lab, page):
 def _shoot(page: Page, name: str) -> None:
     if "VTC_SCREENSHOT" in os.environ:
         page.screenshot(path=os.environ["VTC_SCREENSHOT"].replace(".png", f"{name}.png"))
+
+
+_EVIL = "<img src=x onerror=window.hit=1>"
+_HOSTILE = f"""
+import dataclasses, os, shutil
+import vtc_lab as vtc
+
+evil = {_EVIL!r}
+text = evil + "<script>window.hit=2</" + r"script> $\\input{{x}}$ \u202eleft\u202c"
+os.makedirs(evil, exist_ok=True)
+for name in (evil + ".mp4", os.fsdecode(b"\\xff.mp4")):
+    shutil.copy("../data/clips/dog.mp4", os.path.join(evil, name))
+
+@vtc.method(name=evil)
+def reducer(tokens, budget):
+    return dataclasses.replace(vtc.reduce(tokens, "uniform", ratio=tokens.total / budget), notes=(text,))
+
+@vtc.method(name="fails")
+def failing(tokens, budget):
+    raise vtc.VTCError(text)
+
+clip = evil + "/" + evil + ".mp4"
+panel = vtc.explore(folder=evil, clip=clip, frames=8, encoder="video-qa model", method=evil, compare=["fails"],
+                    question=text, ratio=4, figure="hostile")
+panel
+"""
+_ABLATED = """
+import json
+rows = [{"clip": os.path.abspath(clip), "question": text, "answer": text, "kind": text, "candidates": ["red", text]}]
+open("hostile.jsonl", "w").write(json.dumps(rows[0]))
+vtc.ablate(samples="hostile.jsonl", methods=[evil, "fails"], clips=1, ratios=[2], results="hostile.db")
+"""
+
+
+def test_no_text_of_a_user_becomes_a_part_of_the_page(lab, page):
+    """Names of clips, folders, methods and kinds, questions, notes, errors and exported files."""
+    home, address = lab
+    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3 (ipykernel)", "language": "python"}}
+    cells = [nbformat.v4.new_code_cell(cell) for cell in (_HOSTILE, _ABLATED)]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=kernel), home / "notebooks" / "hostile.ipynb")
+    page.goto(f"{address}lab/tree/notebooks/hostile.ipynb?reset")
+    page.get_by_text(re.compile(r"Python 3.*\| Idle")).wait_for()
+    page.get_by_role("menuitem", name="Run", exact=True).click()
+    page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
+    page.locator(".vtc-answer .vtc-row").nth(1).wait_for()
+    assert f"fails: {_EVIL}" in page.locator(".vtc-said").first.inner_text(), "the message"
+    assert _EVIL in page.locator(".vtc-head").first.inner_text(), "the strip"
+    assert _EVIL in page.locator(".vtc-answer").inner_text(), "the answer"
+    assert _EVIL in page.locator(".vtc-picker").first.inner_text(), "the menu"
+    page.locator(".vtc-top").first.hover(position={"x": 10, "y": 10})
+    assert page.locator(".vtc-tip").first.inner_text().startswith("frame 1")
+    _fold(page, "Export")
+    page.get_by_role("button", name="Export").first.click()
+    page.locator(".vtc-out img").wait_for()
+    assert _EVIL in page.locator(".vtc-out").inner_text()
+    page.locator(".widget-button", has_text="Run").click()
+    page.get_by_text("best accuracy").wait_for()
+    for made in ("img[src=x]", "script:text('hit')"):
+        assert page.locator(made).count() == 0, made
+    assert page.evaluate("window.hit") is None
