@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 import torch
+from pandas.api.types import is_numeric_dtype
 from torch import nn
 from transformers import AutoModelForImageTextToText, PreTrainedConfig
 
@@ -129,6 +130,9 @@ def _language(network: Model, layers: list[int], steps: int) -> list[tuple]:
     return [*rows, ("decode", steps, weights, flops, look * seen, kept * len(layers) * steps, moved)]
 
 
+_EFFORT = ["flops", "attention", "moved"]
+
+
 def ideal_speedup(full: pd.DataFrame, reduced: pd.DataFrame, seconds: Mapping[str, float] | None = None) -> float:
     """Return the speed-up that a reduction could give if it cost nothing and a machine lost no time (Amdahl's law).
 
@@ -150,10 +154,13 @@ def ideal_speedup(full: pd.DataFrame, reduced: pd.DataFrame, seconds: Mapping[st
     1.21
     """
     for table in (full, reduced):
-        if not {"stage", "flops", "attention", "moved"} <= {*getattr(table, "columns", ())}:
+        known = isinstance(table, pd.DataFrame) and table.columns.is_unique and {"stage", *_EFFORT} <= {*table}
+        numbers = known and table[_EFFORT].dtypes.map(is_numeric_dtype).all()
+        if not (numbers and {"prefill", "decode"} <= {*table.stage}):
             raise VTCError(f"{table!r:.60} is no table of costs; give two that vtc.stage_costs returned")
-    if seconds is None:
-        seconds = _effort(full).drop("reducer").to_dict()
+    seconds = _effort(full).drop("reducer", errors="ignore").to_dict() if seconds is None else {**seconds}
+    if not (all(isinstance(s, int | float) and 0 <= s < math.inf for s in seconds.values()) and any(seconds.values())):
+        raise VTCError(f"seconds are {seconds!r:.60}; give the time of each stage")
     share = shares_left(full, reduced)
     return float(sum(seconds.values()) / sum(share.get(stage, 1) * time for stage, time in seconds.items()))
 

@@ -11,6 +11,7 @@ import hashlib
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -282,7 +283,7 @@ class Reduction:
         """
         sides = dict(zip("tyx", self.grid, strict=True))
         for (name, side), place in zip(sides.items(), (t, y, x), strict=True):
-            if place not in range(side):
+            if not isinstance(place, Integral) or place not in range(side):
                 raise VTCError(f"{name} is {place!r}; it must be a whole number from 0 to {side - 1}")
         source = int(np.ravel_multi_index((t, y, x), self.grid))
         output = int(self.assign[source])
@@ -374,7 +375,6 @@ _MADE_BY = {
     "VideoTokens": "make them with model.encode(clip) or vtc.load_encoder(name).encode(clip)",
     "VideoModel": "load one with vtc.load_model()",
     "Mapping": "give a sample, a dict as vtc.read_samples returns",
-    "DataFrame": "give a table",
 }
 
 

@@ -52,7 +52,7 @@ def plot_curves(
     cells = intervals(table, ["label", "method", "ratio"])
     full = table.value[(table.ratio == 1) & table.value.notna()].mean()
     unable = marks.cannot_run(table, ["label", "ratio"])
-    size = figure_size(venue, width, 0.42 if width == "text" else 0.62)
+    size = figure_size(venue, width, {"text": 0.42}.get(width, 0.62))
     figure = _draw(cells, unable, full, marks.tokens_of(table), value, x, size)
     return attach(figure, cells, plot="plot_curves", value=value, x=x)
 

@@ -237,6 +237,8 @@ def _lay_out(figure: Figure, engine: ConstrainedLayoutEngine) -> None:
 
 def csv_bytes(data: pd.DataFrame) -> bytes:
     """Return a table as CSV; a named index becomes a column."""
+    if not isinstance(data, pd.DataFrame):
+        raise VTCError(f"the table is a {type(data).__name__}; give a DataFrame")
     try:
         table = data.reset_index() if any(name is not None for name in data.index.names) else data.copy()
     except ValueError as error:

@@ -1,5 +1,6 @@
 """Shared parts of a sweep's figures: units, the look of a label, what is said of gaps, the legend."""
 
+import sys
 from collections.abc import Iterable
 from numbers import Real
 from typing import Any
@@ -46,7 +47,7 @@ def checked(table: pd.DataFrame, value: str, needs: Iterable[str]) -> pd.DataFra
 
 def compressed(table: pd.DataFrame, ratio: float) -> pd.DataFrame:
     """Return the tidy rows at a ratio above 1."""
-    at = table[table.ratio == ratio] if isinstance(ratio, Real) else table[:0]
+    at = table[table.ratio == ratio] if isinstance(ratio, Real) and ratio < sys.maxsize else table[:0]
     if at.empty or ratio == 1:
         there = ", ".join(f"{other:g}" for other in sorted(table.ratio.dropna().unique()) if other != 1)
         raise VTCError(

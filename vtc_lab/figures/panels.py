@@ -46,6 +46,7 @@ def plot_kinds(
     >>> plot_kinds(table, 4).vtc["data"][["label", "kind", "difference", "n"]].values.tolist()
     [['uniform', 'colour', -0.5, 2]]
     """
+    inches, _ = figure_size(venue, width)
     table = marks.checked(table, value, ("clip", "sample", "kind", "ratio", "kept", "total"))
     at = marks.compressed(table, ratio)
     pairs = tidy.differences(table)
@@ -60,7 +61,7 @@ def plot_kinds(
     dots = [label for label in styles if label not in {*at.label[tidy.ceilings(at)], *unable}]
     slot = {label: (place + 0.75) / (len(dots) + 0.5) for place, label in enumerate(dots)}
     with paper_style():
-        size = (figure_size(venue, width)[0], round(0.55 + height * max(0.3, 0.085 * (len(dots) + 1)), 3))
+        size = (inches, round(0.55 + height * max(0.3, 0.085 * (len(dots) + 1)), 3))
         figure = Picture(figsize=size)
         panels = figure.subplots(1, -(-len(kinds) // height), sharex=True, squeeze=False)[0]
         for _, cell in shown.iterrows():
@@ -108,6 +109,7 @@ def plot_forest(tests: pd.DataFrame, *, venue: str = "cvpr", width: str = "colum
     needs = ["label", "ratio", "reference", "difference", "low", "high", "p_holm", "n", "missing", "of", "value"]
     tidy.demand(tests, needs)
     tidy.demand_single(tests)
+    tests = tests.assign(**{name: tidy.numbers(tests[name]) for name in ("difference", "low", "high", "p_holm")})
     labels = list(tests.label[~tidy.ceilings(tests)].unique())
     name, factor = marks.unit(tests["value"].iloc[0])
     with paper_style():
@@ -149,7 +151,7 @@ def plot_flips(table: pd.DataFrame, *, venue: str = "cvpr", width: str = "column
     """
     table = marks.checked(table, "right", ("clip", "sample", "ratio", "kept", "total", "flipped"))
     was = table["sample"].map(tidy.uncompressed(table).groupby("sample").value.first())
-    changed = table.flipped.astype("Float64").to_numpy(float, na_value=np.nan) == 1
+    changed = tidy.numbers(table.flipped) == 1
     table["lost"] = (was == 1) & (table.value == 0)
     table["gained"] = (was == 0) & (table.value == 1)
     table["other"] = (was == 0) & (table.value == 0) & changed

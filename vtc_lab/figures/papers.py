@@ -11,7 +11,8 @@ from vtc_lab.figures import marks
 from vtc_lab.figures.export import Picture, attach
 from vtc_lab.figures.style import SMALL, figure_size, method_style, paper_style
 from vtc_lab.sweeps.papers import COMPARISON, comparable, relative_accuracy
-from vtc_lab.sweeps.tidy import uneven
+from vtc_lab.sweeps.tidy import demand, uneven
+from vtc_lab.tokens import demand_one_of
 
 # What a share of the tokens is a share of: the legend's words, and the fill of a mark.
 _BUDGETS: dict[str, tuple[str, Any]] = {
@@ -53,6 +54,8 @@ def plot_published(
     >>> data[data.retained == 0.15][["table", "relative"]].round(1).values.tolist()
     [['2602.08024 Table 1', 94.5], ['2505.14454 Table 2', 85.0], ['2606.02161 Table 1', 94.1]]
     """
+    demand_one_of("x", x, ("retained", "per_layer"))
+    demand(rows, [*COMPARISON, "per_layer"])
     if x == "per_layer":
         rows = rows.assign(retained=rows.per_layer, budget="mean_per_layer")
     rows = comparable(rows)
@@ -61,7 +64,7 @@ def plot_published(
         cells = relative_accuracy(own)[0].assign(source="own sweep")
         cells["retained"] = cells["kept" if x == "retained" else x] / cells.total
     groups = [group for _, group in rows.groupby(COMPARISON, sort=False, dropna=False)]
-    lines = -(-len(groups) // (2 if width == "column" else 3))
+    lines = -(-len(groups) // {"column": 2}.get(width, 3))
     columns = -(-len(groups) // lines)
     entries: dict[str, Any] = {}
     mine: dict[str, Any] = {}

@@ -31,6 +31,9 @@ def plot_stages(table: pd.DataFrame, *, venue: str = "cvpr", width: str = "colum
     5
     """
     tidy.demand(table, ["method", "ratio", "quantity", "value", "ideal"])
+    needs = {("none", name) for name in (*_COLORS, "total")} - {*zip(table.method, table.quantity, strict=True)}
+    if needs or table.duplicated(["method", "ratio", "quantity"]).any():
+        raise VTCError("the table lacks a stage of 'none', or has one twice; give what vtc.measure returned")
     cells = table.pivot(index=["method", "ratio"], columns="quantity", values="value")
     cells = cells.loc[list(dict.fromkeys(zip(table.method, table.ratio, strict=True)))][::-1]
     ideal = table[table.quantity == "total"].set_index(["method", "ratio"]).ideal

@@ -71,7 +71,7 @@ def save_table(
     if best is not None:
         demand_one_of("best", best, ("max", "min"))
     base = file_base(name, folder, _SUFFIXES, "table")
-    facts = record(provenance or {}, _SUFFIXES)
+    facts = record({} if provenance is None else provenance, _SUFFIXES)
     latex = f"% {json.dumps(facts)}\n{_latex(table, best)}"
     return write_files(base, {".tex": latex.encode(errors="replace"), ".csv": csv_bytes(table)}, "table")
 

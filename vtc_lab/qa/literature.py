@@ -98,11 +98,11 @@ def published(
         if name is None:
             continue
         columns = ["method", "registered"] if column == "method" else [column]
-        same = rows[columns].isin([name]).any(axis=1)
-        if not (same.any() and name):
+        same = (rows[columns] == (name if isinstance(name, str) else "")).any(axis=1)
+        if not (isinstance(name, str) and name and same.any()):
             beside = f" for {', '.join(given)}" if given else ""
             known = filter(None, rows[columns].stack().dropna().unique())
-            raise VTCError(f"no {column} {name!r} is on record{beside}; {suggest(name, known)}")
+            raise VTCError(f"no {column} {name!r:.60} is on record{beside}; {suggest(name, known)}")
         rows = rows[same]
         given.append(name)
     return rows.reset_index(drop=True)

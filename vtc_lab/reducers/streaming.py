@@ -91,7 +91,7 @@ def _stream(
             kept = torch.zeros_like(score, dtype=torch.bool)
             kept.view(-1)[top(score.flatten(), max(budget, int(score.isinf().sum())))] = True
         for frame, stays in zip(new, kept, strict=True):
-            whole = prune(VideoTokens(frame[None]), torch.arange(patches))
+            whole = prune(VideoTokens(frame[None] if isinstance(frame, Tensor) else frame), torch.arange(patches))
             yield replace(whole.only(stays), method=method, options=options)
         done += len(new)
 
@@ -123,7 +123,7 @@ def _unlike(frame: Tensor, means: deque[Tensor]) -> Tensor:
 def _checked(frames: Iterable[Tensor]) -> Iterator[Tensor]:
     shape = None
     for number, frame in enumerate(frames):
-        VideoTokens(frame[None])
+        VideoTokens(frame[None] if isinstance(frame, Tensor) else frame)
         now = tuple(frame.shape)
         shape = shape or now
         if now != shape:

@@ -1,5 +1,6 @@
 """A sweep beside the published record: its accuracy relative to no reduction, and how far its ranking agrees."""
 
+import sys
 from numbers import Real
 
 import numpy as np
@@ -15,7 +16,8 @@ _NEEDS = [*COMPARISON, "method", "registered", "retained", "budget", "metric", "
 def comparable(rows: pd.DataFrame) -> pd.DataFrame:
     """Return the published accuracies at a share of the tokens, each once, though some are printed in per cent too."""
     demand(rows, _NEEDS)
-    known = rows.dropna(subset=["retained", "relative"]).sort_values("metric", kind="stable")  # "accuracy" comes first
+    known = rows.reset_index(drop=True).dropna(subset=["retained", "relative"])
+    known = known.sort_values("metric", kind="stable")  # "accuracy" comes first
     if known.empty:
         raise VTCError(f"none of the {len(rows)} published rows is an accuracy at a share of the tokens; choose others")
     return known.drop_duplicates([*COMPARISON, "method", "retained"]).sort_index()
@@ -85,7 +87,7 @@ def rank_agreement(table: pd.DataFrame, rows: pd.DataFrame, ratio: float) -> pd.
 
     cells, drawn = relative_accuracy(table)
     whole = cells[(cells.label == cells.method) & ~uneven(cells)]
-    mine = whole[whole.ratio == ratio] if isinstance(ratio, Real) else whole[:0]
+    mine = whole[whole.ratio == ratio] if isinstance(ratio, Real) and ratio < sys.maxsize else whole[:0]
     if mine.empty:
         there = ", ".join(f"{other:g}" for other in sorted(whole.ratio.dropna().unique()))
         raise VTCError(f"no method has all results at ratio {ratio!r:.60}; there are some at: {there or 'none'}")

@@ -190,8 +190,10 @@ def summary(table: pd.DataFrame) -> tuple[pd.DataFrame, str]:
     >>> counts.loc["all"].tolist(), sentence.split(";")[0]
     ([1, 0, 1, 0], '2 results: 1 ok, 0 at budgets that a method cannot keep, 1 failed')
     """
-    if missing := {"label", "status", "error"} - set(getattr(table, "columns", ())):
-        raise VTCError(f"the table has no column {min(missing)!r}; give the DataFrame that vtc.sweep returns")
+    missing = {"label", "status", "error"} - set(getattr(table, "columns", ()))
+    if missing or not table.columns.is_unique:
+        reason = f"has no column {min(missing)!r}" if missing else "has a column twice"
+        raise VTCError(f"the table {reason}; give the DataFrame that vtc.sweep returns")
     errors = table.error.astype(object).where(table.error.notna(), "").astype(str)  # a saved CSV has NaN for ""
     counts = pd.DataFrame({status: table.status == status for status in ("ok", "minimum", "error")})
     counts["unsaved"] = errors.str.contains(UNSAVED, regex=False)

@@ -37,11 +37,11 @@ def tidy(table: pd.DataFrame, value: str, needs: Iterable[str] = ()) -> pd.DataF
         table["kind"] = _texts(table["kind"])
     table["method"] = table[named[-1]].astype(str)
     table["label"] = table[named[0]].astype(str)
-    table["seed"] = pd.to_numeric(table["seed"]).fillna(0) if "seed" in table else 0
+    table["seed"] = np.nan_to_num(numbers(table["seed"])) if "seed" in table else 0
     for column in ("ratio", "kept", "total", "per_layer"):
         if column in table:
-            table[column] = _numbers(table[column])
-    table["value"] = _numbers(table[value])
+            table[column] = numbers(table[column])
+    table["value"] = numbers(table[value])
     if "status" in table:
         table["value"] = table.value.where(table.status == "ok")
     if table.value.isna().all():
@@ -193,7 +193,8 @@ def _texts(column: pd.Series) -> pd.Series:
     return column.astype(object).where(column.notna(), "").astype(str)
 
 
-def _numbers(column: pd.Series) -> np.ndarray:
+def numbers(column: pd.Series) -> np.ndarray:
+    """Return a column as floats, NaN where it is empty; a VTCError names one of other values."""
     try:
         numbers = column.astype("Float64").to_numpy(float, na_value=np.nan)
     except (TypeError, ValueError):
