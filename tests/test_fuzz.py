@@ -323,6 +323,7 @@ def calls(model):
         "read_samples": {"path": None},
         "rebuild": pair,
         "reduce": {"tokens": TOKENS, "method": "uniform", "ratio": 2},
+        "reduce_clip": {"model": model, "clip": CLIP_64, "method": "uniform", "ratio": 4, "stage": "pixels"},
         "reduce_stream": {"frames": [*TOKENS.values], "method": "dtd", "ratio": 2, "tau": None, "window": 2},
         "save_figure": {"figure": figure, "name": "x", "data": table, "provenance": {"a": 1}, "replace": True},
         "save_table": {"table": vtc.bootstrap_interval(table), "name": "t", "best": "max", "provenance": {}},

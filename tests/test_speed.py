@@ -80,8 +80,8 @@ def test_a_method_that_cannot_go_down_so_far_is_left_out():
     [
         ({"methods": ["lfrt"]}, "did you mean 'lftr'"),
         ({"ratios": [0.5]}, "ratio is 0.5"),
-        ({"repeats": 0}, "repeats is 0; it must be at least 1"),
-        ({"new_tokens": 1}, "new_tokens is 1; it must be at least 2"),
+        ({"repeats": 0}, "repeats is 0; it must be a whole number from 1"),
+        ({"new_tokens": 1}, "new_tokens is 1; it must be a whole number from 2"),
     ],
 )
 def test_arguments_that_make_no_table_are_refused(wrong, words):

@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from itertools import product
+from numbers import Integral
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -46,6 +47,7 @@ _IDEALS = {  # the stages whose times a quantity is made of
 }
 _QUANTITIES = [*_STAGES, "ttft", "total", "tokens_per_second", "questions_per_second"]
 _QUANTITIES += ["best_questions_per_second", "peak_gb"]
+_MOST = 100_000  # rounds or tokens
 _ROOM = 0.9  # of the free memory, for the largest batch
 _STATUS = Path("/proc/self/status")  # of Linux, with the highest memory of the process
 Setting = tuple[str, float]  # method, ratio
@@ -134,14 +136,11 @@ def measure(
     True
     """
     demand(VideoModel, model)
-    for name, value, least in (
-        ("new_tokens", new_tokens, 2),
-        ("repeats", repeats, 1),
-        ("a batch", min(batches, default=0), 1),
-    ):
-        if value < least:
-            raise VTCError(f"{name} is {value}; it must be at least {least}")
-    settings = [FULL, *((name, check_ratio("ratio", ratio, 1 << 30)) for name, ratio in product(methods, ratios))]
+    smallest = min(1, min(batches, default=0))  # a large one is refused for the memory it takes
+    for name, value, least in (("new_tokens", new_tokens, 2), ("repeats", repeats, 1), ("a batch", smallest, 1)):
+        if not isinstance(value, Integral) or not least <= value < _MOST:
+            raise VTCError(f"{name} is {value!r:.60}; it must be a whole number from {least} to below {_MOST:,}")
+    settings = [FULL, *((name, check_ratio("ratio", ratio, 1 << 30)) for name in methods for ratio in ratios)]
     salient = {name: _salient(name) for name in methods}
     rows: list[dict[str, Any]] = []
     order = np.random.default_rng(0)

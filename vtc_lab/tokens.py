@@ -363,7 +363,7 @@ def tensors_beside(tokens: VideoTokens, **given: object) -> list[Tensor]:
     found = []
     for name, value in given.items():
         try:
-            found.append(torch.as_tensor(value, device=tokens.values.device))
+            found.append(torch.as_tensor(value, device=tokens.values.device).to_dense())
         except (RuntimeError, ValueError, TypeError, OverflowError) as error:
             raise VTCError(f"{name} is {plain(repr(value))[:60]}; give a tensor or a list of numbers") from error
     return found

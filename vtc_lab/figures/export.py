@@ -142,7 +142,7 @@ def _leaves(value: object, path: str = "") -> Iterator[tuple[str, object]]:
 
 
 def _config(figure: Figure, provenance: Mapping[str, object] | None) -> dict[str, object]:
-    return {**getattr(figure, "vtc", {"config": {}})["config"], **(provenance or {})}
+    return {**getattr(figure, "vtc", {"config": {}})["config"], **({} if provenance is None else provenance)}
 
 
 def latex_line(files: Mapping[str, Path], width: str = "column") -> str:
@@ -237,8 +237,8 @@ def _lay_out(figure: Figure, engine: ConstrainedLayoutEngine) -> None:
 
 def csv_bytes(data: pd.DataFrame) -> bytes:
     """Return a table as CSV; a named index becomes a column."""
-    if not isinstance(data, pd.DataFrame):
-        raise VTCError(f"the table is a {type(data).__name__}; give a DataFrame")
+    if not (isinstance(data, pd.DataFrame) and data.columns.is_unique):
+        raise VTCError(f"the table is a {type(data).__name__}, or has a column twice; give a DataFrame that has none")
     try:
         table = data.reset_index() if any(name is not None for name in data.index.names) else data.copy()
     except ValueError as error:

@@ -3,6 +3,7 @@
 import math
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
+from numbers import Integral
 
 import numpy as np
 import pandas as pd
@@ -56,10 +57,10 @@ def compare_kept(
     >>> figure.vtc["data"].groupby("label").kept.sum().to_dict()
     {'lftr': 196, 'random': 196, 'uniform': 196}
     """
-    reductions, gaps = alike(reductions), {**(gaps or {})}
+    reductions, gaps = alike(reductions), {**({} if gaps is None else gaps)}
     demand_same_frames(clip, reductions[0])
     chosen, labels = list(shown_frames(4, len(clip)) if frames is None else frames), labels_of(reductions)
-    if not (chosen and all(frame in range(len(clip)) for frame in chosen)):
+    if not (chosen and all(isinstance(frame, Integral) and frame in range(len(clip)) for frame in chosen)):
         raise VTCError(f"frames are {frames!r:.60}; choose some from 0 to {len(clip) - 1}")
     inches, _ = figure_size(venue, width)
     columns = min(columns, len(reductions) + len(gaps))

@@ -10,7 +10,7 @@ import pandas as pd
 
 from vtc_lab.figures.export import csv_bytes, file_base, record, write_files
 from vtc_lab.figures.marks import count, unit
-from vtc_lab.sweeps.tidy import ceilings, demand, demand_single, uneven
+from vtc_lab.sweeps.tidy import ceilings, demand, demand_single, numbers, uneven
 from vtc_lab.tokens import demand_one_of
 
 _SUFFIXES = (".tex", ".csv")
@@ -78,6 +78,9 @@ def save_table(
 
 def _latex(table: pd.DataFrame, best: str | None) -> str:
     """Return the tabular of a table, with its notes."""
+    if {"low", "high"} <= set(table) and table.columns[0] != "low":
+        estimate = table.columns[table.columns.get_loc("low") - 1]
+        table = table.assign(**{name: numbers(table[name]) for name in (estimate, "low", "high")})
     across = {"label", "ratio", "mean", "low", "high"} <= set(table)
     head, *rows = (_by_ratio if across else _by_row)(table.reset_index(drop=True), best)
     lines = [" & ".join(cells) + r" \\" for cells in rows]
@@ -130,9 +133,9 @@ def _bold(table: pd.DataFrame, estimate: str | None, best: str | None) -> pd.Ser
     """Return the command for bold in the rows that are best at their ratio, if not all of them are."""
     bold = pd.Series("", table.index)
     if best and estimate:
-        numbers = table[estimate].where(~uneven(table) & ~ceilings(table))
-        rivals = numbers.groupby(table.get("ratio", bold))
-        bold[(numbers == rivals.transform(best)) & (rivals.transform("nunique") > 1)] = r"\bfseries "
+        known = table[estimate].where(~uneven(table) & ~ceilings(table))
+        rivals = known.groupby(table.get("ratio", bold))
+        bold[(known == rivals.transform(best)) & (rivals.transform("nunique") > 1)] = r"\bfseries "
     return bold
 
 
