@@ -212,7 +212,7 @@ def plot_losses(table: pd.DataFrame, ratio: float, *, venue: str = "neurips", wi
     cells = cells.reset_index(drop=True)
     styles, kinds, unable = marks.looks(at), sorted(cells.kind.unique()), marks.cannot_run(at, ["label"])
     bars = [label for label in styles if label not in set(at.label[tidy.ceilings(at)])]
-    columns = 3 if width == "text" else 2
+    columns = {"text": 3}.get(width, 2)
     rows = -(-len(kinds) // columns)
     with paper_style():
         size = (figure_size(venue, width)[0], round(0.2 + rows * (0.3 + 0.12 * len(bars)), 3))

@@ -102,8 +102,9 @@ def plot_published(
 
 def _title(row: pd.Series) -> str:
     """Return a panel's title: paper, table and frames, then backbone and benchmark."""
-    paper = row.source.split(" (")[0]
-    table = row.table.split(" (")[0].removeprefix(row.source.split("(")[-1].rstrip(")")).removeprefix(paper).strip()
+    source, table = str(row.source), str(row.table).split(" (")[0]
+    paper = source.split(" (")[0]
+    table = table.removeprefix(source.split("(")[-1].rstrip(")")).removeprefix(paper).strip()
     frames = "" if pd.isna(row.frames) else f", {row.frames:g} frames"
     return f"{paper}, {table}{frames}\n{row.backbone}, {row.benchmark}"
 
