@@ -1,7 +1,5 @@
 """Encode clips without a language model, so that any clip can be explored at once."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Rebuild a clip from what a reduction kept, and measure how far it is from the clip in pixels."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import replace
 

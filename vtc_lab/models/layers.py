@@ -1,7 +1,5 @@
 """The fate of every visual token from layer to layer of a language model, and where the last token looks."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 from typing import Any
 

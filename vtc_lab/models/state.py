@@ -1,7 +1,5 @@
 """Tell whether a model is still what it was when it was loaded."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Iterator
 from itertools import chain

@@ -4,8 +4,6 @@ A method is a function of the model's depth that returns its cuts. Nothing here 
 rows of attention and of hidden states. `vtc_lab.models.inside` runs them.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal

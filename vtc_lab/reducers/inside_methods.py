@@ -1,7 +1,5 @@
 """The methods that cut visual tokens inside the language model, and the baselines of that stage."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Literal
