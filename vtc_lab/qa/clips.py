@@ -137,23 +137,18 @@ def _missing(tried: Sequence[str]) -> str:
 
 
 def _listing(paths: Sequence[str]) -> str:
-    """Paths below the folder that they share, those together that differ in their suffix alone.
+    """Paths below the folder that they share, and the suffixes of videos that some of them have.
 
-    >>> _listing(["/a/b/1.mp4", "/a/b/1.avi", "/a/2.mp4", "/a/2.avi", "/a/3"])
-    'b/1, 2 with .mp4|.avi, 3 below /a'
+    >>> _listing(["/a/b/1.mp4", "/a/b/1.avi", "/a/2.mp4", "/a/2.avi"])
+    'b/1, 2 with .mp4|.avi below /a'
     """
     if len(paths) == 1:
         return str(paths[0])
     top = os.path.commonpath(map(os.path.dirname, paths))
-    stems: dict[str, list[str]] = {}
-    for path in paths:
-        stem, suffix = os.path.splitext(os.path.relpath(path, top))
-        stem, suffix = (stem, suffix) if suffix in SUFFIXES else (stem + suffix, "")
-        stems.setdefault(stem, []).append(suffix)
-    alike: dict[str, list[str]] = {}
-    for stem, suffixes in stems.items():
-        alike.setdefault(" with " * any(suffixes) + "|".join(suffixes), []).append(stem)
-    return f"{', '.join(', '.join(stems) + suffixes for suffixes, stems in alike.items())} below {top}"
+    parts = [os.path.splitext(os.path.relpath(path, top)) for path in paths]
+    names = dict.fromkeys(stem if suffix in SUFFIXES else stem + suffix for stem, suffix in parts)
+    suffixes = dict.fromkeys(suffix for _, suffix in parts if suffix in SUFFIXES)
+    return f"{', '.join(names)}{' with ' * bool(suffixes)}{'|'.join(suffixes)} below {top}"
 
 
 def _read_pictures(
