@@ -528,8 +528,8 @@ def test_the_bundled_model_tells_its_saliency(model):
 
 
 def test_the_order_of_asking_does_not_matter(model):
-    clip, samples = vtc.make_clip(8)
-    other = vtc.make_clip(9)[0]
+    clip, samples = vtc.make_clip(8, frames=8)
+    other = vtc.make_clip(9, frames=8)[0]
     before = model.ask(samples[0]["question"], clip)
     plain = model.encode(clip)
     assert plain.saliency is None and plain.saliency_source == ""
