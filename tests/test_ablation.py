@@ -251,6 +251,7 @@ def test_without_javascript_it_is_its_latest_figure(finished):
     assert "image/png" not in panel._repr_mimebundle_()
 
 
+@pytest.mark.slow
 def test_controls_that_are_replaced_are_closed(open_panel):
     before, there = alive(), []
     panel = open_panel()

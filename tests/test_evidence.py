@@ -96,6 +96,7 @@ def test_the_shipped_clips_are_read_in_the_frames_that_their_evidence_means() ->
     assert np.array_equal(vtc.read_sample_clip(sample).frames, every.frames[read])
 
 
+@pytest.mark.slow
 def test_a_sweep_has_the_recall_of_each_row_and_runs_the_oracle() -> None:
     clip, samples = vtc.make_clip(10_007, frames=8)
     asked = [sample | {"clip": clip} for sample in samples[:3]]
@@ -112,6 +113,7 @@ def test_a_sweep_has_the_recall_of_each_row_and_runs_the_oracle() -> None:
     assert "has no evidence" in table.error[0]
 
 
+@pytest.mark.slow
 def test_evidence_that_is_not_of_this_world_or_grid_leaves_the_recall_empty(monkeypatch) -> None:
     clip, samples = vtc.make_clip(10_007, frames=8)
     other = {key: samples[1][key] for key in ("question", "answer", "candidates")} | {"evidence": "page 3"}

@@ -322,6 +322,7 @@ def test_options_take_their_range_from_the_signature():
         assert words in vtc.explore(**SMALL, method="ranged", options=options).message
 
 
+@pytest.mark.slow
 def test_a_method_that_needs_saliency_says_so_or_gets_it(explorer):
     before = shown(explorer), ledgers(explorer)
     assert dict(explorer._picker.choices)["visionzip"] == "ranks tokens by attention"
@@ -340,6 +341,7 @@ def test_a_method_that_needs_saliency_says_so_or_gets_it(explorer):
     assert len(explorer._strips.saliency) == 4 * len(explorer._strips.home) // 4 // 2
 
 
+@pytest.mark.slow
 def test_a_sample_is_asked_with_everything_and_with_what_was_kept():
     explorer = vtc.explore(**SMALL)
     sample = next(value for _, value in explorer._sample.options if value)

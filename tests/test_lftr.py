@@ -105,6 +105,7 @@ def test_every_combination_is_what_its_description_says(grid, ratios) -> None:
         same_as_reference(tokens, ratios, options)
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None, derandomize=True)
 @given(st.data())
 def test_any_shape_and_split_is_what_its_description_says(data) -> None:
@@ -209,6 +210,7 @@ def test_what_stays_does_not_depend_on_the_scale_of_the_features(scale) -> None:
 # --- one significance in time and space ---
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None, derandomize=True)
 @given(st.tuples(st.integers(1, 6), st.integers(1, 4), st.integers(1, 4)), st.integers(0, 10_000), st.data())
 def test_the_joint_significance_is_what_its_description_says(grid, seed, data) -> None:

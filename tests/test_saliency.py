@@ -527,6 +527,7 @@ def test_the_bundled_model_tells_its_saliency(model):
     assert tokens.saliency_source in " ".join(reduced.notes)
 
 
+@pytest.mark.slow
 def test_the_order_of_asking_does_not_matter(model):
     clip, samples = vtc.make_clip(8, frames=8)
     other = vtc.make_clip(9, frames=8)[0]

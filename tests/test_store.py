@@ -103,6 +103,7 @@ def test_a_second_run_computes_nothing_and_returns_the_same(model, made, calls, 
     assert list(stored.columns) == list(COLUMNS)
 
 
+@pytest.mark.slow
 def test_only_what_is_new_is_computed(model, made, calls, tmp_path):
     path = tmp_path / "results.db"
     vtc.sweep(model, made[:3], ["counted"], [2], results=path)
@@ -295,6 +296,7 @@ def test_the_hash_of_code_follows_its_source(tmp_path):
         code_hash(scope["f"])
 
 
+@pytest.mark.slow
 def test_failures_that_may_be_gone_are_tried_again(model, made, tmp_path):
     path, clip = tmp_path / "results.db", tmp_path / "clip.mp4"
     calm, strictly = str(tmp_path / "calm"), str(tmp_path / "strictly")
@@ -543,6 +545,7 @@ def small_disk(tmp_path):
     subprocess.run(["umount", place], check=True)
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_called_a_full_disk_and_no_empty_file_is_left(model, made, small_disk):
     (small_disk / "other").write_bytes(bytes(1 << 16))
     with pytest.raises(vtc.VTCError, match=r"cannot hold the results of a sweep \(database or disk is full\)"):

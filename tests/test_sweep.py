@@ -174,6 +174,7 @@ def test_settings_are_named_by_what_is_not_default(model, samples):
     )
 
 
+@pytest.mark.slow
 def test_options_can_make_the_budget(model, samples):
     table = vtc.sweep(model, samples[:2], variants("lftr", temporal_ratio=[1, 2], spatial_ratio=[4]), [None])
     assert table.ratio.tolist() == [4, 8, 4, 8] and (table.kept * table.ratio == table.total).all()
@@ -260,6 +261,7 @@ def test_without_an_uncompressed_answer_the_others_are_there(model, samples, mon
     assert set(table.error) == {"nothing to compare with: OutOfMemoryError: out of memory"}
 
 
+@pytest.mark.slow
 def test_a_reduction_that_does_not_engage_is_an_error(model, samples, monkeypatch):
     chosen = video_model._chosen
     monkeypatch.setattr(video_model, "_chosen", lambda reduction, tokens: chosen(None, tokens))
@@ -268,6 +270,7 @@ def test_a_reduction_that_does_not_engage_is_an_error(model, samples, monkeypatc
     assert set(table.error) == {"1568 visual tokens entered, not 392; the reduction did not engage"}
 
 
+@pytest.mark.slow
 def test_not_a_number_is_an_error_and_no_perfect_result(samples):
     broken = vtc.load_model()
     broken.network.get_output_embeddings().weight.data[7] = torch.nan

@@ -34,6 +34,7 @@ def whole_prompt(model, clip, question):
     return model.processor(text=prompt, videos=[clip.frames], return_tensors="pt")
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_identity_changes_no_logit(model, case):
     clip, samples = case
@@ -184,6 +185,7 @@ def test_samples_are_read_and_a_bad_line_is_named(tmp_path):
         vtc.read_samples(bad)
 
 
+@pytest.mark.slow
 def test_thinking_is_turned_off_or_its_thought_closed_before_answers_are_weighed(model, case):
     clip, samples = case
     sample, template = samples[0], model.processor.chat_template
