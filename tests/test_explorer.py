@@ -4,6 +4,8 @@ import io
 import json
 import math
 import os
+import subprocess
+import sys
 import threading
 import time
 from typing import Annotated
@@ -571,3 +573,17 @@ def test_sessions_are_files_that_save_wrote(tmp_path):
     explorer.save(good)
     explorer.load(good)
     explorer.close()
+
+
+@pytest.mark.slow
+def test_python_ends_while_the_curve_is_computed():
+    """A thread that is inside torch when Python ends would abort the process."""
+    code = """
+import time
+import vtc_lab as vtc
+explorer = vtc.explore(frames=32, encoder="video-qa model", compare=["divprune", "tome"])
+while not explorer._charts.curve:
+    time.sleep(0.01)
+"""
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert ended.returncode == 0, ended.stderr

@@ -161,10 +161,9 @@ class Ablation(Panel):
             rest = "stopping after this step; what is done is kept" if begun else "stopped; Run does the rest"
             self._line.value = words(rest)
 
-    def close(self) -> None:
-        """Stop the run and take the widget away."""
+    def _end(self) -> None:
         self.stop()
-        super().close()
+        super()._end()
 
     def _face(self) -> bytes | None:
         return bytes(self._image.value) or None

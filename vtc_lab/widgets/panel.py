@@ -5,11 +5,13 @@ No `Output` widget is on the way from a control to the picture, because those sw
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import html
 import threading
 import time
 import traceback
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache, lru_cache, partial
@@ -32,7 +34,18 @@ _LOADING = threading.Lock()
 _LINGER = 2.0  # seconds that a thread waits for more, since glibc may give each new one a heap of its own
 _MMAP_THRESHOLD = -3  # of glibc's mallopt
 _DONE = object()
+_LAST = 60.0  # seconds that the end of Python waits for a worker
+_OPEN: weakref.WeakSet[Panel] = weakref.WeakSet()
 _PAUSE = 0.06  # seconds without a new request before the steps that follow the first
+
+
+@atexit.register
+def _settle() -> None:
+    """Wait for the workers: a thread that is inside torch when Python ends aborts the process."""
+    for panel in list(_OPEN):
+        panel._end()
+    for worker in (worker for panel in list(_OPEN) for worker in panel._workers):
+        worker.idle.wait(_LAST)
 
 
 class Worker:
@@ -58,6 +71,12 @@ class Worker:
         with self._change:
             self._jobs.append(job)
             self._start()
+
+    def drop(self) -> None:
+        """Forget the steps that were requested; the one at hand and what is queued are finished."""
+        with self._change:
+            self._steps = None
+            self._change.notify()
 
     def _start(self) -> None:
         self.idle.clear()
@@ -98,6 +117,7 @@ class Panel(widgets.VBox):
 
     def __init__(self, fixed: State, model: VideoModel | None) -> None:
         super().__init__()
+        _OPEN.add(self)
         self.observe(lambda _: answer_beside_cells(self), "children")
         _return_memory()
         self._fixed, self._model = fixed, model
@@ -127,8 +147,14 @@ class Panel(widgets.VBox):
             if not worker.idle.wait(max(0, end - time.monotonic())):
                 raise VTCError(f"the panel is still at work after {seconds:g} s; wait longer")
 
+    def _end(self) -> None:
+        """Stop what is computed in the background after the step at hand."""
+        for worker in self._workers:
+            worker.drop()
+
     def close(self) -> None:
         """Take the widget away, and all that belongs to it."""
+        self._end()
         close_all(self.children)
         self.layout.close()
         super().close()
