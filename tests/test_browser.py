@@ -471,6 +471,7 @@ def test_stop_is_heard_while_the_cells_of_a_notebook_run(lab, page):
 
 def _shoot(page: Page, name: str) -> None:
     if "VTC_SCREENSHOT" in os.environ:
+        page.add_style_tag(content=".Toastify { display: none }")  # JupyterLab asks about news
         page.screenshot(path=os.environ["VTC_SCREENSHOT"].replace(".png", f"{name}.png"))
 
 

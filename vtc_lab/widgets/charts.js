@@ -14,7 +14,7 @@ function render({ model, el }) {
   function drawCurve() {
     const data = model.get("curve"), wide = 330, tall = 150, left = 38, low = tall - 26, highest = Math.log2(data.most || 64);
     if (!data.lines) return curve.replaceChildren();
-    const px = (ratio) => left + (Math.log2(ratio) / highest) * (wide - left - 12);
+    const across = wide - left - 18, px = (ratio) => left + (Math.log2(ratio) / highest) * across;
     const points = data.lines.flatMap((line) => line.points.map(([, value]) => value)).filter(Number.isFinite);
     const top = Math.max(...points, data.best ?? -Infinity), bottom = Math.min(...points), span = top - bottom || 1;
     const py = (value) => low - ((value - bottom) / span) * (low - 10);
@@ -39,7 +39,7 @@ function render({ model, el }) {
     const choose = (ratio) => model.send({ ratio: Math.round(100 * Math.max(1, Math.min(data.most, ratio))) / 100 });
     const pick = (event) => {
       const box = svg.getBoundingClientRect(), x = ((event.clientX - box.left) / box.width) * wide;
-      choose(2 ** (((x - left) / (wide - left - 12)) * highest));
+      choose(2 ** (((x - left) / across) * highest));
     };
     svg.onpointerdown = (event) => { curve.dataset.drag = 1; pick(event); };
     svg.onkeydown = (event) => {
