@@ -1,7 +1,5 @@
 """Reduce a clip before its vision encoder: decide on pixels, and encode what is left."""
 
-from __future__ import annotations
-
 import math
 import time
 from dataclasses import replace
@@ -81,10 +79,8 @@ def reduce_clip(
     model.part = (clip.frames, clip.times, tokens, prompt)  # for `model.ask`
     made, before = tokens.values[..., 0].isfinite(), decided[0]
     there = made.flatten(1).any(1)
-    note = f"encoded {int(there.sum())} of {len(there)} frames"
+    note = f"encoded {int(there.sum())} of {len(there)} frames" + ", in part" * (not made[there].all())
     if stage == "pixels":
-        if not made[there].all():
-            note += ", in part"
         kept = {name: getattr(before, name) for name in ("method", "options", "notes", "seconds")}
         reduced = replace(prune(tokens, before.anchor), **kept)
     else:

@@ -1,7 +1,5 @@
 """Run a vision tower on some frames of a clip, and on some patches of each of them."""
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -81,13 +79,9 @@ def packed(core: Model, family: Family, wanted: Tensor) -> Iterator[None]:
     def spread(rows: Tensor) -> Tensor:
         return rows.new_zeros(len(rows), size, rows.shape[2]).scatter(1, order[..., None].expand_as(rows), rows)
 
-    handles = [getattr(tower, "vision_model", tower).encoder.register_forward_pre_hook(pack, with_kwargs=True)]
-    handles.append(tower.register_forward_hook(unpack))
-    try:
+    encoder = getattr(tower, "vision_model", tower).encoder
+    with encoder.register_forward_pre_hook(pack, with_kwargs=True), tower.register_forward_hook(unpack):
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def _patches(core: Model, family: Family, wanted: Tensor) -> Tensor:
