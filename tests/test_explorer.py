@@ -389,6 +389,7 @@ def test_a_model_of_ones_own_is_asked_at_a_press():
     assert len(answers(explorer)) == 3 and "Ask" not in str(explorer._charts.answer["notes"])
 
 
+@pytest.mark.slow
 def test_the_ratio_at_which_the_answer_flips_is_found():
     sample = next(s for s in vtc.read_samples() if s["kind"] == "colour")
     explorer = vtc.explore(
@@ -408,6 +409,7 @@ def test_the_ratio_at_which_the_answer_flips_is_found():
     assert found, "one of three methods flips up to 64x"
 
 
+@pytest.mark.slow
 def test_a_drawing_that_was_overtaken_asks_nothing(monkeypatch):
     explorer = vtc.explore(**SMALL)
     drawn, draw = [], explorer._draw
@@ -489,6 +491,7 @@ def test_it_has_a_static_face(explorer):
     assert "application/vnd.jupyter.widget-view+json" in bundle
 
 
+@pytest.mark.slow
 def test_export_asks_before_it_replaces_a_figure_of_another_state(explorer, tmp_path, monkeypatch):
     monkeypatch.setattr("vtc_lab.figures.export.FOLDER", tmp_path)
 

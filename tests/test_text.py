@@ -240,6 +240,7 @@ def test_a_file_name_that_is_no_unicode_is_read_and_its_results_kept(model, tmp_
     assert r"caf\\udce9.mp4" in vtc.save_figure(figure, "x", tmp_path)[".json"].read_text()
 
 
+@pytest.mark.slow
 def test_half_a_character_is_no_question(model, tmp_path):
     clip, samples = vtc.make_clip(7)
     for given in ({"question": "what \ud800"}, {"question": "what", "candidates": ["\ud800", "a"]}):
