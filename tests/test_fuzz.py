@@ -1,8 +1,11 @@
 """Whatever comes in from outside ends in a result or in one of our sentences; VTC_FUZZ=10000 makes a night of it."""
 
+import contextlib
 import inspect
 import json
 import os
+import re
+import shutil
 import string
 from pathlib import Path
 
@@ -163,6 +166,41 @@ def test_reading(named):
 def test_reading_benchmarks(name, folder, named):
     answered(lambda: list(vtc.read_benchmark(name, folder, **named)))
     answered(lambda: list(vtc.read_benchmark("nextqa-mc", ROOT / "tests/fixtures/nextqa-mc", **named)))
+
+
+FIXTURES = ROOT / "tests/fixtures"
+NAMES = [name for name in vtc.benchmarks().iloc[:, 0] if (FIXTURES / name).is_dir()]
+FILES = [(name, file) for name in NAMES for file in sorted((FIXTURES / name).rglob("*")) if file.is_file()]
+PIECES = [
+    b"[]",
+    b'{"a": 1}',
+    b'""',
+    b"null",
+    b"3.5",
+    b"-1",
+    b"1e999",
+    b"NaN",
+    b"\xff",
+    b"\0",
+    b'"\\ud800"',
+    b'"../../x"',
+]
+PIECES += [b"", b"[" * 3000, b"9" * 5000, b"'", b",", b"\n"]
+
+
+@FUZZ
+@given(which=st.sampled_from(FILES), at=st.floats(0, 1), cut=st.booleans(), put=st.sampled_from(PIECES))
+def test_damaged_annotations(which, at, cut, put, tmp_path_factory):
+    (name, file), folder = which, tmp_path_factory.mktemp("copy") / "all"
+    shutil.copytree(FIXTURES / name, folder)
+    whole = file.read_bytes()
+    values = list(re.finditer(rb'"[^"\n]{0,40}"|\d+', whole)) or [re.match(b"", whole)]
+    value = values[int(at * (len(values) - 1))]
+    rest = b"" if cut else whole[value.end() :]
+    (folder / file.relative_to(FIXTURES / name)).write_bytes(whole[: value.start()] + put + rest)
+    with contextlib.suppress(vtc.VTCError):  # and no TypeError either: this comes from outside
+        for each in vtc.read_benchmark(name, folder):
+            answered(vtc.score, each, "B")
 
 
 sample = st.dictionaries(

@@ -81,12 +81,12 @@ def _answered(questions: Iterator[Record], file: Path | None) -> Iterator[tuple[
         yield from ((entry, entry) for entry in questions)
         return
     answers = list(records(file))
-    known = {answer.get("question_id"): answer for answer in answers if answer.get("question_id") is not None}
+    known = {str(answer.get("question_id")): answer for answer in answers if answer.get("question_id") is not None}
     for n, question in enumerate(questions):
         asked = question.get("question_id")
         beside = answers[n] if n < len(answers) else None  # tried first, because an id may occur twice
         aligned = beside and (asked is None or beside.get("question_id") in (asked, None))
-        answer = beside if aligned else known.get(asked)
+        answer = beside if aligned else known.get(str(asked))
         if answer is None:
             raise VTCError(f"{question.place} is question {asked!r}, which {file.name} does not answer; complete it")
         yield question, answer
