@@ -1,8 +1,6 @@
 """Shared parts of a sweep's figures: units, the look of a label, what is said of gaps, the legend."""
 
-import sys
 from collections.abc import Iterable
-from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -12,7 +10,7 @@ from matplotlib.lines import Line2D
 
 from vtc_lab.figures.export import Picture
 from vtc_lab.figures.style import BASELINES, CEILING, GREY, SMALL, method_style, role
-from vtc_lab.sweeps.tidy import tidy, uneven
+from vtc_lab.sweeps.tidy import at_ratio, tidy, uneven
 from vtc_lab.tokens import VTCError
 
 LEGEND = 7  # points, of legends and of names beside the data
@@ -47,7 +45,7 @@ def checked(table: pd.DataFrame, value: str, needs: Iterable[str]) -> pd.DataFra
 
 def compressed(table: pd.DataFrame, ratio: float) -> pd.DataFrame:
     """Return the tidy rows at a ratio above 1."""
-    at = table[table.ratio == ratio] if isinstance(ratio, Real) and ratio < sys.maxsize else table[:0]
+    at = at_ratio(table, ratio)
     if at.empty or ratio == 1:
         there = ", ".join(f"{other:g}" for other in sorted(table.ratio.dropna().unique()) if other != 1)
         raise VTCError(

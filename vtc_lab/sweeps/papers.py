@@ -1,12 +1,20 @@
 """A sweep beside the published record: its accuracy relative to no reduction, and how far its ranking agrees."""
 
-import sys
-from numbers import Real
-
 import numpy as np
 import pandas as pd
 
-from vtc_lab.sweeps.tidy import answered, bounds, counted, demand, enough, resamples, tidy, uncompressed, uneven
+from vtc_lab.sweeps.tidy import (
+    answered,
+    at_ratio,
+    bounds,
+    counted,
+    demand,
+    enough,
+    resamples,
+    tidy,
+    uncompressed,
+    uneven,
+)
 from vtc_lab.tokens import VTCError
 
 COMPARISON = ["backbone", "source", "table", "frames", "benchmark"]  # published figures compare if they share these
@@ -87,7 +95,7 @@ def rank_agreement(table: pd.DataFrame, rows: pd.DataFrame, ratio: float) -> pd.
 
     cells, drawn = relative_accuracy(table)
     whole = cells[(cells.label == cells.method) & ~uneven(cells)]
-    mine = whole[whole.ratio == ratio] if isinstance(ratio, Real) and ratio < sys.maxsize else whole[:0]
+    mine = at_ratio(whole, ratio)
     if mine.empty:
         there = ", ".join(f"{other:g}" for other in sorted(whole.ratio.dropna().unique()))
         raise VTCError(f"no method has all results at ratio {ratio!r:.60}; there are some at: {there or 'none'}")

@@ -1,12 +1,14 @@
 """Prepare a sweep's table for averages: check it, pair it by sample, sum it by clip, resample the clips."""
 
+import sys
 from collections.abc import Iterable
 
 import numpy as np
 import pandas as pd
+from pandas.api.types import is_object_dtype
 
 from vtc_lab.reducers.registry import is_ceiling
-from vtc_lab.tokens import VTCError, demand_one_of, suggest
+from vtc_lab.tokens import VTCError, demand_one_of, plain, suggest
 
 EVERYTHING = "everything"  # the uncompressed run, ratio 1
 DRAWS = 2000  # resamples of the clips
@@ -22,6 +24,8 @@ def tidy(table: pd.DataFrame, value: str, needs: Iterable[str] = ()) -> pd.DataF
     named = [name for name in ("label", "method") if name in table]
     demand(table, named or ["label"])
     table = table.reset_index(drop=True)
+    for name in table.columns[table.dtypes.map(is_object_dtype)]:  # half characters, which pandas cannot group by
+        table[name] = table[name].map(lambda value: plain(value) if isinstance(value, str | bytes) else value)
     for column, words in _ONE_OF.items():
         kinds = sorted(_texts(table[column]).unique()) if column in table else []
         if len(kinds) > 1:
@@ -74,6 +78,12 @@ def groups_of(table: pd.DataFrame, by: str | Iterable[str]) -> list[str]:
     if not by or len({*by}) < len(by):
         raise VTCError(f"by is {by!r:.60}; name one column or more, each once")
     return by
+
+
+def at_ratio(table: pd.DataFrame, ratio: object) -> pd.DataFrame:
+    """Return the rows at a ratio, none where that is no number."""
+    known = isinstance(ratio, int | float | np.integer) and 1 <= ratio < sys.maxsize
+    return table[table.ratio == ratio] if known else table[:0]
 
 
 def demand_single(table: pd.DataFrame) -> None:
