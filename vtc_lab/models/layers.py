@@ -54,7 +54,8 @@ def look_inside(
     """
     demand(VideoModel, model)
     tokens, prompt = model._encoded(clip)
-    entered = reduction or prune(tokens, torch.arange(tokens.total, device=tokens.values.device))
+    everything = prune(tokens, torch.arange(tokens.total, device=tokens.values.device))
+    entered = everything if reduction is None else reduction
     with inside(model, method, **options) as stage:
         stage.watching = True
         model.ask(question, clip, entered, max_new_tokens=2)

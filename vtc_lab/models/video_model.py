@@ -236,6 +236,7 @@ class VideoModel:
         demand_asking(positions, max_new_tokens)
         if not questions or not all(isinstance(q, str) and q.strip() and plain(q) == q for q in questions):
             raise VTCError(f"{questions!r} is no question; give text, or a list of texts")
+        demand(Clip, clip)
         tokenizer = self.processor.tokenizer
         codes = [[] if given is None else codes_of(tokenizer, given) for given in candidates]
         tokens, prompt = self._asked_about(clip, reductions)
