@@ -81,7 +81,7 @@ def measure(
     ratios: Sequence[float] = (2, 4, 8, 16),
     *,
     frames: int | None = None,
-    question: str = "what moves ?",
+    question: str = "how many objects appear ?",
     batches: Sequence[int] = (1, 4),
     new_tokens: int = 8,
     repeats: int = 7,
