@@ -128,8 +128,8 @@ def check_baseline(own: float, *, backbone: str, benchmark: str, source: str | N
     >>> check_baseline(58.0, backbone="LLaVA-OneVision-7B", benchmark="videomme").baseline.agg(["min", "max"]).tolist()
     [57.7, 58.6]
     """
-    if not 1 < own <= 100:
-        raise VTCError(f"own is {own!r}; give the accuracy with every token in per cent, such as 58.4")
+    if not (isinstance(own, int | float) and 1 < own <= 100):
+        raise VTCError(f"own is {own!r:.60}; give the accuracy with every token in per cent, such as 58.4")
     rows = published(backbone=backbone, benchmark=benchmark, source=source, metric="accuracy")
     if rows.baseline.isna().all():
         raise VTCError(f"no accuracy of {backbone} on {benchmark} without reduction is on record")
