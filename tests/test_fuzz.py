@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import string
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -119,7 +120,8 @@ good = st.sampled_from([TOKENS, REDUCED, CLIP, [REDUCED], {"clip": CLIP, "questi
 def answered(function, *given, **named):
     """Call it; only our errors, and TypeErrors as Python has them for values of a wrong type, may come out."""
     try:
-        return function(*given, **named)
+        with warnings.catch_warnings(action="ignore"):
+            return function(*given, **named)
     except (vtc.VTCError, TypeError) as error:
         assert str(error)
         return None

@@ -9,7 +9,7 @@ import time
 import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from itertools import product
+from itertools import chain, product
 from numbers import Integral
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -136,8 +136,8 @@ def measure(
     True
     """
     demand(VideoModel, model)
-    smallest = min(1, min(batches, default=0))  # a large one is refused for the memory it takes
-    for name, value, least in (("new_tokens", new_tokens, 2), ("repeats", repeats, 1), ("a batch", smallest, 1)):
+    each = (("a batch", batch, 1) for batch in batches)
+    for name, value, least in chain((("new_tokens", new_tokens, 2), ("repeats", repeats, 1)), each):
         if not isinstance(value, Integral) or not least <= value < _MOST:
             raise VTCError(f"{name} is {value!r:.60}; it must be a whole number from {least} to below {_MOST:,}")
     settings = [FULL, *((name, check_ratio("ratio", ratio, 1 << 30)) for name in methods for ratio in ratios)]
@@ -150,7 +150,7 @@ def measure(
         read = here.seconds if isinstance(clip, Clip) else time.perf_counter() - start
         prompt, encode_salient, encode = model.prompt(here, question, saliency=any(salient.values()))
         if not number:
-            about = _tried(model, prompt, settings, max(batches), new_tokens)
+            about = _tried(model, prompt, settings, max({1, *batches}), new_tokens)
             runs = [
                 (setting, batch) for setting, batch in product(about, {1, *batches}) if batch <= about[setting].fits
             ]

@@ -54,9 +54,9 @@ def compressed(table: pd.DataFrame, ratio: float) -> pd.DataFrame:
     return at
 
 
-def unit(value: str) -> tuple[str, int]:
+def unit(value: object) -> tuple[str, int]:
     """Return the name of a value on an axis, and its factor there."""
-    return _UNITS.get(value, (value.replace("_", " "), 1))
+    return _UNITS.get(str(value), (str(value).replace("_", " "), 1))
 
 
 def looks(table: pd.DataFrame) -> dict[str, dict[str, Any]]:

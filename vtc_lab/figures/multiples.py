@@ -14,7 +14,7 @@ from matplotlib.patches import Rectangle
 from vtc_lab.figures.export import Picture, attach
 from vtc_lab.figures.filmstrip import demand_same_frames, describe, draw_frames, patch_table
 from vtc_lab.figures.style import GREY, PATCHES, SMALL, figure_size, letters, paper_style, role
-from vtc_lab.tokens import Clip, MinimumBudgetError, Reduction, VTCError
+from vtc_lab.tokens import Clip, MinimumBudgetError, Reduction, VTCError, demand
 
 _LEGEND = (
     f"{PATCHES} Bar: share of each frame's patches that are kept, from white (none) to black (all), with a tick at the "
@@ -122,9 +122,12 @@ def _draw_shares(axes: Axes, reduction: Reduction, chosen: list[int], aspect: fl
 
 def alike(reductions: Iterable[Reduction], least: int = 1) -> list[Reduction]:
     """Return the reductions as a list, if there are enough of one grid and one budget."""
-    given = list(reductions)
-    if len(given) < least or not all(isinstance(one, Reduction) for one in given):
-        raise VTCError(f"reductions is {given!r:.60}; give a list of at least {least} that vtc.reduce returned")
+    given = []
+    for one in reductions:
+        demand(Reduction, one)
+        given.append(one)
+    if len(given) < least:
+        raise VTCError(f"reductions has {len(given)}; give a list of at least {least} that vtc.reduce returned")
     first = given[0]
     for one in given[1:]:
         if one.grid != first.grid:

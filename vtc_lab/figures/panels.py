@@ -108,8 +108,9 @@ def plot_forest(tests: pd.DataFrame, *, venue: str = "cvpr", width: str = "colum
     """
     needs = ["label", "ratio", "reference", "difference", "low", "high", "p_holm", "n", "missing", "of", "value"]
     tidy.demand(tests, needs)
+    tests = tests.assign(label=tests.label.astype(str))
+    tests = tests.assign(**{key: tidy.numbers(tests[key]) for key in ("ratio", "difference", "low", "high", "p_holm")})
     tidy.demand_single(tests)
-    tests = tests.assign(**{name: tidy.numbers(tests[name]) for name in ("difference", "low", "high", "p_holm")})
     labels = list(tests.label[~tidy.ceilings(tests)].unique())
     name, factor = marks.unit(tests["value"].iloc[0])
     with paper_style():
@@ -275,6 +276,8 @@ def _panels_of_ratios(
 ) -> tuple[Picture, dict[float, Axes]]:
     """Return a figure with a panel for each ratio, in which labels stand below each other."""
     ratios = sorted(cells.ratio.dropna().unique())
+    if not ratios:
+        raise VTCError("the table has no ratio; give one with rows above 1")
     figure = Picture(figsize=(figure_size(venue, width)[0], round(0.7 + 0.14 * len(labels), 3)))
     panels = figure.subplots(1, len(ratios), sharex=True, sharey=True, squeeze=False)[0]
     panels[0].set_yticks(range(len(labels)), labels, fontsize=marks.LEGEND)

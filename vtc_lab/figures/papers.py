@@ -12,7 +12,7 @@ from vtc_lab.figures.export import Picture, attach
 from vtc_lab.figures.style import SMALL, figure_size, method_style, paper_style
 from vtc_lab.sweeps.papers import COMPARISON, comparable, relative_accuracy
 from vtc_lab.sweeps.tidy import demand, uneven
-from vtc_lab.tokens import demand_one_of
+from vtc_lab.tokens import VTCError, demand_one_of
 
 # What a share of the tokens is a share of: the legend's words, and the fill of a mark.
 _BUDGETS: dict[str, tuple[str, Any]] = {
@@ -58,7 +58,9 @@ def plot_published(
     demand(rows, [*COMPARISON, "per_layer"])
     if x == "per_layer":
         rows = rows.assign(retained=rows.per_layer, budget="mean_per_layer")
-    rows = comparable(rows)
+    rows = comparable(rows).dropna(subset=["method"])
+    if rows.empty:
+        raise VTCError("the rows name no method; give some of vtc.published")
     cells = pd.DataFrame()
     if own is not None:
         cells = relative_accuracy(own)[0].assign(source="own sweep")

@@ -82,6 +82,8 @@ def _latex(table: pd.DataFrame, best: str | None) -> str:
         estimate = table.columns[table.columns.get_loc("low") - 1]
         table = table.assign(**{name: numbers(table[name]) for name in (estimate, "low", "high")})
     across = {"label", "ratio", "mean", "low", "high"} <= set(table)
+    if across:
+        table = table.assign(ratio=numbers(table["ratio"]))
     head, *rows = (_by_ratio if across else _by_row)(table.reset_index(drop=True), best)
     lines = [" & ".join(cells) + r" \\" for cells in rows]
     notes = [f"{_NONE} no result"] if any(_NONE in line for line in lines) else []

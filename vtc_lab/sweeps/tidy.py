@@ -177,7 +177,7 @@ def resamples(clips: int) -> np.ndarray:
 
 def uneven(cells: pd.DataFrame) -> pd.Series:
     """Mark the cells that lack samples which others have, so that their means do not compare."""
-    return cells["n"] < cells["of"] if "of" in cells else pd.Series(False, cells.index)
+    return cells["n"] < cells["of"] if {"n", "of"} <= set(cells) else pd.Series(False, cells.index)
 
 
 def ceilings(table: pd.DataFrame) -> pd.Series:
@@ -207,7 +207,7 @@ def numbers(column: pd.Series) -> np.ndarray:
     """Return a column as floats, NaN where it is empty; a VTCError names one of other values."""
     try:
         numbers = column.astype("Float64").to_numpy(float, na_value=np.nan)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise VTCError(f"column {column.name!r} does not hold numbers; choose one that does, such as 'right'") from None
     if np.isinf(numbers).any():
         raise VTCError(f"column {column.name!r} holds infinite numbers, which have no mean; replace them")

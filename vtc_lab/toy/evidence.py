@@ -88,12 +88,15 @@ def _masks(sample: Question, grid: tuple[int, int, int]) -> list[Tensor]:
     frames, height, width = grid
     if (height, width) != (_ROW, _ROW):
         raise VTCError(f"the tokens are on a grid of {height}x{width} a frame; evidence is on {_ROW}x{_ROW}")
-    read = np.linspace(0, sample["frames"] - 1, frames).round().astype(int)
     masks = []
-    for pairs in things:
-        whole = torch.zeros(sample["frames"], height * width, dtype=torch.bool)
-        whole[tuple(torch.tensor(pairs).T)] = True
-        masks.append(whole[torch.from_numpy(read)].flatten())
+    try:
+        read = torch.from_numpy(np.linspace(0, sample["frames"] - 1, frames).round().astype(int))
+        for pairs in things:
+            whole = torch.zeros(sample["frames"], height * width, dtype=torch.bool)
+            whole[tuple(torch.tensor(pairs).T)] = True
+            masks.append(whole[read].flatten())
+    except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        raise VTCError(f"evidence of {str(sample)[:60]!r} holds no (frame, patch) pairs: {error}") from error
     return masks
 
 
