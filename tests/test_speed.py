@@ -82,6 +82,8 @@ def test_a_method_that_cannot_go_down_so_far_is_left_out():
         ({"ratios": [0.5]}, "ratio is 0.5"),
         ({"repeats": 0}, "repeats is 0; it must be a whole number from 1"),
         ({"new_tokens": 1}, "new_tokens is 1; it must be a whole number from 2"),
+        ({"batches": [2, 0]}, r"batches is \[2, 0\]; give at most 100 whole numbers"),
+        ({"batches": range(10**9)}, "batches is .* give at most 100 whole numbers"),
     ],
 )
 def test_arguments_that_make_no_table_are_refused(wrong, words):

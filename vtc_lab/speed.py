@@ -9,7 +9,7 @@ import time
 import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from itertools import chain, product
+from itertools import islice, product
 from numbers import Integral
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -48,6 +48,7 @@ _IDEALS = {  # the stages whose times a quantity is made of
 _QUANTITIES = [*_STAGES, "ttft", "total", "tokens_per_second", "questions_per_second"]
 _QUANTITIES += ["best_questions_per_second", "peak_gb"]
 _MOST = 100_000  # rounds or tokens
+_BATCHES = 100  # sizes of them
 _ROOM = 0.9  # of the free memory, for the largest batch
 _STATUS = Path("/proc/self/status")  # of Linux, with the highest memory of the process
 Setting = tuple[str, float]  # method, ratio
@@ -136,8 +137,10 @@ def measure(
     True
     """
     demand(VideoModel, model)
-    each = (("a batch", batch, 1) for batch in batches)
-    for name, value, least in chain((("new_tokens", new_tokens, 2), ("repeats", repeats, 1)), each):
+    batches = list(islice(batches, _BATCHES + 1))
+    if len(batches) > _BATCHES or not all(isinstance(batch, Integral) and batch >= 1 for batch in batches):
+        raise VTCError(f"batches is {batches!r:.60}; give at most {_BATCHES} whole numbers of at least 1")
+    for name, value, least in (("new_tokens", new_tokens, 2), ("repeats", repeats, 1)):
         if not isinstance(value, Integral) or not least <= value < _MOST:
             raise VTCError(f"{name} is {value!r:.60}; it must be a whole number from {least} to below {_MOST:,}")
     settings = [FULL, *((name, check_ratio("ratio", ratio, 1 << 30)) for name in methods for ratio in ratios)]
