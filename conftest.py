@@ -8,14 +8,16 @@ from importlib.util import find_spec
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest  # noqa: E402
-from hypothesis import settings  # noqa: E402
 
 from vtc_lab.models.families import FAMILIES  # noqa: E402
 from vtc_lab.reducers.registry import INSIDE, METHODS  # noqa: E402
 
 # The same examples at every run, so that a change is judged by what it changes; `make fuzz` draws new ones.
-settings.register_profile("same", derandomize=not os.environ.get("VTC_FUZZ"), database=None)
-settings.load_profile("same")
+if find_spec("hypothesis"):  # lmms-eval's environment has none
+    from hypothesis import settings
+
+    settings.register_profile("same", derandomize=not os.environ.get("VTC_FUZZ"), database=None)
+    settings.load_profile("same")
 
 # Its modules import the tools that they are for, which have environments of their own.
 collect_ignore = [] if find_spec("lmms_eval") else ["vtc_lab/integrations"]
