@@ -15,11 +15,13 @@ import textwrap
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
 
 import av
 import numpy as np
+import psutil
 import pytest
 from PIL import Image
 
@@ -716,6 +718,34 @@ def test_an_interrupted_or_killed_kernel_leaves_no_child(plain: Path, tmp_path: 
             while running(child) and time.monotonic() < deadline:
                 time.sleep(0.05)
             assert not running(child)
+
+
+def decoders() -> set[int]:
+    """The processes that this test's reads have started and that wait for files."""
+    found = set()
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            mine = process.environ().get("PYTEST_CURRENT_TEST") == os.environ["PYTEST_CURRENT_TEST"]
+            if mine and "decoder.py" in " ".join(process.cmdline()) and process.status() != "zombie":
+                found.add(process.pid)
+    return found
+
+
+def test_one_process_serves_all_reads_and_is_replaced_when_it_ends(plain: Path, monkeypatch: pytest.MonkeyPatch):
+    read_clip(plain, frames=3)
+    (first,) = decoders()
+    with ThreadPoolExecutor(4) as pool:
+        assert all(numbers(clip) == [0, 22, 44] for clip in pool.map(read_clip, [plain] * 8, [3] * 8))
+    assert decoders() == {first}
+    os.kill(first, signal.SIGKILL)
+    assert read_clip(plain, frames=3).reader.split()[0] == FIRST
+    (second,) = decoders()
+    monkeypatch.setenv("SOMETHING", "else")
+    read_clip(plain, frames=3)
+    deadline = time.monotonic() + 5
+    while running(second) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert len(decoders()) == 1 and not running(second)
 
 
 # The shipped clips

@@ -1,1 +1,1 @@
-"""Reading and sampling videos, in a child process that no file can hang."""
+"""Reading and sampling videos, each in a process of its own, so that no file can hang the caller."""

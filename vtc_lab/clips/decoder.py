@@ -1,23 +1,27 @@
-"""The child process of `vtc_lab.clips.reading`: decode one file and write the chosen frames to standard output.
+"""The child processes of `vtc_lab.clips.reading`: each decodes one file and sends the frames that were asked for.
 
 Native decoders can crash, or loop for ever while holding the interpreter lock, on a broken file; here they take only
-this process with them. It is run by path and imports neither torch nor the package, so it starts fast. It ends itself
-after some seconds without progress, however long an honest read takes.
+a process of their own with them. It ends itself after some seconds without progress, however long an honest read takes.
+Importing PyAV takes longer than most reads, so one process does that and is then copied for each file. It is run by
+path and imports neither torch nor the package.
 
-It writes JSON lines: {"shape", "times"}, then {"frame": n} followed by the bytes of that frame for each n (again from 0
-when a second reader has to start over), then {"reader"}; or at any point {"error"}.
+A child is asked by a line of JSON. It answers with such lines: {"shape", "times"}, then {"frame": n} followed by the
+bytes of that frame for each n (again from 0 when a second reader has to start over), then {"reader"}; or at any point
+{"error"}.
 """
 
 from __future__ import annotations
 
 import contextlib
 import faulthandler
+import fcntl
 import importlib
 import json
 import math
 import os
 import re
-import sys
+import signal
+import socket
 import time
 from bisect import bisect_right
 from collections.abc import Iterator
@@ -352,18 +356,43 @@ def serve(out: BinaryIO, path: str, decord: bool, what: dict[str, Any]) -> None:
     raise Refused(f"{Path(path).name} is damaged near {at} s; fetch it again, or leave that out with start and end")
 
 
-def main() -> None:
-    """Answer the request in the first argument on standard output."""
-    out = os.fdopen(os.dup(1), "wb")
+def answer(data: int, alarm: int, errors: int) -> None:
+    """Answer the request on one socket; end when another, on which nothing is ever sent, is shut at its other end."""
+    signal.signal(signal.SIGIO, signal.SIG_DFL)  # ends a process at once, whoever holds the interpreter lock
+    fcntl.fcntl(alarm, fcntl.F_SETOWN, os.getpid())
+    fcntl.fcntl(alarm, fcntl.F_SETFL, os.O_ASYNC)
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    os.dup2(errors, 1)  # nothing that a native library prints may get between the frames
+    os.dup2(errors, 2)  # a file, of which by_pyav takes note
     av.logging.restore_default_callback()
-    av.logging.set_libav_level(av.logging.ERROR)  # on stderr, a file; by_pyav takes note
-    os.dup2(2, 1)  # nothing that a native library prints may get between the frames
+    av.logging.set_libav_level(av.logging.ERROR)
+    out = os.fdopen(os.dup(data), "wb")
     try:
-        serve(out, **json.loads(sys.argv[1]))
+        serve(out, **json.loads(os.fdopen(data, "rb").readline()))
     except Refused as error:
         out.write(json.dumps({"error": str(error)}).encode() + b"\n")
     out.flush()
-    os._exit(0)  # decord's destructor is one of the places where it hangs
+
+
+def main() -> None:
+    """Make a child for each message on standard input, a socket, which brings what `answer` takes."""
+    if os.fork():  # the reader's process has no child that it could meet in os.wait()
+        os._exit(0)
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody collects the children
+    home = socket.socket(fileno=0)
+    while True:
+        message, given, *_ = socket.recv_fds(home, 1, 3)
+        if not message:  # whoever reads is gone
+            os._exit(0)
+        if message == b"d":  # it did so in a child and can be trusted
+            importlib.import_module("decord")
+        if not os.fork():
+            try:
+                answer(*given)
+            finally:
+                os._exit(0)  # decord's destructor is one of the places where it hangs
+        for each in given:
+            os.close(each)
 
 
 if __name__ == "__main__":

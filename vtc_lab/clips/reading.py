@@ -1,7 +1,7 @@
 """Find and read clips.
 
-decord reads where it is exact, PyAV everywhere else, both in a child process (`decoder.py`), so that no file can hang
-or crash a notebook.
+decord reads where it is exact, PyAV everywhere else, both in a process of its own for each file (`decoder.py`), so that
+no file can hang or crash a notebook.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import operator
 import os
+import socket
 import stat
 import subprocess
 import sys
@@ -19,7 +20,7 @@ from dataclasses import replace
 from io import BufferedReader
 from numbers import Integral, Real
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -28,6 +29,7 @@ from vtc_lab.tokens import Clip, VTCError, demand, plain
 ROOT = Path(__file__).resolve().parents[2]  # the repository, where relative paths are looked for as well
 VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".gif")
 _POINTER = b"version https://git-lfs.github.com/spec/"
+_home: _Home | None = None  # which decodes, see `_started`
 
 
 def find_clips(folder: str | os.PathLike | None = None) -> list[Path]:
@@ -186,19 +188,59 @@ def check_reading(
     return given
 
 
+class _Home(NamedTuple):
+    """A process that makes a child for each file, and ends when the socket to it is closed."""
+
+    of: tuple  # the process that started it, and its environment
+    socket: socket.socket
+    message: bytes = b"-"  # b"d" once it may import decord, which has worked in a child
+
+
+def _started() -> _Home:
+    """Return the process for files, started where there is none, or where this one's environment has changed."""
+    global _home
+    of, old = (os.getpid(), frozenset(os.environ.items())), _home
+    if old is None or old.of != of:
+        here, there = socket.socketpair()
+        # -P keeps our own modules beside the script out of its imports; a session of its own keeps Ctrl-C here. With
+        # the threads of numpy's BLAS it could not be copied.
+        command = [sys.executable, "-P", str(Path(__file__).with_name("decoder.py"))]
+        how: dict[str, Any] = {"env": os.environ | {"OPENBLAS_NUM_THREADS": "1"}, "start_new_session": True}
+        with there:
+            subprocess.call(command, stdin=there.fileno(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **how)
+        _home = new = _Home(of, here)
+        if old:
+            old.socket.close()
+        return new
+    return old
+
+
 def _decode(request: dict[str, Any]) -> tuple[np.ndarray, np.ndarray, str] | None:
     """Return frames, times and reader from a child process, or None if it died before it had finished."""
-    # -P keeps our own modules beside the script out of the child's imports; a session of its own keeps Ctrl-C here.
-    command = [sys.executable, "-P", str(Path(__file__).with_name("decoder.py")), json.dumps(request)]
-    with tempfile.TemporaryFile() as errors:
-        quiet: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stderr": errors, "start_new_session": True}
-        with subprocess.Popen(command, stdout=subprocess.PIPE, **quiet) as child:
-            try:
-                assert isinstance(child.stdout, BufferedReader)
-                return _receive(child.stdout)
-            finally:
-                child.kill()
-                child.wait()
+    global _home
+    (data, its_data), (alarm, its_alarm) = socket.socketpair(), socket.socketpair()
+    with data, alarm, its_data, its_alarm, tempfile.TemporaryFile() as errors:
+        for _ in range(2):  # somebody may have ended the process since the last read
+            with suppress(OSError):
+                home = _started()
+                socket.send_fds(home.socket, [home.message], [its_data.fileno(), its_alarm.fileno(), errors.fileno()])
+                break
+            _home = None
+        its_data.close()
+        its_alarm.close()
+        try:
+            with suppress(ConnectionError), data.makefile("rb") as stream:
+                data.sendall(json.dumps(request).encode() + b"\n")
+                result = _receive(stream)
+                if result and result[2].startswith("decord"):
+                    _home = home._replace(message=b"d")
+                return result
+        finally:  # the child ends at once, and then its end of the socket is closed
+            with suppress(OSError):
+                alarm.shutdown(socket.SHUT_RDWR)
+                while data.recv(1 << 16):
+                    pass
+    return None
 
 
 def _receive(stream: BufferedReader) -> tuple[np.ndarray, np.ndarray, str] | None:
