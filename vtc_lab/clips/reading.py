@@ -218,29 +218,43 @@ def _started() -> _Home:
 def _decode(request: dict[str, Any]) -> tuple[np.ndarray, np.ndarray, str] | None:
     """Return frames, times and reader from a child process, or None if it died before it had finished."""
     global _home
+    for _ in range(2):
+        home, result = _started(), None
+        with suppress(ConnectionError):
+            result = _answered(home, request)
+        if result and result[2].startswith("decord"):
+            _home = home._replace(message=b"d")
+        if result or not _ended(home):
+            return result
+        home.socket.close()  # somebody has ended the process that makes the children
+        _home = None
+    return None
+
+
+def _ended(home: _Home) -> bool:
+    try:
+        return not home.socket.recv(1, socket.MSG_DONTWAIT)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+
+
+def _answered(home: _Home, request: dict[str, Any]) -> tuple[np.ndarray, np.ndarray, str] | None:
     (data, its_data), (alarm, its_alarm) = socket.socketpair(), socket.socketpair()
-    with data, alarm, its_data, its_alarm, tempfile.TemporaryFile() as errors:
-        for _ in range(2):  # somebody may have ended the process since the last read
-            with suppress(OSError):
-                home = _started()
-                socket.send_fds(home.socket, [home.message], [its_data.fileno(), its_alarm.fileno(), errors.fileno()])
-                break
-            _home = None
-        its_data.close()
-        its_alarm.close()
+    with data, alarm, tempfile.TemporaryFile() as errors:
+        with its_data, its_alarm, suppress(OSError):  # of nobody at home: then `data` has no other end
+            ends = [its_data.fileno(), its_alarm.fileno(), errors.fileno()]
+            socket.send_fds(home.socket, [home.message], ends)
         try:
-            with suppress(ConnectionError), data.makefile("rb") as stream:
-                data.sendall(json.dumps(request).encode() + b"\n")
-                result = _receive(stream)
-                if result and result[2].startswith("decord"):
-                    _home = home._replace(message=b"d")
-                return result
+            data.sendall(json.dumps(request).encode() + b"\n")
+            with data.makefile("rb") as stream:
+                return _receive(stream)
         finally:  # the child ends at once, and then its end of the socket is closed
             with suppress(OSError):
                 alarm.shutdown(socket.SHUT_RDWR)
                 while data.recv(1 << 16):
                     pass
-    return None
 
 
 def _receive(stream: BufferedReader) -> tuple[np.ndarray, np.ndarray, str] | None:
