@@ -379,6 +379,7 @@ def main() -> None:
     if os.fork():  # the reader's process has no child that it could meet in os.wait()
         os._exit(0)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody collects the children
+    np.median([0.0])  # so that what numpy only imports now is there in every copy
     home = socket.socket(fileno=0)
     while True:
         message, given, *_ = socket.recv_fds(home, 1, 3)

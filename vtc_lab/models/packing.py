@@ -13,6 +13,7 @@ from vtc_lab.models.families import Family, Inputs, Model
 from vtc_lab.models.inside_runs import taken
 
 _TOWERS = ("clip_vision_model", "siglip_vision_model")  # positions are added before the layers, which take a mask
+_EACH_PATCH = ("llava", "llava_onevision")  # these project every patch by itself, and pool afterwards
 _EVERY = 3  # of the rows and columns of tokens, those that stand for what is left out
 
 
@@ -70,17 +71,24 @@ def packed(core: Model, family: Family, wanted: Tensor) -> Iterator[None]:
         mask = added[:, None, None] if added.any() else None
         return args, given | {"inputs_embeds": taken(hidden, order), "attention_mask": mask}
 
-    def unpack(_: Model, __: tuple, output: Any) -> None:
-        if threading.get_ident() == here:
-            output.last_hidden_state = spread(output.last_hidden_state)
-            states = output.hidden_states or ()  # None where they are not needed
-            output.hidden_states = tuple(each if each is None else spread(each) for each in states)
+    def unpack(_: Model, __: tuple, output: Any) -> Any:
+        if threading.get_ident() != here:
+            return None
+        if isinstance(output, Tensor):
+            return spread(output)
+        output.last_hidden_state = spread(output.last_hidden_state)
+        states = output.hidden_states or ()  # None where they are not needed
+        output.hidden_states = tuple(each if each is None else spread(each) for each in states)
+        return output
 
     def spread(rows: Tensor) -> Tensor:
-        return rows.new_zeros(len(rows), size, rows.shape[2]).scatter(1, order[..., None].expand_as(rows), rows)
+        lacks = order.shape[1] - rows.shape[1]  # the class token, where the features are without it
+        place = (order[:, lacks:] - lacks)[..., None].expand_as(rows)
+        return rows.new_zeros(len(rows), size - lacks, rows.shape[2]).scatter(1, place, rows)
 
     encoder = getattr(tower, "vision_model", tower).encoder
-    with encoder.register_forward_pre_hook(pack, with_kwargs=True), tower.register_forward_hook(unpack):
+    last = core.multi_modal_projector if core.config.model_type in _EACH_PATCH else tower
+    with encoder.register_forward_pre_hook(pack, with_kwargs=True), last.register_forward_hook(unpack):
         yield
 
 
