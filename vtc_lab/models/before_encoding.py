@@ -98,8 +98,11 @@ def reduce_clip(
 def _pixels(clip: Clip, grid: Grid) -> VideoTokens:
     """The clip on a model's grid, each token a patch of pixels, of as many frames as the model takes together."""
     frames, height, width = grid
-    pixels, size = torch.from_numpy(clip.frames).permute(0, 3, 1, 2), (height * _SIDE, width * _SIDE)
-    small = torch.cat([functional.interpolate(some.float(), size, mode="area") for some in pixels.split(16)]) / 255
+    pixels, size = torch.from_numpy(clip.frames), (height * _SIDE, width * _SIDE)
+    # At least 2x2 pixels are averaged, not all of them: of large frames that took longer than the method.
+    thin = pixels[:, :: max(1, pixels.shape[1] // (2 * size[0])), :: max(1, pixels.shape[2] // (2 * size[1]))]
+    few = thin.permute(0, 3, 1, 2).split(16)
+    small = torch.cat([functional.interpolate(some.float(), size, mode="area") for some in few]) / 255
     together = -(-len(small) // frames)
     small = torch.cat([small, small[-1:].expand(frames * together - len(small), -1, -1, -1)])
     small = small.view(frames, together * 3, height, _SIDE, width, _SIDE).permute(0, 2, 4, 1, 3, 5)
