@@ -41,7 +41,8 @@ def test_what_fails_is_a_row_and_the_rest_goes_on():
 
 @pytest.mark.parametrize(
     ("clips", "methods", "ratios", "complaint"),
-    [({}, ["lftr"], [2], "dict"), ({"a": tokens()}, "lftr", [2], "list"), ({"a": tokens()}, ["lfrt"], [2], "'lftr'")],
+    [({}, ["lftr"], [2], "dict"), ({"a": tokens()}, "lftr", [2], "list"), ({"a": tokens()}, ["lfrt"], [2], "'lftr'")]
+    + [({"a": tokens()}, vtc.variants("lftr", stage=["pixels"]), [2], "decides before there are features")],
 )
 def test_bad_input_is_one_sentence(clips, methods, ratios, complaint):
     with pytest.raises(vtc.VTCError, match=complaint):

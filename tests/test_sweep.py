@@ -175,6 +175,32 @@ def test_settings_are_named_by_what_is_not_default(model, samples):
 
 
 @pytest.mark.slow
+def test_a_stage_before_the_encoder_is_an_option_of_every_method(model, made, tmp_path):
+    """Its rows are those of `reduce_clip`, under a name and a key of their own; "features" is the default."""
+    methods = ["lftr", *variants("lftr", stage=["features", "both", "pixels"]), ("lftr + fastv", {"stage": "pixels"})]
+    methods += [("visionzip", {"stage": "both"})]
+    table = vtc.sweep(model, made[:2], methods, [1, 4], results=tmp_path / "sweep.db")
+    labels = [
+        "lftr",
+        "lftr (stage=both)",
+        "lftr (stage=pixels)",
+        "lftr + fastv (stage=pixels)",
+        "visionzip (stage=both)",
+    ]
+    assert table.label.unique().tolist() == labels and set(table.status) == {"ok"}
+    assert table[table.label == labels[2]].options.unique().tolist() == ['{"stage": "pixels"}']
+    for row in table[table.label.isin(labels[1:3]) & (table.ratio == 4)].itertuples():
+        other, stage = model.fresh(), row.label[12:-1]
+        sample = next(sample for sample in made[:2] if sample["question"] == row.question)
+        answer = other.ask(row.question, sample["clip"], vtc.reduce_clip(other, sample["clip"], "lftr", 4, stage=stage))
+        assert (row.said, row.kept) == (answer.text, answer.entered)
+        full = table[(table.label == "lftr") & (table.ratio == 4) & (table.question == row.question)]
+        assert row.reduce_s > 0 and 0 < row.encode_s != full.encode_s.item()
+    stored = vtc.sweep(model, made[:2], methods, [1, 4], results=tmp_path / "sweep.db")
+    pd.testing.assert_frame_equal(stored, table)  # to the last second: nothing was done again
+
+
+@pytest.mark.slow
 def test_options_can_make_the_budget(model, samples):
     table = vtc.sweep(model, samples[:2], variants("lftr", temporal_ratio=[1, 2], spatial_ratio=[4]), [None])
     assert table.ratio.tolist() == [4, 8, 4, 8] and (table.kept * table.ratio == table.total).all()
@@ -318,6 +344,11 @@ def test_wrong_arguments_are_sentences(model, samples):
         (lambda: variants("lftr", temporal="merge"), "give a list of the values"),
         (lambda: variants("random", seed=range(10**30)), "give a list of the values"),
         (lambda: variants("lftr", temporal=["average"]), "temporal is 'average'"),
+        (lambda: variants("lftr", stage=["before"]), "stage is 'before'"),
+        (lambda: variants("oracle", stage=["both"]), "method 'oracle' has no option 'stage'"),
+        (lambda: vtc.sweep(model, samples, [("fastv", {"stage": "both"})]), "'fastv' has no option 'stage'"),
+        (lambda: vtc.sweep(model, samples, [("visionzip", {"stage": "pixels"})]), "looks at the encoder's attention"),
+        (lambda: vtc.sweep(model, samples, [("lftr", {"stage": "both"})], [None]), "chooses frames by the ratio"),
         (lambda: portable(np.zeros(3)), "cannot be an option"),
     ]
     for call, words in cases:

@@ -222,6 +222,8 @@ def _checked(method: str | None, ratio: float | None, options: dict[str, Any]) -
             name, value = next(iter(given.items()))
             raise VTCError(f"{name}={value} was given without a method to use it; add method=lftr or another")
         return {}, {}
+    if options.get("stage", "features") != "features":
+        raise VTCError(f"stage={options['stage']} is before the encoder, where only sweeps reduce; leave it out")
     stages: dict[str, dict[str, Any]] = {"before": {}, "inside": {}}
     for part in parts_of(method):
         own = {key: value for key, value in options.items() if key in part.options}

@@ -3,19 +3,18 @@
 import math
 import time
 from dataclasses import replace
-from typing import Literal, get_args
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from vtc_lab.models.families import Grid
+from vtc_lab.models.families import Family, Grid
 from vtc_lab.models.video_model import VideoModel
+from vtc_lab.reducers.inside import FRAMES_BY, Stage
 from vtc_lab.reducers.ops import prune
 from vtc_lab.reducers.registry import check_ratio, needs_saliency, reduce
 from vtc_lab.tokens import Clip, Reduction, VideoTokens, VTCError, demand, demand_one_of
-
-Stage = Literal["features", "pixels", "both"]
 
 _SIDE = 8  # pixels of the patch that stands for a token
 
@@ -54,14 +53,10 @@ def reduce_clip(
     >>> answer = model.ask(samples[0]["question"], clip, reduced)
     """
     demand(VideoModel, model)
-    demand_one_of("stage", stage, get_args(Stage))
+    check_stage(model.family, method, stage, options)
     saliency = needs_saliency(method, options)
     if stage == "features":
         return reduce(model.encode(clip, saliency=saliency), method, ratio, **options)
-    if stage == "pixels" and saliency:
-        raise VTCError(f"{method!r} looks at the encoder's attention, so it cannot decide before it; use stage='both'")
-    if not model.family.apart:
-        raise VTCError(f"{model.family.name} does not encode each frame by itself, so none can be left out before it")
     decided: list[Reduction] = []
 
     def choose(grid: Grid) -> Tensor:
@@ -70,7 +65,7 @@ def reduce_clip(
             found = reduce(_pixels(clip, grid), method, ratio, **options)
         else:
             share = grid[0] / min(2, math.sqrt(check_ratio("ratio", ratio, math.prod(grid))))
-            found = reduce(_pixels(clip, (grid[0], 1, 1)), "divprune", grid[0] / math.ceil(share - 1e-9))
+            found = reduce(_pixels(clip, (grid[0], 1, 1)), FRAMES_BY, grid[0] / math.ceil(share - 1e-9))
         decided.append(replace(found, seconds=time.perf_counter() - begun))
         return found.kept.expand(grid)
 
@@ -93,6 +88,15 @@ def reduce_clip(
         reduced = replace(part, anchor=source[part.anchor], assign=assign, weight=weight, grid=tokens.grid)
         reduced = replace(reduced, seconds=before.seconds + part.seconds)
     return replace(reduced, options=reduced.options | {"ratio": ratio, "stage": stage}, notes=(*reduced.notes, note))
+
+
+def check_stage(family: Family, method: str, stage: Stage, options: dict[str, Any]) -> None:
+    """Raise a VTCError if a method with these options, or a family, cannot decide at this stage."""
+    demand_one_of("stage", stage, get_args(Stage))
+    if stage == "pixels" and needs_saliency(method, options):
+        raise VTCError(f"{method!r} looks at the encoder's attention, so it cannot decide before it; use stage='both'")
+    if stage != "features" and not family.apart:
+        raise VTCError(f"{family.name} does not encode each frame by itself, so none can be left out before it")
 
 
 def _pixels(clip: Clip, grid: Grid) -> VideoTokens:

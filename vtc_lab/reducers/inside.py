@@ -14,6 +14,8 @@ from vtc_lab.reducers.registry import INSIDE, METHODS, Method, check_option, che
 from vtc_lab.tokens import VTCError, demand_one_of
 
 Rows = Literal["none", "last", "text", "chosen"]
+Stage = Literal["features", "pixels", "both"]  # what a method before the language model decides on, see `reduce_clip`
+FRAMES_BY = "divprune"  # the method that chooses the frames of "both"
 
 
 @dataclass(frozen=True)
@@ -100,11 +102,13 @@ def parts_of(name: str) -> list[Method]:
 
 
 def staged(name: str) -> Method:
-    """Return what a name stands for as one method, which has the options of both if it is a pair."""
+    """Return what a name stands for as one method: of a pair with both options, and with `stage` before the encoder."""
     first, *second = parts_of(name)
-    if not second:
-        return first
-    options, ranges = first.options | second[0].options, first.ranges | second[0].ranges
+    options, ranges = first.options, first.ranges
+    for other in second:
+        options, ranges = options | other.options, ranges | other.ranges
+    if first.stage == "before" and first.needs != "evidence":  # pixels carry no evidence
+        options = options | {"stage": (Stage, "features")}
     return replace(first, name=name, options=options, ranges=ranges)
 
 

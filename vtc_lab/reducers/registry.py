@@ -105,6 +105,8 @@ def method(
                 f"method {key!r} is called with ({', '.join(parameters)}); "
                 "it must take (tokens, budget, *, options), each option with a default"
             )
+        if "stage" in options:
+            raise VTCError(f"method {key!r} has an option 'stage', which `reduce_clip` and `sweep` take; rename it")
         if needs != "evidence":  # which is for ceilings, and offered to nobody
             demand_one_of(f"needs of method {key!r}", needs, ("features", "attention"))
         demand_one_of(f"kind of method {key!r}", kind, ("prunes", "merges"))

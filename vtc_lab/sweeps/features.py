@@ -42,8 +42,11 @@ def fidelity_sweep(
         raise VTCError(f"clips are {clips!r:.60}; give a dict of names and VideoTokens")
     for tokens in clips.values():
         demand(VideoTokens, tokens)
+    settings = settings_of(methods, ratios, [0])
+    if stages := {setting.stage for setting in settings} - {"features"}:
+        raise VTCError(f"stage={min(stages)!r} decides before there are features; leave it out, or take vtc.sweep")
     rows = []
-    for (clip, tokens), setting in with_bar(list(product(clips.items(), settings_of(methods, ratios, [0])))):
+    for (clip, tokens), setting in with_bar(list(product(clips.items(), settings))):
         row: dict[str, Any] = {"sample": clip, "clip": clip, "method": setting.method, "label": setting.label}
         row |= {"ratio": setting.ratio, "total": tokens.total}
         try:

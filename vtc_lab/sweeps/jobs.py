@@ -1,14 +1,16 @@
 """Do one clip's part of a sweep, which is plain data that any process can work on.
 
-A clip is read and encoded once. Settings of one ratio keep equally many tokens, so some of them are prefilled together,
-and all questions share the prefill. Which ones go together depends on the plan alone, not on what is done already, so a
-sweep that was interrupted gives the same numbers to the last bit.
+A clip is read and encoded once, and again in part for each setting whose `stage` is before the encoder. Settings of one
+ratio keep equally many tokens, so some of them are prefilled together, and all questions share the prefill. Which ones
+go together depends on the plan alone, not on what is done already, so a sweep that was interrupted gives the same
+numbers to the last bit.
 """
 
 from __future__ import annotations
 
 import json
 import math
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, fields
@@ -21,7 +23,7 @@ from vtc_lab.measures import NO_NUMBERS, answer_fidelity, log_probabilities
 from vtc_lab.qa.clips import read_sample_clip
 from vtc_lab.qa.samples import Part, Question
 from vtc_lab.qa.scoring import letter_of, likeliest, score
-from vtc_lab.reducers.inside import get_inside, held, schedule, stages_of
+from vtc_lab.reducers.inside import Stage, get_inside, held, schedule, stages_of
 from vtc_lab.reducers.ops import prune
 from vtc_lab.reducers.registry import get_method, is_ceiling, needs_saliency, reduce
 from vtc_lab.tokens import MinimumBudgetError, Reduction, VideoTokens, VTCError, plain
@@ -72,12 +74,18 @@ class Setting:
     changed: str  # JSON of the options that are not default, without the seed; "" for none
     label: str
     seed: int
+    stage: Stage = "features"
 
     @property
     def salient(self) -> bool:
-        """True if the method looks at the encoder's attention."""
+        """True if the method looks at the encoder's attention to the whole clip."""
         before, _ = self.stages
-        return bool(before) and needs_saliency(before, self.options)
+        return bool(before) and self.stage == "features" and needs_saliency(before, self.options)
+
+    @property
+    def before(self) -> dict[str, Any]:
+        """The options of the method before the language model."""
+        return {name: self.options[name] for name in get_method(self.stages[0]).options}
 
     @property
     def stages(self) -> tuple[str, str]:
@@ -136,9 +144,9 @@ def work(model: VideoModel, job: Job) -> Iterator[list[Finished]]:
         yield from failed(job, error)
         return
     for chunk in _chunks(job, clip.tokens.total):
-        reductions = {n: clip.reduce(job.settings[n]) for n in chunk}
+        reductions = {n: clip.reduce(n) for n in chunk}
         answers = clip.ask(reductions)
-        yield [(i, n, clip.result(i, job.settings[n], reductions[n], answer)) for (i, n), answer in answers.items()]
+        yield [(i, n, clip.result(i, n, reductions[n], answer)) for (i, n), answer in answers.items()]
 
 
 def failed(job: Job, error: Exception) -> Iterator[list[Finished]]:
@@ -163,6 +171,7 @@ class _ClipAtWork:
     def __init__(self, model: VideoModel, job: Job) -> None:
         self.model, self.job = model, job
         self.clip = read_sample_clip(job.clip, job.asking.frames, job.asking.fps)
+        self.encoding: dict[int, float] = {}  # seconds of settings that encode for themselves
         self.salient: VideoTokens | Exception | None = None
         if any(setting.salient for setting in job.settings):
             try:  # first, because it brings the tokens without saliency, too
@@ -176,8 +185,9 @@ class _ClipAtWork:
     def _encoded(self, setting: Setting) -> VideoTokens:
         return self.salient if setting.salient and isinstance(self.salient, VideoTokens) else self.tokens
 
-    def reduce(self, setting: Setting) -> Reduction | Exception:
-        """Return the reduction, or why there is none."""
+    def reduce(self, n: int) -> Reduction | Exception:
+        """Return the reduction of a setting, or why there is none."""
+        setting = self.job.settings[n]
         if setting.salient and isinstance(self.salient, Exception):
             return self.salient
         before, inner = setting.stages
@@ -194,8 +204,15 @@ class _ClipAtWork:
                     raise VTCError(f"{words}, not 1 / {ratio:g}; take a ratio of {1 / share:.3g} or more")
                 ratio *= share
             tokens = with_evidence(tokens, self.job.samples.values()) if setting.informed else tokens
-            options = {name: setting.options[name] for name in get_method(before).options}
-            return reduce(tokens, before, ratio=ratio, **options)
+            if setting.stage == "features":
+                return reduce(tokens, before, ratio=ratio, **setting.before)
+            from vtc_lab.models.before_encoding import reduce_clip  # transformers, as below
+
+            how: dict[str, Any] = {"ratio": ratio, "stage": setting.stage} | setting.before
+            start = time.perf_counter()
+            reduced = reduce_clip(self.model.fresh(), self.clip, before, **how)
+            self.encoding[n] = time.perf_counter() - start - reduced.seconds
+            return reduced
         except Exception as error:
             return error
 
@@ -260,11 +277,12 @@ class _ClipAtWork:
             return [first + second for first, second in zip(*halves, strict=True)]
         return self._answers(asked, reductions[:middle]) + self._answers(asked, reductions[middle:])
 
-    def result(self, i: int, setting: Setting, reduction: Reduction | Exception, answer: Answer | Exception) -> Result:
+    def result(self, i: int, n: int, reduction: Reduction | Exception, answer: Answer | Exception) -> Result:
         """Return what came of a sample under a setting."""
-        sample, full, tokens = self.job.samples[i], self.full[i], self._encoded(setting)
+        setting, sample, full = self.job.settings[n], self.job.samples[i], self.full[i]
+        tokens = self._encoded(setting)
         known: dict[str, Any] = {"total": tokens.total, "frames": len(self.clip)}
-        known |= {"read_s": self.clip.seconds, "encode_s": tokens.seconds}
+        known |= {"read_s": self.clip.seconds, "encode_s": self.encoding.get(n, tokens.seconds)}
         try:
             if isinstance(answer, Exception):
                 raise answer

@@ -14,7 +14,7 @@ import pandas as pd
 
 from vtc_lab.clips.reading import resolve
 from vtc_lab.qa.samples import Part, Question
-from vtc_lab.reducers.inside import staged
+from vtc_lab.reducers.inside import FRAMES_BY, staged
 from vtc_lab.reducers.registry import Method, check_option
 from vtc_lab.sweeps.jobs import Asking, Finished, Job, Result, Setting
 from vtc_lab.sweeps.keys import digest, file_hash, portable
@@ -35,7 +35,8 @@ def variants(method: str, **options: Sequence[object]) -> list[tuple[str, dict[s
     Parameters
     ----------
     method : registered name.
-    options : for each a list of values, its default among them if that is to be compared.
+    options : for each a list of values, its default among them if that is to be compared. `stage` is one of every
+        method before the language model, see `reduce_clip`.
 
     Returns
     -------
@@ -45,8 +46,8 @@ def variants(method: str, **options: Sequence[object]) -> list[tuple[str, dict[s
     --------
     >>> variants("lftr", temporal=["merge", "select"])
     [('lftr', {'temporal': 'merge'}), ('lftr', {'temporal': 'select'})]
-    >>> len(variants("lftr", temporal=["merge", "select"], segments=["greedy", "optimal"]))
-    4
+    >>> len(variants("lftr", temporal=["merge", "select"], stage=["features", "both", "pixels"]))
+    6
     """
     chosen = staged(method)
     for name, values in options.items():
@@ -175,6 +176,8 @@ def _at_ratios(
         check_option(method, key, value)
     if method.stage == "inside" and "keep" in given and any(ratio is not None for ratio in ratios):
         raise VTCError(f"{method.name!r} was given keep and ratios; give one of the two, or ratios=[None]")
+    if given.get("stage") == "both" and None in ratios:
+        raise VTCError("stage='both' chooses frames by the ratio, which cannot be None")
     options = {**method.defaults, **given}
     changed = {
         key: portable(options[key])
@@ -183,9 +186,10 @@ def _at_ratios(
     }
     named = f" ({', '.join(f'{key}={value}' for key, value in changed.items())})" if changed else ""
     written = (json.dumps(changed) if changed else "", f"{method.name}{named}")
+    stage = options.pop("stage", "features")
     for ratio in ratios:
         seed = int(options["seed"]) if seeded else 0
-        yield Setting(method.name, options, None if ratio is None else float(ratio), *written, seed)
+        yield Setting(method.name, options, None if ratio is None else float(ratio), *written, seed, stage)
 
 
 def make_plan(
@@ -211,7 +215,8 @@ def make_plan(
         name = digest(clips[clip].content or clips[clip].name, _range(part), question)
         kind, own, group = (plain(said.get(key, "")) for key in ("kind", "id", "group"))
         asked.append(_Asked(clip, question, kind, own, group, name))
-    ways = [digest(asking, origins[s.method], s.method, s.changed, s.seed, s.ratio) for s in settings]
+    code = [origins[s.method] + (origins[FRAMES_BY] if s.stage == "both" else "") for s in settings]
+    ways = [digest(asking, own, s.method, s.changed, s.seed, s.ratio) for s, own in zip(settings, code, strict=True)]
     names: list[list[str]] = [[] for _ in clips]
     for each in asked:
         names[each.clip].append(each.name)

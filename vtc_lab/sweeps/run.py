@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import pandas as pd
 
 from vtc_lab.clips.reading import check_reading
+from vtc_lab.reducers.inside import FRAMES_BY
 from vtc_lab.sweeps.jobs import Asking, Finished, Job, Setting, work
 from vtc_lab.sweeps.keys import portable, result_origins
 from vtc_lab.sweeps.plan import Chosen, Plan, make_plan, settings_of
@@ -49,8 +50,9 @@ def sweep(
 ) -> pd.DataFrame:
     """Answer every sample under every method, seed and ratio, and return a row for each.
 
-    A clip is read and encoded once, a reduction is prefilled once for all questions on its clip, and reductions to the
-    same number of tokens are prefilled together. Nothing that fails ends the sweep: its rows say so.
+    A clip is read and encoded once, and in part for each setting with a `stage` before the encoder. A reduction is
+    prefilled once for all questions on its clip, and reductions to the same number of tokens are prefilled together.
+    Nothing that fails ends the sweep: its rows say so.
 
     Parameters
     ----------
@@ -58,7 +60,8 @@ def sweep(
     samples : dicts as `Sample`: clip (a path, or a Clip), question, answer, and candidates, range, rule and so on if
         there are any. Answers are scored as by `score`.
     methods : registered names, or pairs of a name and its options; `variants` makes such pairs. A name may stand for a
-        stage inside the language model ("fastv"), or for one before it and one inside ("holitom + holitom-inner").
+        stage inside the language model ("fastv"), or for one before it and one inside ("holitom + holitom-inner"). The
+        option `stage` of what is before says what is decided before the vision encoder, see `reduce_clip`.
     ratios : each 1 or more; None leaves the budget to the options (lftr: `temporal_ratio`, `spatial_ratio`).
     seeds : each is given to the methods that have a seed; the others run once.
     frames, fps : as for `read_clip`, but by default 16 frames, or all if there are fewer. A Clip is taken as it is.
@@ -92,8 +95,9 @@ def sweep(
     - said, right, likelihood (probability of the right answer among the candidates, if there are any), kl and tv
       (from everything to what was kept, see `answer_fidelity`), flipped (the text is not that with everything), recall
       (of the evidence, on clips of the generated world, see `evidence_recall`);
-    - read_s, encode_s, reduce_s, prefill_s, decode_s: seconds. Reading, encoding and reducing count in full on every
-      row; prefill and decoding are the batch's divided by its answers. Rows that keep everything share one run;
+    - read_s, encode_s, reduce_s, prefill_s, decode_s: seconds. Reading, encoding (of what `stage` leaves) and reducing
+      count in full on every row; prefill and decoding are the batch's divided by its answers. Rows that keep everything
+      share one run;
     - engaged: as many visual tokens reached the language model as were kept; status: "ok", "minimum" (the method cannot
       keep this budget) or "error"; error: in words. Rows that are not ok have no result, and NaN for it;
     - frames (that were read), likeliest (the candidate with the highest probability; "" if two share it, or without
@@ -224,7 +228,8 @@ def _collapsed(chosen: pd.DataFrame) -> list[str]:
 
 
 def _planned(model: VideoModel, samples: Iterable, settings: list[Setting], asking: Asking, results: object) -> Plan:
-    from vtc_lab.models.compression import demand_asking  # transformers, which whoever has a model has imported
+    from vtc_lab.models.before_encoding import check_stage  # transformers, which whoever has a model has imported
+    from vtc_lab.models.compression import demand_asking
     from vtc_lab.models.video_model import VideoModel
 
     if not isinstance(model, VideoModel):
@@ -233,7 +238,11 @@ def _planned(model: VideoModel, samples: Iterable, settings: list[Setting], aski
     demand_asking(asking.positions, asking.max_new_tokens)
     demand_one_of("budget", asking.budget, ("enters", "mean"))
     asking = Asking(*map(portable, vars(asking).values()))
+    for setting in settings:
+        if setting.stage != "features":
+            check_stage(model.family, setting.stages[0], setting.stage, setting.options)
     methods = {setting.method for setting in settings}
+    methods |= {FRAMES_BY for setting in settings if setting.stage == "both"}
     origins = dict.fromkeys(methods, "") if results is None else result_origins(model, methods)
     return make_plan(model.name, samples, settings, asking, origins)
 
