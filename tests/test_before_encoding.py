@@ -218,3 +218,72 @@ def test_what_cannot_be_left_out_is_one_sentence(case):
         vtc.reduce_clip(model, clip, "visionzip", 4, stage="pixels")
     with pytest.raises(vtc.VTCError, match="is no Clip"):
         vtc.reduce_clip(model, "bikes.mp4", "lftr", 4)
+
+
+def segments(places, side):
+    """The rows of some patches, (t, y, x) of each one's token: those of one frame, or of one window of it."""
+    found = {}
+    for row, (t, y, x) in enumerate(places):
+        found.setdefault((t, y // side, x // side), []).append(row)
+    return list(found.values())
+
+
+@torch.no_grad()
+def by_hand(tower, pixels, grid, wanted):
+    """The features of the wanted tokens of a tower with all patches in a row, run one frame or window at a time."""
+    seen = {}
+
+    def note(block, args, named):
+        seen.setdefault("hidden", args[0])
+        seen.setdefault("turn", named["position_embeddings"])
+
+    hook = tower.blocks[0].register_forward_pre_hook(note, with_kwargs=True)
+    tower(pixels, grid_thw=grid)
+    hook.remove()
+    each, (frames_, high, wide) = tower.spatial_merge_size, wanted.shape
+    order = [(t, y, x) for t in range(frames_) for y in range(high) for x in range(wide)]
+    window = getattr(tower, "window_size", 0) // each // tower.config.patch_size
+    if window:  # in which order it has them
+        order.sort(key=lambda place: (place[0], place[1] // window, place[2] // window))
+    rows = [row for row, place in enumerate(order) if wanted[place] for _ in range(each**2)]
+    patches = [each**2 * row + n % each**2 for n, row in enumerate(rows)]
+    places = [order[row] for row in rows]
+    hidden, turn = seen["hidden"][patches], [part[..., patches, :] for part in seen["turn"]]
+    for number, block in enumerate(tower.blocks):
+        local = window and number not in tower.fullatt_block_indexes
+        out = torch.empty_like(hidden)
+        for some in segments(places, window if local else max(wanted.shape)):
+            ends, part = torch.tensor([0, len(some)]), tuple(each[..., some, :] for each in turn)
+            out[some] = block(hidden[some], cu_seqlens=ends, max_seqlen=len(some), position_embeddings=part)
+        hidden = out
+    if hasattr(tower, "downsample"):
+        hidden = tower.post_layernorm(hidden).view(-1, each, each, hidden.shape[-1]).permute(0, 3, 1, 2)
+        hidden = tower.downsample(hidden).flatten(1)
+    found = dict(zip(places[:: each**2], tower.merger(hidden), strict=True))
+    return torch.stack([found[place] for place in sorted(found)])
+
+
+@pytest.mark.parametrize("family", ["qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_5", "glm4v"])
+@given(data=st.data())
+@settings(deadline=None, max_examples=10)
+def test_patches_packed_in_a_row_are_as_if_there_were_no_others(family, data):
+    core = tiny(family).network.base_model
+    tower, shape = core.visual, (2, 5, 6)
+    bits = st.lists(st.booleans(), min_size=60, max_size=60).filter(any)
+    wanted = torch.tensor(data.draw(bits)).view(shape)
+    stand = torch.zeros(shape, dtype=torch.bool)
+    stand[:, 1::3, 1::3] = True
+    side = tower.spatial_merge_size
+    grid = torch.tensor([[1, 5 * side, 6 * side]] * 2 if family == "glm4v" else [[2, 5 * side, 6 * side]])
+    size = tower.config.in_channels * tower.config.temporal_patch_size * tower.config.patch_size**2
+    pixels = torch.randn(60 * side**2, size, generator=torch.manual_seed(data.draw(st.integers(0, 99))))
+    ran = []
+    with torch.no_grad(), packed(core, FAMILIES[family], wanted):
+        hook = tower.blocks[-1].register_forward_hook(lambda _, __, rows: ran.append(len(rows)))
+        found = tower(pixels, grid_thw=grid).pooler_output.view(*shape, -1)
+        hook.remove()
+    there = wanted | stand
+    assert ran == [int(there.sum()) * side**2]
+    expected = torch.zeros_like(found)
+    expected[there] = by_hand(tower, pixels, grid, there)
+    assert torch.allclose(found[wanted], expected[wanted], atol=CLOSE)

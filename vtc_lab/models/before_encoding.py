@@ -34,8 +34,9 @@ def reduce_clip(
         - "both": half of the frames stay, or T / sqrt(ratio) where that is more: those least like each other, as
           DivPrune chooses among frames of 8x8 pixels. Then the method reduces their features.
         - "pixels": everything. The method sees patches of 8x8 pixels in the place of tokens, and what it keeps is
-          encoded; what it would merge into that is dropped. The layers of a CLIP or SigLIP tower run on the patches of
-          those tokens alone, with one in 9 of the others for all of them. Other towers encode whole frames.
+          encoded; what it would merge into that is dropped. The layers of CLIP's, SigLIP's, Qwen's and GLM's towers run
+          on the patches of those tokens alone, with one in 9 of the others for all of them. Other towers encode whole
+          frames.
 
     Returns
     -------

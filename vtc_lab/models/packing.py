@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -37,8 +37,14 @@ def some_frames(inputs: Inputs, names: Sequence[str], there: Tensor) -> dict[str
 
 def packs(core: Model, family: Family) -> bool:
     """Return True if single patches can be left out of a family's tower."""
-    config = getattr(core, family.tower).config
-    return config.model_type in _TOWERS and config._attn_implementation in ("sdpa", "eager")
+    tower = getattr(core, family.tower)
+    masked = tower.config.model_type in _TOWERS and tower.config._attn_implementation in ("sdpa", "eager")
+    return masked or _in_row(tower)
+
+
+def _in_row(tower: Model) -> bool:
+    """True if a tower has the patches of all frames in a row, with attention that ends where it is told (Qwen, GLM)."""
+    return all(hasattr(tower, name) for name in ("blocks", "merger", "spatial_merge_size"))
 
 
 @contextmanager
@@ -47,11 +53,16 @@ def packed(core: Model, family: Family, wanted: Tensor) -> Iterator[None]:
 
     One token in 9 stands for those left out: log(number of patches / how many stand for them) is added to the logits of
     attention to it, as ToMe does for merged tokens. That is our choice: without it, answers of the bundled model were
-    lost. Patches keep their positions; where a frame has fewer than others, some are there and masked.
+    lost. Patches keep their positions; where a frame has fewer than others, some are there and masked. In towers that
+    have all patches in a row, no logits can be added to, and nothing needs to be masked.
     """
     tower, here = getattr(core, family.tower), threading.get_ident()
     some = torch.zeros_like(wanted)
     some[:, _EVERY // 2 :: _EVERY, _EVERY // 2 :: _EVERY] = True
+    if _in_row(tower):
+        with _packed_row(tower, wanted | some):
+            yield
+        return
     whole, stand = _patches(core, family, wanted), _patches(core, family, some)
     stand &= ~whole
     left = (~(whole | stand)).sum(1, keepdim=True)
@@ -89,6 +100,42 @@ def packed(core: Model, family: Family, wanted: Tensor) -> Iterator[None]:
     encoder = getattr(tower, "vision_model", tower).encoder
     last = core.multi_modal_projector if core.config.model_type in _EACH_PATCH else tower
     with encoder.register_forward_pre_hook(pack, with_kwargs=True), last.register_forward_hook(unpack):
+        yield
+
+
+@contextmanager
+def _packed_row(tower: Model, stays: Tensor) -> Iterator[None]:
+    """Let the blocks see only the patches of some tokens, (T, h, w) bool; what is made of the others is 0."""
+    here, each = threading.get_ident(), tower.spatial_merge_size**2
+    if side := getattr(tower, "window_size", 0) // tower.spatial_merge_size // tower.config.patch_size:
+        t, y, x = torch.meshgrid(*(torch.arange(n, device=stays.device) for n in stays.shape), indexing="ij")
+        window = torch.stack([t, y // side, x // side]).flatten(1).unique(dim=1, return_inverse=True)[1]
+        stays = stays.flatten()[window.argsort(stable=True)]  # Qwen2.5-VL sorts tokens by their windows
+    tokens = stays.flatten()
+    patches = tokens.repeat_interleave(each)
+    before = functional.pad(patches.cumsum(0), (1, 0))
+
+    def pack(_: Model, args: tuple, given: dict[str, Any]) -> tuple[tuple, dict[str, Any]] | None:
+        if threading.get_ident() != here:
+            return None
+        hidden, *rest = args
+        ends = before[given["cu_seqlens"]].unique_consecutive().to(given["cu_seqlens"])
+        turn = tuple(part[..., patches, :] for part in given["position_embeddings"])
+        hidden = hidden[patches] if len(hidden) == len(patches) else hidden
+        return (hidden, *rest), given | {"cu_seqlens": ends, "position_embeddings": turn}
+
+    def unpack(_: Model, __: tuple, rows: Tensor) -> Tensor | None:
+        if threading.get_ident() != here:
+            return None
+        found = rows.new_zeros(len(tokens), rows.shape[1])
+        found[tokens] = rows
+        return found
+
+    with ExitStack() as hooks:
+        for block in tower.blocks:
+            hooks.enter_context(block.register_forward_pre_hook(pack, with_kwargs=True))
+        for merger in (tower.merger, *getattr(tower, "deepstack_merger_list", ())):
+            hooks.enter_context(merger.register_forward_hook(unpack))
         yield
 
 
