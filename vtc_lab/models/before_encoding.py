@@ -106,8 +106,9 @@ def _pixels(clip: Clip, grid: Grid) -> VideoTokens:
     pixels, size = torch.from_numpy(clip.frames), (height * _SIDE, width * _SIDE)
     # At least 2x2 pixels are averaged, not all of them: of large frames that took longer than the method.
     thin = pixels[:, :: max(1, pixels.shape[1] // (2 * size[0])), :: max(1, pixels.shape[2] // (2 * size[1]))]
-    few = thin.permute(0, 3, 1, 2).split(16)
-    small = torch.cat([functional.interpolate(some.float(), size, mode="area") for some in few]) / 255
+    small = thin.permute(0, 3, 1, 2).float() / 255
+    if small.shape[2:] != size:
+        small = functional.interpolate(small, size, mode="area")
     together = -(-len(small) // frames)
     small = torch.cat([small, small[-1:].expand(frames * together - len(small), -1, -1, -1)])
     small = small.view(frames, together * 3, height, _SIDE, width, _SIDE).permute(0, 2, 4, 1, 3, 5)
