@@ -924,10 +924,24 @@ def same_cell(shape: tuple[int, int], n: int, m: int) -> bool:
 
 def earlytom(x, attention, shape, budget, tau=0.8) -> Outputs:
     frames, patches = x.shape[:2]
+    parts = earlytom_parts(x, tau, (frames * patches - budget) // patches)
+    merged = [sum(part * x[t] for t, part in some.items()) for some in parts]
+    worth = [sum(part * attention[t] for t, part in some.items()) for some in parts]
+    kept = earlytom_kept(worth, ends_and_middles(merged, tau, alike), budget)
+    return [
+        ((min(some), n), {(t, n): part for t, part in some.items()})
+        for some, mine in zip(parts, kept, strict=True)
+        for n in mine
+    ]
 
-    def alike(a: np.ndarray, b: np.ndarray) -> float:
-        return round(np.mean([cosine(v, w) for v, w in zip(a, b, strict=True)]), 9)
 
+def alike(a: np.ndarray, b: np.ndarray) -> float:
+    """Mean patch cosine of two frames."""
+    return round(np.mean([cosine(v, w) for v, w in zip(a, b, strict=True)]), 9)
+
+
+def earlytom_parts(x: np.ndarray, tau: float, most: int) -> list[dict[int, float]]:
+    """For each frame that is left, the frames that it is made of and their shares."""
     pairs = []
     for segment in ends_and_middles(x, tau, alike):
         middle, bar = segment[1:-1], alike(x[segment[0]], x[segment[-1]])
@@ -937,23 +951,23 @@ def earlytom(x, attention, shape, budget, tau=0.8) -> Outputs:
             if s > max(bar, after, 0):
                 pairs.append((s, max(after, 0), i))
                 middle.pop(0)
-    parts = {t: {t: 1.0} for t in range(frames)}
-    for s, after, i in sorted(pairs, key=lambda pair: -pair[0])[: (frames * patches - budget) // patches]:
+    parts = {t: {t: 1.0} for t in range(len(x))}
+    for s, after, i in sorted(pairs, key=lambda pair: -pair[0])[:most]:
         parts[i] = {i: s / (s + after), i + 1: after / (s + after)}
         del parts[i + 1]
-    merged = [sum(part * x[t] for t, part in some.items()) for some in parts.values()]
-    worth = [sum(part * attention[t] for t, part in some.items()) for some in parts.values()]
-    share = shares(budget, len(parts))
-    outputs = []
-    for segment in ends_and_middles(merged, tau, alike):
+    return list(parts.values())
+
+
+def earlytom_kept(worth: list, segments: list[list[int]], budget: int) -> list[list[int]]:
+    """The patches that stay of each frame."""
+    share, patches, kept = shares(budget, len(worth)), len(worth[0]), [[] for _ in worth]
+    for segment in segments:
         for i in segment:
-            kept = salient(worth[i], share[i])
+            kept[i] = salient(worth[i], share[i])
             if i not in (segment[0], segment[-1]):
                 windows = [[n for n in range(patches) if n * share[i] // patches == k] for k in range(share[i])]
-                kept = [max(window, key=lambda n, i=i: worth[i][n]) for window in windows]
-            some = [*parts.values()][i]
-            outputs += [((min(some), n), {(t, n): part for t, part in some.items()}) for n in kept]
-    return outputs
+                kept[i] = [max(window, key=lambda n, i=i: worth[i][n]) for window in windows]
+    return kept
 
 
 def ends_and_middles(frames: list, tau: float, alike) -> list[list[int]]:

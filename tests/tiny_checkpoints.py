@@ -432,18 +432,19 @@ TINY: dict[str, Tiny] = {
 
 
 @cache
-def checkpoint(family: str, layers: int = 2) -> Path:
+def checkpoint(family: str, layers: int = 2, tower: int = 2) -> Path:
     """Where a family's checkpoint is, written once for all tests of a process."""
     folder = Path(tempfile.mkdtemp(prefix="tiny-checkpoints-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return write(family, folder, layers)
+    return write(family, folder, layers, tower)
 
 
-def write(family: str, folder: Path, layers: int = 2) -> Path:
-    """Write one family's checkpoint, with so many layers in its language model, and say where."""
+def write(family: str, folder: Path, layers: int = 2, tower: int = 2) -> Path:
+    """Write one family's checkpoint, with so many layers in its language model and its tower, and say where."""
     torch.manual_seed(0)
     model, processor = TINY[family].make()
-    if layers != 2:
+    if (layers, tower) != (2, 2):
+        model.config.vision_config.num_hidden_layers = tower
         config = model.config.get_text_config()
         config.num_hidden_layers = layers
         if kinds := getattr(config, "layer_types", None):

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from vtc_lab.models.families import Family, Grid
+from vtc_lab.models.merging import merge_inside
 from vtc_lab.models.video_model import VideoModel
 from vtc_lab.reducers.inside import FRAMES_BY, Stage
 from vtc_lab.reducers.ops import prune
@@ -32,7 +33,11 @@ def reduce_clip(
 
         - "features": nothing, as in `vtc.reduce(model.encode(clip), ...)`.
         - "both": half of the frames stay, or T / sqrt(ratio) where that is more: those least like each other, as
-          DivPrune chooses among frames of 8x8 pixels. Then the method reduces their features.
+          DivPrune chooses among frames of 8x8 pixels. Then the method reduces their features. `earlytom` has a way of
+          its own: every frame enters the encoder, and frames merge between its layers as in the paper. Its option
+          `layers` names those after which they do, from 0 as in the paper's code; by default that is the paper's
+          example, 8, 21 and 23 of the 26 that LLaVA-OneVision uses, scaled to what this model uses (our reading).
+          Where that is the same layer twice, as in a tower of two, it merges once. For CLIP, SigLIP and InternVL.
         - "pixels": everything. The method sees patches of 8x8 pixels in the place of tokens, and what it keeps is
           encoded; what it would merge into that is dropped. The layers of CLIP's, SigLIP's, Qwen's and GLM's towers run
           on the patches of those tokens alone, with one in 9 of the others for all of them. Other towers encode whole
@@ -40,9 +45,10 @@ def reduce_clip(
 
     Returns
     -------
-    Reduction on the grid of the whole clip, in which tokens that were not encoded are dropped; a note says how many
-    frames were. `model.ask` encodes nothing else for the last one made. Families that do not encode each frame by
-    itself (Video-LLaVA, Molmo2) are refused, and "pixels" with methods that look at the encoder's attention.
+    Reduction on the grid of the whole clip, in which tokens that were not encoded are dropped; with `earlytom` those of
+    merged frames went into the first. A note says how many frames were encoded, or on how many each layer ran.
+    `model.ask` encodes nothing else for the last one made. Families that do not encode each frame by itself
+    (Video-LLaVA, Molmo2) are refused, and "pixels" with methods that look at the encoder's attention.
 
     Examples
     --------
@@ -55,6 +61,8 @@ def reduce_clip(
     """
     demand(VideoModel, model)
     check_stage(model.family, method, stage, options)
+    if (method, stage) == ("earlytom", "both"):
+        return merge_inside(model, clip, ratio, **options)
     saliency = needs_saliency(method, options)
     if stage == "features":
         return reduce(model.encode(clip, saliency=saliency), method, ratio, **options)

@@ -6,7 +6,7 @@ import inspect
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -55,11 +55,13 @@ def encode_prompt(
     saliency: bool = False,
     clips: Sequence[slice] | None = None,
     choose: Callable[[Grid], Tensor] | None = None,
+    within: Callable[[Grid], AbstractContextManager] | None = None,
 ) -> EncodedPrompt | None:
     """Encode the clips of a prompt, or of a padded batch of them, given as to `compress`; None if there is no clip.
 
     `choose` says, given the grid of the only clip, (T, h, w) bool, which of its tokens are needed. The features of the
-    others are NaN, their saliency 0.
+    others are NaN, their saliency 0. `within` gives, for this grid, a context in which the encoder runs, to stand for
+    `watch_saliency`.
     """
     family, core = family_of(model), model.base_model
     _check_inputs(inputs)
@@ -69,12 +71,16 @@ def encode_prompt(
         return None
     here = on_device(inputs, model)
     places = places_of(model, family.modality, here)
-    if choose is None:
+    if choose is None and within is None:
         output, scores, source, seconds = _encode(core, family, here, saliency)
     else:
         grids = family.grids(core, here, int(places.sum()))
-        wanted = choose((sum(t for t, *_ in grids), *grids[0][1:])).to(core.device)
-        output, scores, source, seconds = _encode_some(core, family, here, saliency, wanted)
+        grid = (sum(t for t, *_ in grids), *grids[0][1:])
+        if choose is None:
+            output, scores, source, seconds = _encode(core, family, here, saliency, within and within(grid))
+        else:
+            wanted = choose(grid).to(core.device)
+            output, scores, source, seconds = _encode_some(core, family, here, saliency, wanted)
     outputs: dict[str, Encoded] = {family.modality: output}
     if family.modality == "video" and here.get(family.stills) is not None:
         outputs["image"] = _call(core, "get_image_features", family.stills, here)
@@ -146,11 +152,14 @@ def settle(result: Tensor) -> None:
         torch.mps.synchronize()
 
 
-def _encode(core: Model, family: Family, inputs: Inputs, saliency: bool) -> tuple[Encoded, Tensor | None, str, float]:
+def _encode(
+    core: Model, family: Family, inputs: Inputs, saliency: bool, watch: AbstractContextManager | None = None
+) -> tuple[Encoded, Tensor | None, str, float]:
     """The encoder's output; if asked for, the saliency of every patch and its source in words; and the seconds."""
     begun, layer = time.perf_counter(), getattr(core.config, "vision_feature_layer", -1)
-    watch = watch_saliency(getattr(core, family.tower), feature_layer=layer) if saliency else nullcontext()
-    with watch as measure:
+    if saliency and not watch:
+        watch = watch_saliency(getattr(core, family.tower), feature_layer=layer)
+    with watch or nullcontext() as measure:
         output = _call(core, family.encoder, family.pixels, inputs)
     seconds = time.perf_counter() - begun
     if not measure:

@@ -113,7 +113,7 @@ def watch_saliency(
     """
     kind = _kind(tower)
     layers = attrgetter(kind.layers)(getattr(tower, "vision_model", tower))
-    number = _last_layer(feature_layer, len(layers))
+    number = last_layer(feature_layer, len(layers))
     attention = getattr(layers[number - 1], kind.attention)
     words = "the last layer" if number == len(layers) else f"layer {number} of {len(layers)}, the last that is used"
     seen: dict[Model, dict[str, Any]] = {}
@@ -148,8 +148,8 @@ def _kind(tower: Model) -> _Tower:
     return _TOWERS[kind]
 
 
-def _last_layer(feature_layer: int | Sequence[int], count: int) -> int:
-    """The number, from 1, of the last of `count` layers that goes into the hidden states a model takes."""
+def last_layer(feature_layer: int | Sequence[int], count: int) -> int:
+    """Return the number, from 1, of the last of `count` layers that goes into the hidden states a model takes."""
     taken = [feature_layer] if isinstance(feature_layer, int) else list(feature_layer)
     # Of the count + 1 hidden states the first is the layers' input, before any attention.
     number = max((state % (count + 1) for state in taken if -count <= state <= count), default=0)

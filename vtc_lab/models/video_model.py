@@ -147,7 +147,10 @@ class VideoModel:
         """The clip's tokens and prompt, encoded in part if the reductions hold no others."""
         if (part := self.part) and part[0] is clip.frames and part[1] is clip.times:
             made = part[2].values[..., 0].isfinite().flatten()
-            held = [each.assign.to(made.device) >= 0 for each in reductions if isinstance(each, Reduction)]
+            # What went into another token is needed only where features of deeper layers are summed, too.
+            summed = any(each.deepstack_features for each in part[3].outputs.values())
+            given = [each for each in reductions if isinstance(each, Reduction)]
+            held = [(each.assign >= 0 if summed else each.kept.flatten()).to(made.device) for each in given]
             if len(held) == len(reductions) and all(len(each) == len(made) and made[each].all() for each in held):
                 return part[2], part[3]
         return self._encoded(clip)

@@ -30,30 +30,49 @@ def earlytom(tokens: VideoTokens, budget: int, *, tau: Annotated[float, -1, 1] =
     Frames have equal shares of the budget: the first and the last of a segment keep their most salient patches, the
     others the most salient of each of as many equal windows in raster order. Ties go to the lower patch.
 
-    The original does this inside the vision tower, merges after three of its layers and so saves time there; this is
-    its selection on the tokens that come out. Its text takes cosines to the frame before, its code, as here, to the
-    segment's first; its code also loses the last of two or more middle frames. Cost: 10 * M * D.
+    This works on the tokens that come out of the vision tower, and merges once. The original merges inside it, after
+    three of its layers, and so saves time there; that is `vtc.reduce_clip(..., "earlytom", stage="both")`. Its text
+    takes cosines to the frame before, its code, as here, to the segment's first; its code also loses the last of two or
+    more middle frames. Cost: 10 * M * D.
 
     >>> still = VideoTokens(torch.ones(4, 2, 2, 8), torch.rand(4, 2, 2))
     >>> earlytom(still, 4).kept.flatten(1).sum(1).tolist()
     [1, 1, 1, 1]
     """
-    frames, device = tokens.values.flatten(1, 2), tokens.values.device
+    frames = tokens.values.flatten(1, 2)
     patches = frames.shape[1]
+    group, share = merges(frames, tau, (tokens.total - budget) // patches)
+    rows, saliency = (mixed(each, group, share) for each in (frames, attention(tokens).float()[..., None]))
+    kept = select(saliency[..., 0], segments(rows, tau), budget)
+    return gather(tokens, homes(kept, group), share.repeat_interleave(patches))
+
+
+def merges(frames: Tensor, tau: float, most: int) -> tuple[Tensor, Tensor]:
+    """Return (T,) each: which merged frame each frame (T, N, D) goes into, and its share; at most so many pairs."""
     alike = _cosines(frames)
-    lead, weight = _merge(alike, _starts(alike, tau), (tokens.total - budget) // patches)
+    lead, weight = _merge(alike, _starts(alike, tau), most)
     first, group = lead.unique(return_inverse=True)
-    share = normalise(weight, group, len(first)).to(device)[:, None].expand(-1, patches)
-    place = torch.arange(patches, device=device)
-    cell = (group.to(device)[:, None] * patches + place).flatten()
-    rows, saliency = (
-        weighted_sums(each, cell, share.flatten(), len(first) * patches).view(len(first), patches, -1)
-        for each in (frames, attention(tokens).float()[..., None])
-    )
-    start = _starts(_cosines(rows), tau)
-    kept = _select(saliency[..., 0], torch.tensor(start, device=device), shares(budget, len(first)).to(device))
-    home = torch.where(kept, first.to(device)[:, None] * patches + place, -1)
-    return gather(tokens, home[group].flatten(), share.flatten())
+    return group.to(frames.device), normalise(weight, group, len(first)).to(frames.device)
+
+
+def mixed(frames: Tensor, group: Tensor, share: Tensor) -> Tensor:
+    """Return (T', N, D) the sums of frames (T, N, D) of the same group (T,), times their share (T,)."""
+    patches, count = frames.shape[1], int(group[-1]) + 1
+    cell = group[:, None] * patches + torch.arange(patches, device=group.device)
+    sums = weighted_sums(frames, cell.flatten(), share.repeat_interleave(patches), count * patches)
+    return sums.view(count, patches, -1)
+
+
+def segments(frames: Tensor, tau: float) -> Tensor:
+    """Return (T,) the first frame of the segment of each frame (T, N, D)."""
+    return torch.tensor(_starts(_cosines(frames), tau), device=frames.device)
+
+
+def homes(kept: Tensor, group: Tensor) -> Tensor:
+    """Return (M,) the raster index of the token that each token goes into, by (T', N) bool; -1 where none stays."""
+    place = torch.arange(kept.shape[1], device=kept.device)
+    first = torch.searchsorted(group, torch.arange(len(kept), device=kept.device))
+    return torch.where(kept, first[:, None] * len(place) + place, -1)[group].flatten()
 
 
 def _cosines(frames: Tensor) -> list[list[float]]:
@@ -96,9 +115,13 @@ def _merge(alike: list[list[float]], start: list[int], most: int) -> tuple[Tenso
     return lead, weight
 
 
-def _select(saliency: Tensor, start: Tensor, share: Tensor) -> Tensor:
-    """(T', N) bool: the patches that stay of each frame, the leading ones or one in each of `share` windows."""
+def select(saliency: Tensor, start: Tensor, budget: int) -> Tensor:
+    """Return (T', N) bool: the patches that stay of each frame, the most salient or the best of as many windows.
+
+    `start` is (T',) the first frame of each frame's segment, and the saliency (T', N).
+    """
     frames, patches = saliency.shape
+    share = shares(budget, frames).to(start.device)
     time = torch.arange(frames, device=start.device)
     end = (start == time) | (start.roll(-1) != start)  # a segment's first or last frame
     end[-1] = True
