@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from tiny_checkpoints import checkpoint, frames, prompt
@@ -12,6 +13,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 import vtc_lab as vtc
 from vtc_lab.models.compression import put_back
 from vtc_lab.models.prompt_clips import encode_prompt
+from vtc_lab.reducers.registry import METHODS
 
 FAMILIES = ["llava_onevision", "llava_next_video", "video_llava", "llava", "internvl", "smolvlm", "idefics3"]
 FAMILIES += ["qwen2_vl", "qwen2_5_vl", "qwen3_vl", "glm4v"]
@@ -52,6 +54,29 @@ def test_costs_are_those_that_torch_counts(family, ratio=3):
     assert stages.parameters.drop("decode").sum() == pytest.approx(parameters, rel=0.001)  # without newlines
 
 
+@pytest.mark.parametrize(
+    ("family", "method"), [("llava_onevision", "same-place"), ("llava", "same-place"), ("qwen2_5_vl", "uniform")]
+)
+def test_a_stage_before_the_encoder_costs_what_is_encoded(family, method):
+    """The place that is kept stands for no other, and so none is encoded for that."""
+
+    @vtc.method(name="same-place")
+    def run(tokens, budget):
+        return vtc.prune(tokens, torch.arange(tokens.total).view(tokens.grid)[:, 1, 1])
+
+    try:
+        model, clip = vtc.load_model(checkpoint(family, 3)), vtc.Clip(frames(1), np.arange(6) / 2)
+        grid = model.encode(clip).grid
+        ratio = grid[1] * grid[2] if method == "same-place" else grid[0]
+        _, torchs = counted(lambda: vtc.reduce_clip(model, clip, method, ratio, stage="pixels"))
+    finally:
+        METHODS.pop("same-place")
+    encoded = [n for n in model.part[2].values[..., 0].isfinite().flatten(1).sum(1).tolist() if n]
+    assert encoded == ([1] * grid[0] if method == "same-place" else [grid[1] * grid[2]])
+    costs = vtc.stage_costs(model.network, grid, encoded=encoded).groupby("stage").flops.sum()
+    assert costs.vision + costs.projector == pytest.approx(torchs, rel=0.02)
+
+
 def test_a_stage_inside_costs_what_its_layers_hold():
     """Half of the tokens in all layers cost as much as half on average, but for attention, which is quadratic."""
     network, grid = vtc.load_model().network, (16, 14, 14)
@@ -75,6 +100,12 @@ def test_ideal_speedup_is_bounded_by_what_stays():
 def test_more_tokens_than_there_are_cost_nothing_that_is_known(held):
     with pytest.raises(vtc.VTCError, match="give 1 to 4 visual tokens, or 6 such numbers"):
         vtc.stage_costs(vtc.load_model().network, (1, 2, 2), held)
+
+
+@pytest.mark.parametrize("encoded", [[], [0], [5], [4] * 3, [2.0], "44"])
+def test_more_than_there_is_cannot_be_encoded(encoded):
+    with pytest.raises(vtc.VTCError, match="give 1 to 4 tokens for each of 1 to 2 frames"):
+        vtc.stage_costs(vtc.load_model().network, (2, 2, 2), encoded=encoded)
 
 
 def test_a_family_that_was_never_compared_is_refused():

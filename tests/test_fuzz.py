@@ -370,7 +370,14 @@ def calls(model):
         "score": {"sample": ASKED[0], "answer": "red", "rule": "exact"},
         "show": {"clip": CLIP, **shown},
         "split_losses": {"table": table, "by": ["label"]},
-        "stage_costs": {"model": model.network, "grid": (4, 14, 14), "held": 20, "text": 3, "new_tokens": 2},
+        "stage_costs": {
+            "model": model.network,
+            "grid": (4, 14, 14),
+            "held": 20,
+            "encoded": [9],
+            "text": 3,
+            "new_tokens": 2,
+        },
         "summary": {"table": table},
         "sweep": {"model": model, "samples": asked[:1], "methods": ["uniform"], "ratios": [4], "seeds": [0]}
         | {"max_new_tokens": 1, "budget": "enters", "results": None, "timeout": None},
@@ -418,7 +425,7 @@ def test_cutting_inside(model, name, named):
 
 
 @FUZZ
-@given(named=one_of(["held", "text", "new_tokens"], junk), grid=junk)
+@given(named=one_of(["held", "encoded", "text", "new_tokens"], junk), grid=junk)
 def test_counting_costs(model, named, grid):
     answered(vtc.stage_costs, model.network, (4, 14, 14), **named)
     answered(vtc.stage_costs, model.network, grid)

@@ -11,8 +11,8 @@ PACKAGE = Path(__file__).resolve().parent.parent / "vtc_lab"
 FILES = sorted(PACKAGE.rglob("*.py"))
 TREES = {".".join(path.relative_to(PACKAGE).with_suffix("").parts): ast.parse(path.read_text()) for path in FILES}
 # From low to high: a room imports from those before it. The package's own __init__ is the roof.
-ROOMS = ["tokens", "clips", "reducers", "encoders", "models", "measures", "pixels", "cost", "speed", "qa", "toy"]
-ROOMS += ["sweeps", "figures", "widgets", "integrations", "__init__"]
+ROOMS = ["tokens", "clips", "reducers", "encoders", "models", "measures", "pixels", "cost", "qa", "toy"]
+ROOMS += ["sweeps", "speed", "figures", "widgets", "integrations", "__init__"]
 
 
 def imports() -> Iterator[tuple[str, str]]:

@@ -18,7 +18,9 @@ ARGUMENTS = {"batches": (1, 2), "new_tokens": 3, "repeats": 2}
 
 @pytest.fixture(scope="module")
 def table():
-    return vtc.measure(vtc.load_model(), CLIP, ["lftr", "visionzip", "fastv"], [8], **ARGUMENTS)
+    return vtc.measure(
+        vtc.load_model(), CLIP, ["lftr", "visionzip", "fastv", ("lftr", {"stage": "pixels"})], [8], **ARGUMENTS
+    )
 
 
 def values(table, method, column="value"):
@@ -31,6 +33,7 @@ def test_every_setting_has_every_quantity_against_the_ideal(table):
         "lftr": 12,
         "visionzip": 12,
         "fastv": 12,
+        "lftr (stage=pixels)": 12,
     }
     for method in ("lftr", "visionzip"):
         assert values(table, method, "speedup")[["prefill", "ttft", "total"]].min() > 1
@@ -53,6 +56,15 @@ def test_both_budgets_are_in_the_table(table):
 
 def test_what_needs_attention_pays_for_it(table):
     assert values(table, "visionzip").encode > values(table, "lftr").encode == values(table, "none").encode
+
+
+def test_a_stage_before_the_encoder_encodes_for_itself(table):
+    """At 8x an eighth of the patches is needed: less than an eighth of the FLOPs, with what makes the patches."""
+    before, behind = values(table, "lftr (stage=pixels)"), values(table, "lftr")
+    assert before.encode < behind.encode and before.reduce > 0
+    ideal = values(table, "lftr (stage=pixels)", "ideal")
+    assert 7 < ideal.encode < 20 and values(table, "lftr", "ideal").encode == 1
+    assert ideal.prefill == values(table, "lftr", "ideal").prefill and ideal.ttft > values(table, "lftr", "ideal").ttft
 
 
 def test_questions_per_second_follow_from_the_stages(table):
@@ -79,6 +91,9 @@ def test_a_method_that_cannot_go_down_so_far_is_left_out():
     ("wrong", "words"),
     [
         ({"methods": ["lfrt"]}, "did you mean 'lftr'"),
+        ({"methods": [("visionzip", {"stage": "pixels"})]}, "looks at the encoder's attention"),
+        ({"methods": [("lftr", {"stages": "pixels"})]}, "did you mean 'stage'"),
+        ({"ratios": [None]}, "ratio is None"),
         ({"ratios": [0.5]}, "ratio is 0.5"),
         ({"repeats": 0}, "repeats is 0; it must be a whole number from 1"),
         ({"new_tokens": 1}, "new_tokens is 1; it must be a whole number from 2"),
@@ -101,6 +116,7 @@ def test_real_size_runs_at_toy_size(tmp_path):
         "2",
         "--methods",
         "lftr",
+        "lftr stage=both",
         "fastv",
         "--ratios",
         "2",
@@ -125,11 +141,15 @@ def test_figures_draw_every_setting(table):
         "lftr 8×",
         "visionzip 8×",
         "fastv 8×",
+        "lftr (stage=pixels) 8×",
     ]
+    pixels = "lftr (stage=pixels)"
     accuracy = pd.DataFrame(
-        [("lftr", 1, 0.9), ("lftr", 8, 0.89), ("fastv", 1, 0.9)], columns=["label", "ratio", "mean"]
+        [("lftr", 1, 0.9), ("lftr", 8, 0.89), ("fastv", 1, 0.9), (pixels, 1, 0.9), (pixels, 8, 0.9)],
+        columns=["label", "ratio", "mean"],
     )
-    drawn = vtc.plot_speed(table, accuracy).vtc["data"]
-    assert drawn.method.tolist() == ["lftr"] and drawn.points.item() == pytest.approx(-1)
+    figure = vtc.plot_speed(table, accuracy)
+    assert figure.vtc["data"].set_index("method").points.to_dict() == pytest.approx({"lftr": -1, pixels: 0})
+    assert len({line.get_color() for line in figure.axes[0].lines[:2]}) == 2  # one method, in two ways
     with pytest.raises(vtc.VTCError, match="no setting has both a speed and an accuracy"):
         vtc.plot_speed(table, accuracy[accuracy.label == "fastv"])

@@ -1,6 +1,7 @@
 """Count parameters, FLOPs and KV cache of each stage from a model's configuration, and the speed-up that they allow."""
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from numbers import Integral, Real
 from typing import Any
@@ -29,6 +30,7 @@ def stage_costs(
     grid: tuple[int, int, int],
     held: int | Sequence[int] | None = None,
     *,
+    encoded: Sequence[int] | None = None,
     text: int = 32,
     new_tokens: int = 16,
 ) -> pd.DataFrame:
@@ -40,6 +42,8 @@ def stage_costs(
     grid : (T, h, w) of the clip's visual tokens, such as `model.encode(clip).grid`.
     held : visual tokens that each layer of the language model holds: one number, or one a layer for a stage inside
         (`stage.layers[0]` of `vtc.inside`); by default all.
+    encoded : visual tokens of each frame that is encoded, h * w for whole ones, where a stage before the encoder leaves
+        out others (see `reduce_clip`); by default all of all. The tower's layers work on the patches of those alone.
     text : other tokens of the prompt.
     new_tokens : length of the answer.
 
@@ -76,33 +80,43 @@ def stage_costs(
     for name, value, least in (("text", text, 0), ("new_tokens", new_tokens, 1)):
         if not isinstance(value, Integral) or value < least:
             raise VTCError(f"{name} is {value!r:.60}; give a whole number of at least {least}")
+    frames, each = grid[0], math.prod(grid[1:])
+    if encoded is not None:
+        known = isinstance(encoded, Sequence) and 0 < len(encoded) <= frames
+        if not known or not all(isinstance(n, Integral) and 0 < n <= each for n in encoded):
+            raise VTCError(f"encoded is {encoded!r:.60}; give 1 to {each} tokens for each of 1 to {frames} frames")
+    some = {each: frames} if encoded is None else Counter(map(int, encoded))
     total, depth = math.prod(grid), len(network.get_decoder().layers)
     layers = list(held) if isinstance(held, Sequence) else [total if held is None else held] * depth
-    if len(layers) != depth or not all(isinstance(each, Real) and 0 < each <= total for each in layers):
+    if len(layers) != depth or not all(isinstance(n, Real) and 0 < n <= total for n in layers):
         raise VTCError(f"held is {held!r:.60}; give 1 to {total} visual tokens, or {depth} such numbers, one a layer")
-    rows = _before(network, grid) + _language(network, [each + text for each in layers], new_tokens - 1)
+    rows = _before(network, grid, some) + _language(network, [n + text for n in layers], new_tokens - 1)
     columns = ["stage", "tokens", "parameters", "flops", "attention", "kv_bytes", "moved"]
     table = pd.DataFrame(rows, columns=columns)
     table.insert(1, "layer", pd.Series(range(depth), range(_LAYERS_FROM, _LAYERS_FROM + depth), "Int64"))
     return table
 
 
-def _before(network: Model, grid: tuple[int, int, int]) -> list[tuple]:
-    """The rows of what is in front of the language model."""
+def _before(network: Model, grid: tuple[int, int, int], encoded: Mapping[int, int]) -> list[tuple]:
+    """The rows of what is in front of the language model; `encoded` are frames by how many of their tokens are."""
     core, family, config, size = network.base_model, family_of(network), network.config, network.dtype.itemsize
-    vision, tower, (frames, *_) = config.vision_config, getattr(core, family.tower), grid
+    vision, tower, frames = config.vision_config, getattr(core, family.tower), sum(encoded.values())
     inner = [part for name, part in tower.named_children() if name in _PROJECTORS]
     between = inner + [part for name, part in core.named_children() if name in _PROJECTORS]
-    groups = _groups(vision, grid)
-    patches, total = frames * sum(groups[0]), math.prod(grid)
-    looks = 4 * frames * (getattr(vision, "embed_dim", None) or vision.hidden_size)
-    looks *= sum(length**2 for layer in groups for length in layer)
-    flops = 2 * patches * (_work(tower) - sum(map(_work, inner))) + looks
-    if vision.model_type in _CLASS_TOKEN:  # which is not made from pixels
-        flops -= 2 * frames * sum(part.weight.numel() for part in tower.modules() if isinstance(part, nn.Conv2d))
+    groups, cls = _groups(vision, grid), vision.model_type in _CLASS_TOKEN
+    whole = sum(groups[0]) - cls
+    seen = [(cls + round(whole * n / (grid[1] * grid[2])), times) for n, times in encoded.items()]  # by the layers
+    patches, total = sum(n * times for n, times in seen), math.prod(grid)
+    looks = 4 * (getattr(vision, "embed_dim", None) or vision.hidden_size)
+    pairs = {cls + whole: sum(length**2 for layer in groups for length in layer)}
+    looks *= sum(pairs.get(n, len(groups) * n**2) * times for n, times in seen)
+    begin, *less = (_work(part, (nn.Conv2d, nn.Conv3d)) for part in (tower, *inner))
+    begin -= sum(less)  # makes the patches of whole frames, and no class token
+    flops = 2 * patches * (_work(tower) - sum(map(_work, inner)) - begin) + 2 * frames * whole * begin + looks
     weights = _count(tower) - sum(map(_count, inner))
     rows: list[tuple] = [("vision", patches, weights, flops, looks, 0, weights * size)]
-    projected = patches if config.model_type in _POOLS_LAST else total + family.cls * frames
+    made = sum(n * times for n, times in encoded.items())
+    projected = patches if config.model_type in _POOLS_LAST else made + family.cls * frames
     weights, work = (sum(map(each, between)) for each in (_count, _work))
     rows.append(("projector", projected, weights, 2 * projected * work, 0, 0, weights * size))
     numbers = total * config.get_text_config().hidden_size
@@ -136,14 +150,15 @@ _EFFORT = ["flops", "attention", "moved"]
 def ideal_speedup(full: pd.DataFrame, reduced: pd.DataFrame, seconds: Mapping[str, float] | None = None) -> float:
     """Return the speed-up that a reduction could give if it cost nothing and a machine lost no time (Amdahl's law).
 
-    What is in front of the language model stays as it is. Prefill shrinks with its FLOPs, of which attention counts
-    half because kernels skip the masked half, and decoding with the bytes that it moves.
+    Encoding shrinks with the FLOPs of tower and projector, which are fewer for a stage before the encoder alone;
+    prefill with its FLOPs, of which attention counts half because kernels skip the masked half; and decoding with the
+    bytes that it moves.
 
     Parameters
     ----------
     full, reduced : tables of `stage_costs`, for either budget: tokens that enter, or tokens of each layer.
-    seconds : measured without reduction, by stage: "prefill", "decode" and any others, whose times stay. By default
-        the FLOPs of vision, projector, prefill and decode stand for them.
+    seconds : measured without reduction, by stage: "encode", "prefill", "decode" and any others, whose times stay. By
+        default the FLOPs of vision, projector, prefill and decode stand for them.
 
     Examples
     --------
@@ -166,15 +181,17 @@ def ideal_speedup(full: pd.DataFrame, reduced: pd.DataFrame, seconds: Mapping[st
 
 
 def shares_left(full: pd.DataFrame, reduced: pd.DataFrame) -> dict[str, float]:
-    """Return the shares of the time of prefill and of decoding that are left in `ideal_speedup`."""
-    moved = [table.moved[table.stage == "decode"].sum() for table in (full, reduced)]
-    left = {"prefill": float(_effort(reduced).prefill / _effort(full).prefill)}
-    return left | {"decode": float(moved[1] / moved[0]) if moved[0] else 1.0}
+    """Return the shares of the time of encoding, of prefill and of decoding that are left in `ideal_speedup`."""
+    one, other = ({**_effort(table)} for table in (full, reduced))
+    for effort, table in ((one, full), (other, reduced)):
+        effort["encode"] = effort.get("vision", 0) + effort.get("projector", 0)
+        effort["decode"] = table.moved[table.stage == "decode"].sum()
+    return {stage: float(other.get(stage, 0) / one[stage]) if one[stage] else 1.0 for stage in one}
 
 
 def _effort(costs: pd.DataFrame) -> pd.Series:
-    """The FLOPs of each stage, attention counted by half."""
-    return (costs.flops - costs.attention / 2).groupby(costs.stage).sum()
+    """The FLOPs of each stage, masked attention counted by half."""
+    return (costs.flops - costs.attention.where(costs.stage != "vision", 0) / 2).groupby(costs.stage).sum()
 
 
 def _skeleton(model: Model | PreTrainedConfig) -> Model:
@@ -203,10 +220,10 @@ def _groups(vision: Any, grid: tuple[int, int, int]) -> list[list[int]]:
     return layers
 
 
-def _work(module: nn.Module) -> int:
+def _work(module: nn.Module, kinds: tuple[type, ...] = (nn.Linear, nn.Conv2d, nn.Conv3d)) -> int:
     """Multiply-adds for one token: the weights of matrices."""
-    kinds = (nn.Linear, nn.Conv2d, nn.Conv3d)
-    return sum(each.weight.numel() for each in module.modules() if isinstance(each, kinds))
+    found: list[Any] = [each for each in module.modules() if isinstance(each, kinds)]
+    return sum(each.weight.numel() for each in found)
 
 
 def _count(module: nn.Module) -> int:

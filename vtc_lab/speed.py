@@ -24,20 +24,23 @@ from transformers import LogitsProcessorList
 from vtc_lab.clips.reading import read_clip
 from vtc_lab.cost import shares_left, stage_costs
 from vtc_lab.models.answers import Clock
+from vtc_lab.models.before_encoding import check_stage, reduce_clip
 from vtc_lab.models.compression import engaged, put_back
 from vtc_lab.models.inside import inside
 from vtc_lab.models.loading import free_memory
 from vtc_lab.models.prompt_clips import EncodedPrompt, settle
 from vtc_lab.models.prompts import join
 from vtc_lab.models.video_model import VideoModel
-from vtc_lab.reducers.inside import parts_of, stages_of
 from vtc_lab.reducers.ops import prune
-from vtc_lab.reducers.registry import check_ratio, needs_saliency, reduce
-from vtc_lab.tokens import Clip, MinimumBudgetError, VTCError, demand
+from vtc_lab.reducers.registry import check_ratio, reduce
+from vtc_lab.sweeps.jobs import Setting
+from vtc_lab.sweeps.plan import Chosen, settings_of
+from vtc_lab.tokens import Clip, MinimumBudgetError, Reduction, VideoTokens, VTCError, demand
 
 FULL = ("none", 1.0)  # the setting that everything is compared with
 _STAGES = ["read", "encode", "reduce", "prefill", "decode"]
 _IDEALS = {  # the stages whose times a quantity is made of
+    "encode": ["encode"],
     "prefill": ["prefill"],
     "decode": ["decode"],
     "ttft": ["encode", "prefill"],
@@ -51,18 +54,17 @@ _MOST = 100_000  # rounds or tokens
 _BATCHES = 100  # sizes of them
 _ROOM = 0.9  # of the free memory, for the largest batch
 _STATUS = Path("/proc/self/status")  # of Linux, with the highest memory of the process
-Setting = tuple[str, float]  # method, ratio
+Named = tuple[str, float]  # a setting in the table: its label, and the ratio
 
 
 class _Trial(NamedTuple):
-    """The seconds of one run, and what it held."""
+    """The seconds of one run, with those of encoding if it did that itself, and what it held."""
 
-    reduce: float
-    prefill: float
-    decode: float
+    times: dict[str, float]
     peak_gb: float
     entered: int
     held: list[int]  # visual tokens of each layer
+    encoded: list[int] | None  # visual tokens of each frame that it encoded itself
     text: int
 
 
@@ -78,7 +80,7 @@ class _Known(NamedTuple):
 def measure(
     model: VideoModel,
     clip: Clip | str | Path,
-    methods: Sequence[str],
+    methods: Sequence[Chosen],
     ratios: Sequence[float] = (2, 4, 8, 16),
     *,
     frames: int | None = None,
@@ -90,13 +92,15 @@ def measure(
     """Measure the speed of a model with and without reductions, each against the ideal.
 
     Each round reads and encodes the clip once and then runs every setting and batch, in an order that changes from
-    round to round, so that a machine that slows down slows everything. A first round warms up and is not counted.
+    round to round, so that a machine that slows down slows everything. A setting whose `stage` is before the encoder
+    encodes for itself in each run. A first round warms up and is not counted.
 
     Parameters
     ----------
     model : from `load_model`.
     clip : a clip, or a video file, of which `frames` are then read in each round.
-    methods : names of `methods()`, of `methods(stage="inside")`, or pairs of them.
+    methods : as for `sweep`: names of `methods()`, of `methods(stage="inside")`, or both joined ("lftr + fastv"), or
+        pairs of a name and its options, such as ("lftr", {"stage": "pixels"}).
     ratios : of the tokens that enter, or for a method inside, of those left in the last layer.
     question : asked of every clip.
     batches : numbers of prompts, each with a clip of its own, that the language model gets at once. Clips are read,
@@ -108,8 +112,8 @@ def measure(
     -------
     DataFrame with a row for each setting and quantity. "none" at ratio 1, every token, is the first.
 
-    - method, ratio; entered, visual: tokens that entered the language model, and that the clip has; per_layer: mean
-      over the layers;
+    - method (with its options: "lftr (stage=pixels)"), ratio; entered, visual: tokens that entered the language model,
+      and that the clip has; per_layer: mean over the layers;
     - quantity: seconds of "read", "encode" (the processor's work with it), "reduce", "prefill" (with taking the tokens
       out of the prompt), "decode", "ttft" (encode to the first token) and "total" (read to the last);
       "tokens_per_second" of decoding; "questions_per_second" one at a time; "best_questions_per_second" over the
@@ -118,7 +122,8 @@ def measure(
     - batch, at which it was measured;
     - value, low, high: the median and its interval, of at least 95 % from 6 rounds on;
     - speedup, speedup_low, speedup_high: against "none" in the same rounds; for memory, how many times less;
-    - ideal: the speed-up that `ideal_speedup` allows; of_ideal: measured / ideal. Both are medians of the rounds, too.
+    - ideal: the speed-up that `ideal_speedup` allows, in which a stage before the encoder takes the FLOPs of the frames
+      or patches that it needs; of_ideal: measured / ideal. Both are medians of the rounds, too.
 
     `attrs` describes the machine. A method that cannot go down to a ratio is left out, with a warning.
 
@@ -143,27 +148,27 @@ def measure(
     for name, value, least in (("new_tokens", new_tokens, 2), ("repeats", repeats, 1)):
         if not isinstance(value, Integral) or not least <= value < _MOST:
             raise VTCError(f"{name} is {value!r:.60}; it must be a whole number from {least} to below {_MOST:,}")
-    settings = [FULL, *((name, check_ratio("ratio", ratio, 1 << 30)) for name in methods for ratio in ratios)]
-    salient = {name: _salient(name) for name in methods}
+    settings = _settings(model, methods, ratios)
+    salient = {name for name, setting in settings.items() if setting and setting.salient}
     rows: list[dict[str, Any]] = []
     order = np.random.default_rng(0)
     for number in range(repeats + 1):
         start = time.perf_counter()
         here = clip if isinstance(clip, Clip) else read_clip(clip, frames=frames)
         read = here.seconds if isinstance(clip, Clip) else time.perf_counter() - start
-        prompt, encode_salient, encode = model.prompt(here, question, saliency=any(salient.values()))
+        prompt, encode_salient, encode = model.prompt(here, question, saliency=bool(salient))
         if not number:
-            about = _tried(model, prompt, settings, max({1, *batches}), new_tokens)
+            about = _tried(model, here, prompt, settings, max({1, *batches}), new_tokens)
             runs = [
                 (setting, batch) for setting, batch in product(about, {1, *batches}) if batch <= about[setting].fits
             ]
             runs += [(FULL, 1)] * (len(runs) // 8)  # whatever disturbs it disturbs every comparison
             continue
         for setting, batch in (runs[n] for n in order.permutation(len(runs))):
-            done = _run(model, prompt, setting, batch, new_tokens)
+            done = _run(model, here, prompt, settings[setting], batch, new_tokens)
             row = {"method": setting[0], "ratio": setting[1], "batch": batch, "round": number, "read": read}
-            row |= {"encode": encode_salient if salient.get(setting[0]) else encode}
-            rows.append(row | {name: getattr(done, name) for name in ("reduce", "prefill", "decode", "peak_gb")})
+            row |= {"encode": encode_salient if setting in salient else encode, "peak_gb": done.peak_gb}
+            rows.append(row | done.times)
     table = _table(pd.DataFrame(rows), about, new_tokens).assign(visual=prompt.tokens[0].total)
     table.attrs = _machine(model) | {"clip": list(here.frames.shape), "new_tokens": new_tokens, "rounds": repeats}
     return table
@@ -183,31 +188,56 @@ def _machine(model: VideoModel) -> dict[str, Any]:
     return told | {"dtype": dtype, "torch": torch.__version__, "transformers": transformers.__version__}
 
 
-def _salient(name: str) -> bool:
-    """True if a method looks at the encoder's attention; a VTCError for an unknown one."""
-    parts_of(name)
-    before, _ = stages_of(name)
-    return bool(before) and needs_saliency(before, {})
+def _settings(model: VideoModel, methods: Sequence[Chosen], ratios: Sequence[float]) -> dict[Named, Setting | None]:
+    """The settings by their names, checked; every token is None."""
+    settings: dict[Named, Setting | None] = {FULL: None}
+    for setting in settings_of(methods, ratios, [0]):
+        if setting.stage != "features":
+            check_stage(model.family, setting.stages[0], setting.stage, setting.before)
+        settings[setting.label, check_ratio("ratio", setting.ratio, 1 << 30)] = setting
+    return settings
+
+
+def _reduced(
+    model: VideoModel, clip: Clip, tokens: VideoTokens, setting: Setting | None
+) -> tuple[Reduction, dict[str, float], list[int] | None]:
+    """The clip reduced; the seconds; and how many tokens of each frame were encoded, if the setting did that itself."""
+    before = setting.stages[0] if setting else ""
+    if not (setting and before):
+        return prune(tokens, torch.arange(tokens.total, device=tokens.values.device)), {"reduce": 0.0}, None
+    start, fresh, how = time.perf_counter(), model.fresh(), {"ratio": setting.ratio} | setting.before
+    if setting.stage == "features":
+        reduced = reduce(tokens, before, **how)
+    else:
+        reduced = reduce_clip(fresh, clip, before, stage=setting.stage, **how)
+    settle(reduced.tokens)
+    seconds = time.perf_counter() - start
+    if not fresh.part:
+        return reduced, {"reduce": seconds}, None
+    made = fresh.part[2].values[..., 0].isfinite().flatten(1).sum(1)
+    times = {"encode": seconds - reduced.seconds, "reduce": reduced.seconds}
+    return reduced, times, made[made > 0].tolist()
 
 
 @torch.no_grad()
 def _run(
-    model: VideoModel, prompt: EncodedPrompt, setting: Setting, batch: int, new_tokens: int, check: bool = False
+    model: VideoModel,
+    clip: Clip,
+    prompt: EncodedPrompt,
+    setting: Setting | None,
+    batch: int,
+    new_tokens: int,
+    check: bool = False,
 ) -> _Trial:
-    """Reduce the clip of an encoded prompt and answer a batch of copies of it."""
-    (name, ratio), tokens, network = setting, prompt.tokens[0], model.network
-    before, inner = ("", "") if setting == FULL else stages_of(name)
+    """Reduce the clip of an encoded prompt, or encode less of it, and answer a batch of copies of it."""
+    tokens, network = prompt.tokens[0], model.network
     _reset_peak(network.device)
-    start = time.perf_counter()
-    if before:
-        reduced = reduce(tokens, before, ratio=ratio)
-    else:
-        reduced = prune(tokens, torch.arange(tokens.total, device=tokens.values.device))
-    settle(reduced.tokens)
-    reducing = time.perf_counter() - start if before else 0.0
+    reduced, times, encoded = _reduced(model, clip, tokens, setting)
+    before, inner = setting.stages if setting else ("", "")
+    how = {"ratio": None if before else setting.ratio} | setting.inside() if setting and inner else {}
     clock = Clock()
     length: Mapping[str, Any] = {"max_new_tokens": new_tokens, "min_new_tokens": new_tokens, "do_sample": False}
-    with inside(network, inner, ratio=None if before else ratio) if inner else nullcontext() as stage:
+    with inside(network, inner, **how) if inner else nullcontext() as stage:
         begun = time.perf_counter()
         given = put_back(network, prompt, [reduced])
         text = given["input_ids"].shape[1] - len(reduced)
@@ -219,24 +249,30 @@ def _run(
     held = [len(reduced)] * len(network.get_decoder().layers)
     if stage:  # which counts newlines, too
         held = [min(tokens.total, n) for n in stage.layers[0]]
-    peak = _peak_gb(network.device)
-    return _Trial(reducing, clock.first - begun, end - clock.first, peak, len(reduced), held, text)
+    times |= {"prefill": clock.first - begun, "decode": end - clock.first}
+    return _Trial(times, _peak_gb(network.device), len(reduced), held, encoded, text)
 
 
 def _tried(
-    model: VideoModel, prompt: EncodedPrompt, settings: Sequence[Setting], most: int, new_tokens: int
-) -> dict[Setting, _Known]:
+    model: VideoModel,
+    clip: Clip,
+    prompt: EncodedPrompt,
+    settings: Mapping[Named, Setting | None],
+    most: int,
+    new_tokens: int,
+) -> dict[Named, _Known]:
     """Run each setting once, checked and not timed; a VTCError if the largest batch fits under none of them."""
     about = {}
-    for setting in settings:
+    for name, setting in settings.items():
         try:
-            tried = _run(model, prompt, setting, 1, new_tokens, check=True)
+            tried = _run(model, clip, prompt, setting, 1, new_tokens, check=True)
         except MinimumBudgetError as error:
-            warnings.warn(f"{setting[0]} at {setting[1]:g}x is left out: {error}", RuntimeWarning, stacklevel=3)
+            warnings.warn(f"{name[0]} at {name[1]:g}x is left out: {error}", RuntimeWarning, stacklevel=3)
             continue
         grid, held = prompt.tokens[0].grid, tried.held
-        costs = stage_costs(model.network, grid, held, text=tried.text, new_tokens=new_tokens)
-        about[setting] = _Known(tried.entered, sum(held) / len(held), costs, _fitting(model, costs))
+        lengths = {"text": tried.text, "new_tokens": new_tokens}
+        costs = stage_costs(model.network, grid, held, encoded=tried.encoded, **lengths)
+        about[name] = _Known(tried.entered, sum(held) / len(held), costs, _fitting(model, costs))
     if most > (fits := max(each.fits for each in about.values())):
         free = free_memory(str(model.network.device)) / 1e9
         raise VTCError(
@@ -273,7 +309,7 @@ def _fitting(model: VideoModel, costs: pd.DataFrame) -> int:
     return max(1, fits)  # one prompt has just run
 
 
-def _table(runs: pd.DataFrame, about: Mapping[Setting, _Known], new: int) -> pd.DataFrame:
+def _table(runs: pd.DataFrame, about: Mapping[Named, _Known], new: int) -> pd.DataFrame:
     """The rows of `measure`, from those of all runs."""
     runs = runs.groupby(["method", "ratio", "batch", "round"], as_index=False).median()
     runs["ttft"] = runs.batch * (runs.encode + runs.reduce) + runs.prefill
@@ -293,7 +329,7 @@ def _table(runs: pd.DataFrame, about: Mapping[Setting, _Known], new: int) -> pd.
             column = quantity.removeprefix("best_")
             value, base = each[one][column], each[other][column]
             row = head | {"quantity": quantity, "batch": one[2], **_interval(value, "value")}
-            if quantity not in ("read", "encode", "reduce"):
+            if quantity not in ("read", "reduce"):
                 gain = value / base if "per_second" in column else base / value
                 row |= _interval(gain, "speedup")
             if quantity in _IDEALS:

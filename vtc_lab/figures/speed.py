@@ -7,7 +7,7 @@ from matplotlib.lines import Line2D
 
 from vtc_lab.figures import marks
 from vtc_lab.figures.export import Picture, attach
-from vtc_lab.figures.style import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, SMALL, figure_size, method_style, paper_style
+from vtc_lab.figures.style import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, SMALL, figure_size, paper_style
 from vtc_lab.sweeps import tidy
 from vtc_lab.tokens import VTCError
 
@@ -83,9 +83,10 @@ def plot_speed(table: pd.DataFrame, accuracy: pd.DataFrame, *, venue: str = "cvp
     cells = cells[cells.ratio > 1].sort_values("ratio")
     if cells.empty:
         raise VTCError("no setting has both a speed and an accuracy; measure the methods and ratios of the accuracies")
-    looks = {method: method_style(method) | {"linewidth": 0.6, "markersize": 4.5} for method in cells.method}
+    bare = cells.assign(method=cells.label.str.partition(" (")[0])  # without options
+    looks = {label: look | {"linewidth": 0.6, "markersize": 4.5} for label, look in marks.looks(bare).items()}
     (wide, tall), ideals = figure_size(venue, width, 0.5), cells.groupby("ratio").ideal.median()
-    panels, columns = marks.panels(cells, wide)
+    panels, columns = marks.panels(bare, wide)
     common = [method for method in looks if not any(method in panel for panel in panels)]
     seen = [*cells.speedup, *ideals, PAPER[0]]  # where few rounds leave an interval wide, it is cut off
     star: dict[str, Any] = {"marker": "*", "markersize": 8, "color": PURPLE, "markeredgecolor": "black"}
