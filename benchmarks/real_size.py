@@ -20,10 +20,11 @@ from vtc_lab.models.video_model import VideoModel
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / "benchmarks"), str(ROOT / "tests")]
-from throughput import show, write  # noqa: E402
+from throughput import chosen, show, write  # noqa: E402
 from tiny_checkpoints import CHAT, TINY, tokenizer  # noqa: E402
 
-METHODS = ["lftr", "earlytom", "holitom", "fastvid", "visionzip", "fastv"]
+METHODS = ["lftr", *vtc.variants("lftr", stage=["both", "pixels"])]
+METHODS += ["earlytom", "holitom", "fastvid", "visionzip", "fastv"]
 SIGLIP = {"hidden_size": 1152, "intermediate_size": 4304, "num_hidden_layers": 26, "num_attention_heads": 16}
 SIGLIP |= {"image_size": 384, "patch_size": 14, "vision_use_head": False, "model_type": "siglip_vision_model"}
 QWEN2 = {"hidden_size": 3584, "intermediate_size": 18944, "num_hidden_layers": 28, "num_attention_heads": 28}
@@ -101,7 +102,7 @@ def on_paper(frames: list[int]) -> pd.DataFrame:
         grid = (count, 14, 14) if family == "llava_onevision" else (count // 2, 16, 16)  # 448 or 512 pixels square
         config = _parts(family, vision, text)[1]
         config.dtype = torch.bfloat16
-        full, *reduced = (vtc.stage_costs(config, grid, math.prod(grid) // ratio) for ratio in (1, 4, 10))
+        full = vtc.stage_costs(config, grid)
         sums = full.groupby("stage").sum()
         row = {"model": name, "frames": count, "tokens": math.prod(grid), "billion weights": sums.parameters / 1e9}
         row["billion weights"] = row["billion weights"].drop("decode").sum()
@@ -111,10 +112,15 @@ def on_paper(frames: list[int]) -> pd.DataFrame:
         }
         row["prefill TFLOPs"] = (sums.flops - sums.attention / 2).prefill / 1e12
         seconds = {"encode": row["encoder TFLOPs"], "prefill": row["prefill TFLOPs"]}
-        ideal = {
-            f"ideal {r}x": vtc.ideal_speedup(full, each, seconds) for r, each in zip((4, 10), reduced, strict=True)
-        }
-        rows.append(row | ideal)
+        each = math.prod(grid[1:])
+        for ratio in (4, 10):
+            stages = {"": None, " both": [each] * -(-grid[0] // 2)}
+            if family == "llava_onevision":  # other towers encode whole frames
+                stages[" pixels"] = [round(each / ratio)] * grid[0]
+            for stage, encoded in stages.items():
+                reduced = vtc.stage_costs(config, grid, math.prod(grid) // ratio, encoded=encoded)
+                row[f"ideal {ratio}x{stage}"] = vtc.ideal_speedup(full, reduced, seconds)
+        rows.append(row)
     return pd.DataFrame(rows).round(2)
 
 
@@ -122,7 +128,7 @@ def main() -> None:
     gpu = torch.cuda.is_available()
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--models", nargs="+", choices=MODELS)
-    parser.add_argument("--methods", nargs="+", default=METHODS)
+    parser.add_argument("--methods", nargs="+", type=chosen, default=METHODS)
     parser.add_argument("--frames", nargs="+", type=int, default=[8, 32, 64, 128] if gpu else [8])
     parser.add_argument("--ratios", nargs="+", type=float, default=[2, 4, 8, 10, 16] if gpu else [4, 10])
     parser.add_argument("--batches", nargs="+", type=int, default=[1, 4, 16] if gpu else [1])
@@ -150,7 +156,7 @@ def main() -> None:
                 repeats=given.repeats,
             )
             tables.append(table)
-            print(table.attrs, show(table), sep="\n", flush=True)
+            print(table.attrs, show([table]), sep="\n", flush=True)
             if given.out:  # after each, so that a run that is cut short leaves what it has
                 write(tables, given.out)
         del model
