@@ -55,7 +55,8 @@ def test_costs_are_those_that_torch_counts(family, ratio=3):
 
 
 @pytest.mark.parametrize(
-    ("family", "method"), [("llava_onevision", "same-place"), ("llava", "same-place"), ("qwen2_5_vl", "uniform")]
+    ("family", "method"),
+    [("llava_onevision", "same-place"), ("llava", "same-place"), ("qwen3_vl", "same-place"), ("qwen2_5_vl", "uniform")],
 )
 def test_a_stage_before_the_encoder_costs_what_is_encoded(family, method):
     """The place that is kept stands for no other, and so none is encoded for that."""

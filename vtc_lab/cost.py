@@ -104,12 +104,12 @@ def _before(network: Model, grid: tuple[int, int, int], encoded: Mapping[int, in
     inner = [part for name, part in tower.named_children() if name in _PROJECTORS]
     between = inner + [part for name, part in core.named_children() if name in _PROJECTORS]
     groups, cls = _groups(vision, grid), vision.model_type in _CLASS_TOKEN
-    whole = sum(groups[0]) - cls
-    seen = [(cls + round(whole * n / (grid[1] * grid[2])), times) for n, times in encoded.items()]  # by the layers
-    patches, total = sum(n * times for n, times in seen), math.prod(grid)
-    looks = 4 * (getattr(vision, "embed_dim", None) or vision.hidden_size)
-    pairs = {cls + whole: sum(length**2 for layer in groups for length in layer)}
-    looks *= sum(pairs.get(n, len(groups) * n**2) * times for n, times in seen)
+    looks, patches, total, whole = 0.0, 0, math.prod(grid), sum(groups[0]) - cls
+    for tokens, times in encoded.items():  # of the layers; what a window sees is thinned out as the whole frame is
+        share = tokens / (grid[1] * grid[2])
+        patches += times * (cls + round(whole * share))
+        looks += times * sum((cls + (length - cls) * share) ** 2 for layer in groups for length in layer)
+    looks = 4 * (getattr(vision, "embed_dim", None) or vision.hidden_size) * round(looks)
     begin, *less = (_work(part, (nn.Conv2d, nn.Conv3d)) for part in (tower, *inner))
     begin -= sum(less)  # makes the patches of whole frames, and no class token
     flops = 2 * patches * (_work(tower) - sum(map(_work, inner)) - begin) + 2 * frames * whole * begin + looks
