@@ -223,6 +223,21 @@ def test_a_shallow_tower_merges_after_each_of_its_layers():
     assert reduced.options == {"tau": 0.8, "layers": (0, 1), "ratio": 4, "stage": "both"}
 
 
+def test_sweeps_take_the_layers():
+    clip, samples = vtc.make_clip(7, frames=8)
+    asked = [{**samples[0], "clip": clip}]
+    table = vtc.sweep(vtc.load_model(), asked, vtc.variants("earlytom", stage=["both"], layers=[None, (0,)]), [4])
+    assert table.label.tolist() == ["earlytom (stage=both)", "earlytom (layers=[0], stage=both)"]
+    assert (table.status == "ok").all() and table.engaged.all()
+    pair = vtc.sweep(vtc.load_model(), asked, [("earlytom + pyramiddrop", {"stage": "both", "layers": "1"})], [4])
+    assert pair.status.item() == "ok"  # of the inner stage
+    for method in ("earlytom", "earlytom + fastv"):
+        with pytest.raises(vtc.VTCError, match=r"layers is \(0,\), an option of stage='both' alone"):
+            vtc.sweep(vtc.load_model(), asked, [(method, {"layers": (0,)})], [4])
+    tokens = vtc.load_model().encode(clip, saliency=True)
+    assert vtc.fidelity_sweep({"": tokens}, ["earlytom"], [4]).status.item() == "ok"
+
+
 def test_what_it_cannot_do_is_one_sentence():
     model, clip = tiny("llava_onevision"), drifting()
     for layers in ((), (6,), (-1,), (2, 1), (1, 1), "12", 3, (True,), (0.5,), [None]):

@@ -12,7 +12,7 @@ from torch.nn import functional
 from vtc_lab.models.families import Family, Grid
 from vtc_lab.models.merging import merge_inside
 from vtc_lab.models.video_model import VideoModel
-from vtc_lab.reducers.inside import FRAMES_BY, Stage
+from vtc_lab.reducers.inside import FRAMES_BY, IN_TOWER, Stage
 from vtc_lab.reducers.ops import prune
 from vtc_lab.reducers.registry import check_ratio, needs_saliency, reduce
 from vtc_lab.tokens import Clip, Reduction, VideoTokens, VTCError, demand, demand_one_of
@@ -61,7 +61,7 @@ def reduce_clip(
     """
     demand(VideoModel, model)
     check_stage(model.family, method, stage, options)
-    if (method, stage) == ("earlytom", "both"):
+    if stage == "both" and method in IN_TOWER:
         return merge_inside(model, clip, ratio, **options)
     saliency = needs_saliency(method, options)
     if stage == "features":

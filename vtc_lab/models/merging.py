@@ -17,6 +17,7 @@ from torch import Tensor
 from vtc_lab.models.families import Grid, Model
 from vtc_lab.models.saliency import last_layer, watch_saliency
 from vtc_lab.models.video_model import VideoModel
+from vtc_lab.reducers.inside import staged
 from vtc_lab.reducers.methods.earlytom import homes, merges, mixed, segments, select
 from vtc_lab.reducers.ops import attention, prune
 from vtc_lab.reducers.registry import check_option, check_ratio, get_method
@@ -63,10 +64,9 @@ def merge_inside(model: VideoModel, clip: Clip, ratio: float, *, layers: Any = N
     `layers` are those after which frames merge, see `reduce_clip`. The other options are those of the method. Segments
     are those of the hidden states after the last of these layers, and saliency is measured there, as in its code.
     """
-    method = get_method("earlytom")
-    options = method.defaults | options
+    options = get_method("earlytom").defaults | options
     for key, value in options.items():
-        check_option(replace(method, options=method.options | {"layers": (object, None)}), key, value)
+        check_option(staged("earlytom"), key, value)
     core, family = model.network.base_model, model.family
     tower = getattr(core, family.tower)
     if tower.config.model_type not in _TOWERS or not hasattr(core, "multi_modal_projector"):

@@ -16,6 +16,8 @@ from vtc_lab.tokens import VTCError, demand_one_of
 Rows = Literal["none", "last", "text", "chosen"]
 Stage = Literal["features", "pixels", "both"]  # what a method before the language model decides on, see `reduce_clip`
 FRAMES_BY = "divprune"  # the method that chooses the frames of "both"
+# Methods with a way of their own for "both", and its options. In a pair, a name that is also an option inside is that.
+IN_TOWER: dict[str, dict[str, Any]] = {"earlytom": {"layers": (object, None)}}
 
 
 @dataclass(frozen=True)
@@ -108,7 +110,7 @@ def staged(name: str) -> Method:
     for other in second:
         options, ranges = options | other.options, ranges | other.ranges
     if first.stage == "before" and first.needs != "evidence":  # pixels carry no evidence
-        options = options | {"stage": (Stage, "features")}
+        options = IN_TOWER.get(first.name, {}) | options | {"stage": (Stage, "features")}
     return replace(first, name=name, options=options, ranges=ranges)
 
 

@@ -23,7 +23,7 @@ from vtc_lab.measures import NO_NUMBERS, answer_fidelity, log_probabilities
 from vtc_lab.qa.clips import read_sample_clip
 from vtc_lab.qa.samples import Part, Question
 from vtc_lab.qa.scoring import letter_of, likeliest, score
-from vtc_lab.reducers.inside import Stage, get_inside, held, schedule, stages_of
+from vtc_lab.reducers.inside import IN_TOWER, Stage, get_inside, held, schedule, stages_of
 from vtc_lab.reducers.ops import prune
 from vtc_lab.reducers.registry import get_method, is_ceiling, needs_saliency, reduce
 from vtc_lab.tokens import MinimumBudgetError, Reduction, VideoTokens, VTCError, plain
@@ -85,7 +85,10 @@ class Setting:
     @property
     def before(self) -> dict[str, Any]:
         """The options of the method before the language model."""
-        return {name: self.options[name] for name in get_method(self.stages[0]).options}
+        before, inner = self.stages
+        taken = get_inside(inner).options if inner else {}
+        own = [name for name in IN_TOWER.get(before, {}) if name in self.options and name not in taken]
+        return {name: self.options[name] for name in (*get_method(before).options, *own)}
 
     @property
     def stages(self) -> tuple[str, str]:

@@ -14,7 +14,7 @@ import pandas as pd
 
 from vtc_lab.clips.reading import resolve
 from vtc_lab.qa.samples import Part, Question
-from vtc_lab.reducers.inside import FRAMES_BY, staged
+from vtc_lab.reducers.inside import FRAMES_BY, IN_TOWER, get_inside, staged, stages_of
 from vtc_lab.reducers.registry import Method, check_option
 from vtc_lab.sweeps.jobs import Asking, Finished, Job, Result, Setting
 from vtc_lab.sweeps.keys import digest, file_hash, portable
@@ -187,6 +187,10 @@ def _at_ratios(
     named = f" ({', '.join(f'{key}={value}' for key, value in changed.items())})" if changed else ""
     written = (json.dumps(changed) if changed else "", f"{method.name}{named}")
     stage = options.pop("stage", "features")
+    before, inner = stages_of(method.name)
+    for key in IN_TOWER.get(before, {}).keys() - (get_inside(inner).options.keys() if inner else ()):
+        if stage != "both" and options.pop(key) is not None:
+            raise VTCError(f"{key} is {given[key]!r:.60}, an option of stage='both' alone; add it, or leave {key} out")
     for ratio in ratios:
         seed = int(options["seed"]) if seeded else 0
         yield Setting(method.name, options, None if ratio is None else float(ratio), *written, seed, stage)
