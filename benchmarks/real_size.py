@@ -25,6 +25,7 @@ from tiny_checkpoints import CHAT, TINY, tokenizer  # noqa: E402
 
 METHODS = ["lftr", *vtc.variants("lftr", stage=["both", "pixels"])]
 METHODS += ["earlytom", "holitom", "fastvid", "visionzip", "fastv"]
+IN_TOWER = vtc.variants("earlytom", stage=["both"])  # for towers that run frames as a batch
 SIGLIP = {"hidden_size": 1152, "intermediate_size": 4304, "num_hidden_layers": 26, "num_attention_heads": 16}
 SIGLIP |= {"image_size": 384, "patch_size": 14, "vision_use_head": False, "model_type": "siglip_vision_model"}
 QWEN2 = {"hidden_size": 3584, "intermediate_size": 18944, "num_hidden_layers": 28, "num_attention_heads": 28}
@@ -126,7 +127,7 @@ def main() -> None:
     gpu = torch.cuda.is_available()
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--models", nargs="+", choices=MODELS)
-    parser.add_argument("--methods", nargs="+", type=chosen, default=METHODS)
+    parser.add_argument("--methods", nargs="+", type=chosen)
     parser.add_argument("--frames", nargs="+", type=int, default=[8, 32, 64, 128] if gpu else [8])
     parser.add_argument("--ratios", nargs="+", type=float, default=[2, 4, 8, 10, 16] if gpu else [4, 10])
     parser.add_argument("--batches", nargs="+", type=int, default=[1, 4, 16] if gpu else [1])
@@ -142,11 +143,12 @@ def main() -> None:
     tables = []
     for name in given.models or (list(MODELS)[1:] if gpu or given.toy else list(MODELS)[:1]):
         model = build(name, "cuda" if gpu else "cpu", given.toy)
+        methods = given.methods or METHODS + IN_TOWER * (MODELS[name][0] == "llava_onevision")
         for frames in given.frames:
             table = vtc.measure(
                 model,
                 ROOT / "data" / "clips" / "bikes.mp4",
-                given.methods,
+                methods,
                 given.ratios,
                 frames=frames,
                 batches=given.batches,
