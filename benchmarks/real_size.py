@@ -115,7 +115,11 @@ def on_paper(frames: list[int]) -> pd.DataFrame:
         seconds = {"encode": row["encoder TFLOPs"], "prefill": row["prefill TFLOPs"]}
         each = math.prod(grid[1:])
         for ratio in (4, 10):
-            stages = {"": None, " both": [each] * -(-grid[0] // 2), " pixels": [round(each / ratio)] * grid[0]}
+            stages = {
+                "": None,
+                " both": [round(1.5 * each / ratio)] * grid[0],
+                " pixels": [round(each / ratio)] * grid[0],
+            }
             for stage, encoded in stages.items():
                 reduced = vtc.stage_costs(config, grid, math.prod(grid) // ratio, encoded=encoded)
                 row[f"ideal {ratio}x{stage}"] = vtc.ideal_speedup(full, reduced, seconds)

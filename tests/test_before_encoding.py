@@ -14,7 +14,8 @@ from tiny_checkpoints import checkpoint, frames
 
 import vtc_lab as vtc
 from vtc_lab.models.families import FAMILIES
-from vtc_lab.models.packing import packed
+from vtc_lab.models.packing import packed, packs
+from vtc_lab.tokens import MinimumBudgetError
 
 CLIP = vtc.Clip(frames(1), np.arange(6) / 2)
 QUESTION = "where ?"
@@ -44,7 +45,7 @@ class Watched:
 
 
 @pytest.mark.parametrize("family", EVERY_FAMILY)
-def test_frames_left_out_are_not_encoded_and_change_nothing(family):
+def test_what_is_not_chosen_is_not_encoded_and_changes_nothing(family):
     model, other = tiny(family).fresh(), tiny(family).fresh()
     if not model.family.apart:
         with pytest.raises(vtc.VTCError, match="does not encode each frame by itself"):
@@ -55,14 +56,21 @@ def test_frames_left_out_are_not_encoded_and_change_nothing(family):
     with Watched(model) as some:
         reduced = vtc.reduce_clip(model, CLIP, "random", 4)
         answer = model.ask(QUESTION, CLIP, reduced)
-    encoded = -(-len(full) // 2)
-    assert some == [all_of_it[0] * encoded // len(full)]
-    assert reduced.notes[-1] == f"encoded {encoded} of {len(full)} frames"
+    made = model.part[2].values.isfinite().all(-1)
+    frames = made.flatten(1).any(1)
+    assert some == [all_of_it[0] * int(frames.sum()) // len(full)]
+    note = f"encoded {int(frames.sum())} of {len(full)} frames"
+    if packs(model.network.base_model, model.family):
+        assert int(made.sum()) == round(full.total / 4 * 1.5)
+        note += f", {int(made.sum())} of {full.total} tokens" * (not made[frames].all())
+    else:
+        assert torch.equal(made, frames[:, None, None].expand_as(made))
+        assert torch.allclose(reduced.tokens, full.values.flatten(0, 2)[reduced.anchor], atol=CLOSE)
+        expected = other.ask(QUESTION, CLIP, reduced)
+        assert torch.allclose(answer.logits, expected.logits, atol=1e-4) and answer.text == expected.text
+    assert reduced.notes[-1] == note
     assert reduced.grid == full.grid and len(reduced) == round(full.total / 4)
-    assert torch.allclose(reduced.tokens, full.values.flatten(0, 2)[reduced.anchor], atol=CLOSE)
-    expected = other.ask(QUESTION, CLIP, reduced)
-    assert torch.allclose(answer.logits, expected.logits, atol=1e-4)
-    assert (answer.text, answer.entered, answer.total) == (expected.text, len(reduced), full.total)
+    assert (answer.entered, answer.total) == (len(reduced), full.total)
 
 
 @pytest.mark.parametrize("family", EVERY_FAMILY)
@@ -144,24 +152,44 @@ def case():
     return vtc.load_model(), clip, [sample["question"] for sample in samples[:2]]
 
 
-def test_half_of_the_frames_reduced_are_those_frames_of_the_whole_clip(case):
+@pytest.mark.parametrize("method", vtc.methods().index.drop(["oracle", "earlytom"], errors="ignore"))
+def test_both_keeps_as_many_as_asked_for_all_of_them_encoded(case, method):
+    model = case[0].fresh()
+    clip = case[1][:3]
+    for ratio in (1, 1.3, 8, 37.5, 3 * 196):
+        try:
+            reduced = vtc.reduce_clip(model, clip, method, ratio).check()
+        except MinimumBudgetError:
+            continue
+        made = model.part[2].values.isfinite().all(-1).flatten()
+        assert len(reduced) == max(1, round(reduced.total / ratio))
+        whole = made.view(3, 196).any(1).sum() * 196  # for methods that look at the tower's attention
+        assert int(made.sum()) in (round(reduced.total / max(1, ratio / 1.5)), whole)
+        assert reduced.tokens.isfinite().all() and made[reduced.assign >= 0].all()
+
+
+def test_both_reduces_the_features_of_what_lftr_chose_by_pixels(case):
     """A method that merges, and one that looks at the tower's attention."""
     model, clip, questions = case
-    other = model.fresh()
     for method in ("pool", "visionzip"):
         reduced = vtc.reduce_clip(model, clip, method, 4)
-        full = other.encode(clip, saliency=method == "visionzip")
-        chosen = (model.part[2].values.isfinite().flatten(1).all(1)).nonzero().flatten()
-        salient = None if full.saliency is None else full.saliency[chosen]
-        part = vtc.reduce(vtc.VideoTokens(full.values[chosen], salient), method, 2)
-        assert len(chosen) == 4 and torch.allclose(reduced.tokens, part.tokens, atol=1e-3)
-        for n, t in enumerate(chosen.tolist()):
-            here = reduced.assign.view(8, 196)[t]
-            assert torch.equal(here, part.assign.view(4, 196)[n])
-            assert torch.allclose(reduced.weight.view(8, 196)[t], part.weight.view(4, 196)[n], atol=1e-5)
-        assert int((reduced.assign >= 0).sum()) == int((part.assign >= 0).sum())
-        for one, two in zip(model.ask(questions, clip, reduced), other.ask(questions, clip, reduced), strict=True):
-            assert one.text == two.text and torch.allclose(one.logits, two.logits, atol=1e-4)
+        made, values = model.part[2].values.isfinite().all(-1), model.part[2].values.flatten(0, 2)
+        chosen = vtc.reduce_clip(model.fresh(), clip, "lftr", 4 / 1.5, stage="pixels").kept
+        whole = chosen.flatten(1).any(1)[:, None, None].expand_as(chosen)
+        assert torch.equal(made, chosen if method == "pool" else whole)
+        members = reduced.assign >= 0
+        weight = torch.bincount(reduced.assign[members], reduced.weight[members], len(reduced))
+        assert method == "visionzip" or torch.allclose(weight.float(), torch.ones(len(reduced)))
+        for n in range(0, len(reduced), 40):
+            own = reduced.assign == n
+            assert torch.allclose(reduced.tokens[n], reduced.weight[own] @ values[own], atol=1e-4)
+        assert all(answer.entered == len(reduced) for answer in model.ask(questions, clip, reduced))
+
+
+def test_both_encodes_everything_at_1x_as_features_does(case):
+    model, clip, _ = case
+    one, other = (vtc.reduce_clip(model.fresh(), clip, "lftr", 1, stage=stage) for stage in ("both", "features"))
+    assert torch.equal(one.tokens, other.tokens) and torch.equal(one.anchor, other.anchor)
 
 
 def test_pixels_encode_what_the_method_keeps_of_them(case):
@@ -170,7 +198,7 @@ def test_pixels_encode_what_the_method_keeps_of_them(case):
     with Watched(model) as seen:
         reduced = vtc.reduce_clip(model, clip, "lftr", 8, stage="pixels")
         model.ask(questions, clip, reduced)
-    assert len(seen) == 1 and reduced.notes[-1] == "encoded 8 of 8 frames, in part"
+    assert len(seen) == 1 and reduced.notes[-1] == "encoded 8 of 8 frames, 196 of 1568 tokens"
     assert torch.equal(model.part[2].values.isfinite().all(-1), reduced.kept)
     assert reduced.method == "lftr" and reduced.options["stage"] == "pixels" and reduced.options["ratio"] == 8
     every = vtc.reduce_clip(model, clip, "lftr", 1, stage="pixels")
@@ -198,12 +226,12 @@ def test_what_was_not_encoded_is_encoded_when_it_is_asked_about(case):
     assert len(seen) == 1
 
 
-def test_the_frame_in_which_something_shows_is_encoded(case):
+def test_what_shows_in_one_frame_is_encoded(case):
     model, still = case[0].fresh(), np.full((8, 112, 112, 3), 90, np.uint8)
-    still[5, 40:64, 40:64] = 250
+    still[5, 40:64, 40:64] = 250, 40, 40
     for times in (2, 4, 16):
-        vtc.reduce_clip(model, vtc.Clip(still, np.arange(8.0)), "lftr", times)
-        assert model.part[2].values[5].isfinite().all()
+        reduced = vtc.reduce_clip(model, vtc.Clip(still, np.arange(8.0)), "lftr", times)
+        assert model.part[2].values[5, 5:8, 5:8].isfinite().any() and reduced.kept[5, 5:8, 5:8].any()
 
 
 def test_what_cannot_be_left_out_is_one_sentence(case):

@@ -348,7 +348,7 @@ def test_wrong_arguments_are_sentences(model, samples):
         (lambda: variants("oracle", stage=["both"]), "method 'oracle' has no option 'stage'"),
         (lambda: vtc.sweep(model, samples, [("fastv", {"stage": "both"})]), "'fastv' has no option 'stage'"),
         (lambda: vtc.sweep(model, samples, [("visionzip", {"stage": "pixels"})]), "looks at the encoder's attention"),
-        (lambda: vtc.sweep(model, samples, [("lftr", {"stage": "both"})], [None]), "chooses frames by the ratio"),
+        (lambda: vtc.sweep(model, samples, [("lftr", {"stage": "both"})], [None]), "chooses tokens by the ratio"),
         (lambda: portable(np.zeros(3)), "cannot be an option"),
     ]
     for call, words in cases:

@@ -15,7 +15,7 @@ from vtc_lab.tokens import VTCError, demand_one_of
 
 Rows = Literal["none", "last", "text", "chosen"]
 Stage = Literal["features", "pixels", "both"]  # what a method before the language model decides on, see `reduce_clip`
-FRAMES_BY = "divprune"  # the method that chooses the frames of "both"
+FIRST_BY = "lftr"  # the method that chooses, by pixels, what "both" encodes
 # Methods with a way of their own for "both", and its options. In a pair, a name that is also an option inside is that.
 IN_TOWER: dict[str, dict[str, Any]] = {"earlytom": {"layers": (object, None)}}
 

@@ -14,7 +14,7 @@ import pandas as pd
 
 from vtc_lab.clips.reading import resolve
 from vtc_lab.qa.samples import Part, Question
-from vtc_lab.reducers.inside import FRAMES_BY, IN_TOWER, get_inside, staged, stages_of
+from vtc_lab.reducers.inside import FIRST_BY, IN_TOWER, get_inside, staged, stages_of
 from vtc_lab.reducers.registry import Method, check_option
 from vtc_lab.sweeps.jobs import Asking, Finished, Job, Result, Setting
 from vtc_lab.sweeps.keys import digest, file_hash, portable
@@ -177,7 +177,7 @@ def _at_ratios(
     if method.stage == "inside" and "keep" in given and any(ratio is not None for ratio in ratios):
         raise VTCError(f"{method.name!r} was given keep and ratios; give one of the two, or ratios=[None]")
     if given.get("stage") == "both" and None in ratios:
-        raise VTCError("stage='both' chooses frames by the ratio, which cannot be None")
+        raise VTCError("stage='both' chooses tokens by the ratio, which cannot be None")
     options = {**method.defaults, **given}
     changed = {
         key: portable(options[key])
@@ -219,7 +219,7 @@ def make_plan(
         name = digest(clips[clip].content or clips[clip].name, _range(part), question)
         kind, own, group = (plain(said.get(key, "")) for key in ("kind", "id", "group"))
         asked.append(_Asked(clip, question, kind, own, group, name))
-    code = [origins[s.method] + (origins[FRAMES_BY] if s.stage == "both" else "") for s in settings]
+    code = [origins[s.method] + (origins[FIRST_BY] if s.stage == "both" else "") for s in settings]
     ways = [digest(asking, own, s.method, s.changed, s.seed, s.ratio) for s, own in zip(settings, code, strict=True)]
     names: list[list[str]] = [[] for _ in clips]
     for each in asked:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import pandas as pd
 
 from vtc_lab.clips.reading import check_reading
-from vtc_lab.reducers.inside import FRAMES_BY
+from vtc_lab.reducers.inside import FIRST_BY
 from vtc_lab.sweeps.jobs import Asking, Finished, Job, Setting, work
 from vtc_lab.sweeps.keys import portable, result_origins
 from vtc_lab.sweeps.plan import Chosen, Plan, make_plan, settings_of
@@ -242,7 +242,7 @@ def _planned(model: VideoModel, samples: Iterable, settings: list[Setting], aski
         if setting.stage != "features":
             check_stage(model.family, setting.stages[0], setting.stage, setting.options)
     methods = {setting.method for setting in settings}
-    methods |= {FRAMES_BY for setting in settings if setting.stage == "both"}
+    methods |= {FIRST_BY for setting in settings if setting.stage == "both"}
     origins = dict.fromkeys(methods, "") if results is None else result_origins(model, methods)
     return make_plan(model.name, samples, settings, asking, origins)
 
