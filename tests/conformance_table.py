@@ -14,6 +14,7 @@ from functools import cache
 
 import vtc_lab.models.torchvision_ops  # noqa: F401  (before transformers)
 
+import numpy as np
 import pytest
 import torch
 from tiny_checkpoints import SIDE, checkpoint, frames, prompt
@@ -521,6 +522,21 @@ def inside_sampling(family: str) -> None:
     assert torch.equal(*said) and not torch.equal(*said[0])
 
 
+def before_encoder(family: str) -> None:
+    """with half of the frames, or the pixels, decided before the encoder, exactly as many tokens as asked for enter"""
+    model, clip = vtc.load_model(checkpoint(family)), vtc.Clip(frames(1), np.arange(6) / 2)
+    if not model.family.apart:
+        raise Cannot("its encoder does not see each frame by itself, so none can be left out before it")
+    for method, stage, ratio in [
+        ("lftr", "both", 3),
+        ("lftr", "pixels", 3),
+        ("random", "pixels", 2),
+        ("pool", "both", 1),
+    ]:
+        reduced = vtc.reduce_clip(model, clip, method, ratio, stage=stage)
+        assert len(reduced) == round(reduced.total / ratio) == model.ask("where ?", clip, reduced).entered
+
+
 CHECKS: dict[str, Callable[[str], str | None]] = {
     "identity": identity,
     "place": place,
@@ -539,6 +555,7 @@ CHECKS: dict[str, Callable[[str], str | None]] = {
     "deepstack": deepstack,
     "compact": compact,
     "bfloat16": half,
+    "before encoder": before_encoder,
     "inside": inside_identity,
     "inside = masked": inside_masked,
     "inside, batch": inside_batch,

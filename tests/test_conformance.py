@@ -14,6 +14,7 @@ import subprocess
 import sys
 import typing
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -24,6 +25,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import vtc_lab as vtc
+from vtc_lab.reducers.inside import Stage
 from vtc_lab.reducers.registry import get_method
 from vtc_lab.tokens import MinimumBudgetError
 
@@ -266,6 +268,34 @@ def test_a_budget_is_given_once(name) -> None:
         with pytest.raises(vtc.VTCError) as caught:
             vtc.reduce(tokens, name, ratio=1, **{option: value})
         assert_sentence(caught, name, option, "ratio")
+
+
+# --- stages before the encoder -----------------------------------------------------------------------------------
+
+
+@cache
+def small(family: str) -> tuple:
+    from tiny_checkpoints import checkpoint, frames  # transformers, which the process of `digests` does without
+
+    return vtc.load_model(checkpoint(family)), vtc.Clip(frames(1), np.arange(6) / 2)
+
+
+@every_method
+@pytest.mark.parametrize("family", ["llava_onevision", "qwen2_5_vl"])
+def test_at_every_stage_the_budget_is_exact_or_refused(name, family) -> None:
+    model, clip = small(family)
+    for stage, ratio in itertools.product(typing.get_args(Stage), (1, 1.5, 4)):
+        try:
+            reduced = vtc.reduce_clip(model.fresh(), clip, name, ratio, stage=stage)
+        except MinimumBudgetError as error:
+            assert get_method(name).minimum in str(error)
+        except vtc.VTCError as error:
+            salient = stage == "pixels" and get_method(name).needs == "attention"
+            assert "\n" not in str(error) and (salient or (name, family, stage) == ("earlytom", "qwen2_5_vl", "both"))
+            assert ("attention" if salient else "between its layers") in str(error)
+        else:
+            reduced.check()
+            assert len(reduced) == max(1, round(reduced.total / ratio)) and reduced.tokens.isfinite().all()
 
 
 # --- saliency ----------------------------------------------------------------------------------------------------
