@@ -523,7 +523,7 @@ def inside_sampling(family: str) -> None:
 
 
 def before_encoder(family: str) -> None:
-    """with half of the frames, or the pixels, decided before the encoder, exactly as many tokens as asked for enter"""
+    """with tokens left out before the encoder, at both of its stages, exactly as many tokens as asked for enter"""
     model, clip = vtc.load_model(checkpoint(family)), vtc.Clip(frames(1), np.arange(6) / 2)
     if not model.family.apart:
         raise Cannot("its encoder does not see each frame by itself, so none can be left out before it")
