@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from vtc_lab.models.families import Family, Grid
 from vtc_lab.models.merging import merge_inside
+from vtc_lab.models.packing import packs
 from vtc_lab.models.video_model import VideoModel
 from vtc_lab.reducers.inside import FIRST_BY, IN_TOWER, Stage
 from vtc_lab.reducers.ops import add, normalise, prune
@@ -18,9 +19,8 @@ from vtc_lab.reducers.registry import check_ratio, needs_saliency, reduce
 from vtc_lab.tokens import Clip, Reduction, VideoTokens, VTCError, demand, demand_one_of
 
 _SIDE = 8  # pixels of the patch that stands for a token
-_MORE = (
-    1.5  # times the tokens that stay are encoded for "both"; 2 and sqrt(ratio) were no better on 17 validation clips
-)
+_STEADY = 0.25  # of white, added as a channel
+_MORE = 1.5  # times the tokens that stay are encoded for "both"; 1.25, 2 and sqrt(ratio) were no better on validation
 
 
 def reduce_clip(
@@ -47,8 +47,9 @@ def reduce_clip(
           encoded; what it would merge into that is dropped.
 
         For both of these, the layers of CLIP's, SigLIP's, Qwen's and GLM's towers run on the patches of those tokens
-        alone, with one in 9 of the others for all of them. Other towers, and methods that look at the encoder's
-        attention, encode whole frames.
+        alone, with one in 9 of the others for all of them. Other towers encode whole frames. For "both", those are
+        every second one, or T / sqrt(ratio) where that is more, and the method reduces them; so it is with methods that
+        look at the encoder's attention, which is not known where patches are left out.
 
     Returns
     -------
@@ -75,30 +76,39 @@ def reduce_clip(
         return reduce(model.encode(clip, saliency=saliency), method, ratio, **options)
     decided: list[Reduction] = []
 
+    patchwise = stage == "pixels" or (not saliency and packs(model.network.base_model, model.family))
+
     def choose(grid: Grid) -> Tensor:
-        begun = time.perf_counter()
+        check_ratio("ratio", ratio, math.prod(grid))
+        if not patchwise:
+            stay = torch.zeros(grid, dtype=torch.bool)
+            count = math.ceil(grid[0] / min(2, math.sqrt(ratio)) - 1e-9)
+            stay[torch.linspace(0, grid[0] - 1, count).round().long()] = True
+            return stay
+        begun, pixels = time.perf_counter(), _pixels(clip, grid)
         if stage == "pixels":
-            found = reduce(_pixels(clip, grid), method, ratio, **options)
+            found = reduce(pixels, method, ratio, **options)
         else:
-            first = max(1, check_ratio("ratio", ratio, math.prod(grid)) / _MORE)
-            found = reduce(_pixels(clip, grid), FIRST_BY, first)
+            found = reduce(pixels, FIRST_BY, max(1, ratio / _MORE))
         decided.append(replace(found, seconds=time.perf_counter() - begun))
         return found.kept
 
     prompt, with_saliency, without = model.prompt(clip, saliency=saliency, choose=choose)
     tokens = replace(prompt.tokens[0], seconds=with_saliency if saliency else without)
     model.part = (clip.frames, clip.times, tokens, prompt)  # for `model.ask`
-    made, before = tokens.values[..., 0].isfinite(), decided[0]
+    made = tokens.values[..., 0].isfinite()
     there = made.flatten(1).any(1)
     note = f"encoded {int(there.sum())} of {len(there)} frames"
     if not made[there].all():
         note += f", {int(made.sum())} of {tokens.total} tokens"
     if stage == "pixels":
-        kept = {name: getattr(before, name) for name in ("method", "options", "notes", "seconds")}
-        reduced = replace(prune(tokens, before.anchor), **kept)
+        kept = {name: getattr(decided[0], name) for name in ("method", "options", "notes", "seconds")}
+        reduced = replace(prune(tokens, decided[0].anchor), **kept)
+    elif patchwise:
+        reduced = _reduce_encoded(tokens, decided[0], method, ratio, options)
+        reduced = replace(reduced, seconds=decided[0].seconds + reduced.seconds)
     else:
-        reduced = _reduce_encoded(tokens, before, method, ratio, options)
-        reduced = replace(reduced, seconds=before.seconds + reduced.seconds)
+        reduced = _reduce_frames(tokens, there, method, ratio, options)
     return replace(reduced, options=reduced.options | {"ratio": ratio, "stage": stage}, notes=(*reduced.notes, note))
 
 
@@ -109,8 +119,7 @@ def _reduce_encoded(
     begun, made = time.perf_counter(), tokens.values[..., 0].isfinite().flatten()
     before = before.to(made.device)
     source = torch.where(made, torch.arange(len(made), device=made.device), before.anchor[before.representative])
-    salient = None if tokens.saliency is None else tokens.saliency.flatten()[source].view(tokens.grid)
-    filled = replace(tokens, values=tokens.values.flatten(0, 2)[source].view_as(tokens.values), saliency=salient)
+    filled = replace(tokens, values=tokens.values.flatten(0, 2)[source].view_as(tokens.values))
     part = reduce(filled, method, ratio, **options)
     anchor, place = source[part.anchor].unique(return_inverse=True)
     rest = made.clone()
@@ -128,6 +137,17 @@ def _reduce_encoded(
     anchor = torch.cat([anchor, more])
     kept = {name: getattr(part, name) for name in ("method", "options", "notes")}
     return replace(add(tokens, group, weight, anchor), seconds=time.perf_counter() - begun, **kept)
+
+
+def _reduce_frames(tokens: VideoTokens, there: Tensor, method: str, ratio: float, options: dict[str, Any]) -> Reduction:
+    """Reduce tokens of which some frames, by (T,) bool, are there and the others NaN."""
+    salient = None if tokens.saliency is None else tokens.saliency[there]
+    some = replace(tokens, values=tokens.values[there], saliency=salient)
+    part = reduce(some, method, some.total / max(1, round(tokens.total / ratio)), **options)
+    source = there.repeat_interleave(tokens.total // len(there)).nonzero().flatten()
+    assign, weight = part.assign.new_full((tokens.total,), -1), part.weight.new_zeros(tokens.total)
+    assign[source], weight[source] = part.assign, part.weight
+    return replace(part, anchor=source[part.anchor], assign=assign, weight=weight, grid=tokens.grid)
 
 
 def check_stage(family: Family, method: str, stage: Stage, options: dict[str, Any]) -> None:
@@ -151,4 +171,6 @@ def _pixels(clip: Clip, grid: Grid) -> VideoTokens:
     together = -(-len(small) // frames)
     small = torch.cat([small, small[-1:].expand(frames * together - len(small), -1, -1, -1)])
     small = small.view(frames, together * 3, height, _SIDE, width, _SIDE).permute(0, 2, 4, 1, 3, 5)
-    return VideoTokens(small.reshape(*grid, -1), encoder="pixels")
+    rows = small.reshape(*grid, -1)
+    # Methods compare by cosines, to which a grey patch and a white one are alike without a channel that is the same.
+    return VideoTokens(functional.pad(rows, (0, 1), value=_STEADY * math.sqrt(rows.shape[-1])), encoder="pixels")

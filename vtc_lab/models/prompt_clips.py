@@ -177,8 +177,7 @@ def _encode_some(
     """The same as `_encode`, of the wanted tokens, (T, h, w) bool; the others are NaN, their saliency 0."""
     there = wanted.flatten(1).any(1)
     some = some_frames(inputs, [family.pixels, *arguments(core, family.encoder)], there)
-    # The attention that patches get is not known where some of them are left out: then the frames are whole.
-    packing = not saliency and packs(core, family) and not bool(wanted[there].all())
+    packing = packs(core, family) and not bool(wanted[there].all())
     with packed(core, family, wanted[there]) if packing else nullcontext():
         output, scores, source, seconds = _encode(core, family, some, saliency)
 
