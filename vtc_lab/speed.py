@@ -93,7 +93,8 @@ def measure(
 
     Each round reads and encodes the clip once and then runs every setting and batch, in an order that changes from
     round to round, so that a machine that slows down slows everything. A setting whose `stage` is before the encoder
-    encodes for itself in each run. A first round warms up and is not counted.
+    encodes for itself in each run; with one, the whole clip is encoded several times a round, and the median counts. A
+    first round warms up and is not counted.
 
     Parameters
     ----------
@@ -150,6 +151,7 @@ def measure(
             raise VTCError(f"{name} is {value!r:.60}; it must be a whole number from {least} to below {_MOST:,}")
     settings = _settings(model, methods, ratios)
     salient = {name for name, setting in settings.items() if setting and setting.salient}
+    apart = any(setting and setting.stage != "features" for setting in settings.values())
     rows: list[dict[str, Any]] = []
     order = np.random.default_rng(0)
     for number in range(repeats + 1):
@@ -162,13 +164,17 @@ def measure(
             runs = [
                 (setting, batch) for setting, batch in product(about, {1, *batches}) if batch <= about[setting].fits
             ]
-            runs += [(FULL, 1)] * (len(runs) // 8)  # whatever disturbs it disturbs every comparison
+            runs += [(FULL, 1)] * max(len(runs) // 8, 2 * apart)  # whatever disturbs it disturbs every comparison
             continue
+        encodes, done_here = [(encode_salient, encode)], []
         for setting, batch in (runs[n] for n in order.permutation(len(runs))):
+            if apart and setting == FULL:  # others encode anew, at other moments
+                encodes.append(model.prompt(here, question, saliency=bool(salient))[1:])
             done = _run(model, here, prompt, settings[setting], batch, new_tokens)
             row = {"method": setting[0], "ratio": setting[1], "batch": batch, "round": number, "read": read}
-            row |= {"encode": encode_salient if setting in salient else encode, "peak_gb": done.peak_gb}
-            rows.append(row | done.times)
+            done_here.append((setting in salient, row | {"peak_gb": done.peak_gb} | done.times))
+        with_it, without = np.median(encodes, axis=0)
+        rows += [{"encode": with_it if looks else without} | row for looks, row in done_here]
     table = _table(pd.DataFrame(rows), about, new_tokens).assign(visual=prompt.tokens[0].total)
     table.attrs = _machine(model) | {"clip": list(here.frames.shape), "new_tokens": new_tokens, "rounds": repeats}
     return table
