@@ -20,6 +20,7 @@ import json
 import math
 import os
 import re
+import select
 import signal
 import socket
 import time
@@ -361,6 +362,8 @@ def answer(data: int, alarm: int, errors: int) -> None:
     signal.signal(signal.SIGIO, signal.SIG_DFL)  # ends a process at once, whoever holds the interpreter lock
     fcntl.fcntl(alarm, fcntl.F_SETOWN, os.getpid())
     fcntl.fcntl(alarm, fcntl.F_SETFL, os.O_ASYNC)
+    if select.select([alarm], [], [], 0)[0]:  # shut before that was set
+        return
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.dup2(errors, 1)  # nothing that a native library prints may get between the frames
     os.dup2(errors, 2)  # a file, of which by_pyav takes note
@@ -388,6 +391,10 @@ def main() -> None:
         if message == b"d":  # it did so in a child and can be trusted
             importlib.import_module("decord")
         if not os.fork():
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            if os.fork():  # keeps the socket open until the one that decodes is gone
+                os.wait()
+                os._exit(0)
             try:
                 answer(*given)
             finally:

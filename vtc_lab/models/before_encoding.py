@@ -14,13 +14,13 @@ from vtc_lab.models.merging import merge_inside
 from vtc_lab.models.packing import packs
 from vtc_lab.models.video_model import VideoModel
 from vtc_lab.reducers.inside import FIRST_BY, IN_TOWER, Stage
-from vtc_lab.reducers.ops import add, normalise, prune
+from vtc_lab.reducers.ops import add, normalise, prune, totals
 from vtc_lab.reducers.registry import check_ratio, needs_saliency, reduce
 from vtc_lab.tokens import Clip, Reduction, VideoTokens, VTCError, demand, demand_one_of
 
 _SIDE = 8  # pixels of the patch that stands for a token
 _STEADY = 0.25  # of white, added as a channel
-_MORE = 1.5  # times the tokens that stay are encoded for "both"; 1.25, 2 and sqrt(ratio) were no better on validation
+_MORE = 1.5  # times the tokens that stay are encoded for "both", see docs/speed.md
 
 
 def reduce_clip(
@@ -75,7 +75,6 @@ def reduce_clip(
     if stage == "features":
         return reduce(model.encode(clip, saliency=saliency), method, ratio, **options)
     decided: list[Reduction] = []
-
     patchwise = stage == "pixels" or (not saliency and packs(model.network.base_model, model.family))
 
     def choose(grid: Grid) -> Tensor:
@@ -129,9 +128,9 @@ def _reduce_encoded(
     number = torch.arange(len(part), device=made.device)
     group, weight = torch.where(made & (part.assign >= 0), place[part.assign.clamp(min=0)], -1), part.weight.clone()
     group[anchor], group[more] = number[: len(anchor)], number[len(anchor) :]
-    weight[source[part.anchor]] = part.weight[part.anchor]
+    weight.scatter_reduce_(0, source[part.anchor], part.weight[part.anchor], "amax", include_self=False)
     # What was not encoded cannot be summed up: the others of its output weigh as much as all did.
-    total = weight.new_zeros(len(part)).index_add(0, part.assign.clamp(min=0), part.weight)
+    total = totals(part.weight, part.assign.clamp(min=0), len(part))
     total = weight.new_ones(len(part)).scatter_reduce(0, place, total, "amax", include_self=False)
     weight = normalise(weight, group, len(part)) * total[group.clamp(min=0)]
     anchor = torch.cat([anchor, more])
