@@ -5,9 +5,9 @@ a process of their own with them. It ends itself after some seconds without prog
 Importing PyAV takes longer than most reads, so one process does that and is then copied for each file. It is run by
 path and imports neither torch nor the package.
 
-A child is asked by a line of JSON. It answers with such lines: {"shape", "times"}, then {"frame": n} followed by the
-bytes of that frame for each n (again from 0 when a second reader has to start over), then {"reader"}; or at any point
-{"error"}.
+A child says its number and is asked by a line of JSON. It answers with such lines: {"shape", "times"}, then
+{"frame": n} followed by the bytes of that frame for each n (again from 0 when a second reader has to start over), then
+{"reader"}; or at any point {"error"}.
 """
 
 from __future__ import annotations
@@ -370,6 +370,8 @@ def answer(data: int, alarm: int, errors: int) -> None:
     av.logging.restore_default_callback()
     av.logging.set_libav_level(av.logging.ERROR)
     out = os.fdopen(os.dup(data), "wb")
+    out.write(b"%d\n" % os.getpid())
+    out.flush()
     try:
         serve(out, **json.loads(os.fdopen(data, "rb").readline()))
     except Refused as error:
@@ -391,10 +393,6 @@ def main() -> None:
         if message == b"d":  # it did so in a child and can be trusted
             importlib.import_module("decord")
         if not os.fork():
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-            if os.fork():  # keeps the socket open until the one that decodes is gone
-                os.wait()
-                os._exit(0)
             try:
                 answer(*given)
             finally:

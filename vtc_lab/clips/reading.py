@@ -246,15 +246,22 @@ def _answered(home: _Home, request: dict[str, Any]) -> tuple[np.ndarray, np.ndar
         with its_data, its_alarm, suppress(OSError):  # of nobody at home: then `data` has no other end
             ends = [its_data.fileno(), its_alarm.fileno(), errors.fileno()]
             socket.send_fds(home.socket, [home.message], ends)
+        child = 0
         try:
             data.sendall(json.dumps(request).encode() + b"\n")
             with data.makefile("rb") as stream:
-                return _receive(stream)
-        finally:  # the child ends at once, and then its end of the socket is closed
+                child = int(stream.readline() or 0)
+                result = _receive(stream)
+                child = 0
+                return result
+        finally:  # an interrupted child ends at once, and then its end of the socket is closed
             with suppress(OSError):
                 alarm.shutdown(socket.SHUT_RDWR)
                 while data.recv(1 << 16):
                     pass
+                for _ in range(1000 if child else 0):  # until there is no such process: it closes its files before
+                    os.kill(child, 0)
+                    time.sleep(0.001)
 
 
 def _receive(stream: BufferedReader) -> tuple[np.ndarray, np.ndarray, str] | None:
