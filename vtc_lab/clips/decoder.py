@@ -2,12 +2,10 @@
 
 Native decoders can crash, or loop for ever while holding the interpreter lock, on a broken file; here they take only
 a process of their own with them. It ends itself after some seconds without progress, however long an honest read takes.
-Importing PyAV takes longer than most reads, so one process does that and is then copied for each file. It is run by
-path and imports neither torch nor the package.
+Importing PyAV takes longer than most reads, so one process, run by path and without torch, is copied for each file.
 
-A child says its number and is asked by a line of JSON. It answers with such lines: {"shape", "times"}, then
-{"frame": n} followed by the bytes of that frame for each n (again from 0 when a second reader has to start over), then
-{"reader"}; or at any point {"error"}.
+A child says its number and is asked by a line of JSON. It answers with such lines: {"shape", "times"}, {"frame": n}
+before the bytes of that frame for each n (again from 0 if a second reader starts over), {"reader"}; or {"error"}.
 """
 
 from __future__ import annotations
@@ -364,14 +362,12 @@ def answer(data: int, alarm: int, errors: int) -> None:
     fcntl.fcntl(alarm, fcntl.F_SETFL, os.O_ASYNC)
     if select.select([alarm], [], [], 0)[0]:  # shut before that was set
         return
-    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.dup2(errors, 1)  # nothing that a native library prints may get between the frames
     os.dup2(errors, 2)  # a file, of which by_pyav takes note
     av.logging.restore_default_callback()
     av.logging.set_libav_level(av.logging.ERROR)
+    os.write(data, b"%d\n" % os.getpid())
     out = os.fdopen(os.dup(data), "wb")
-    out.write(b"%d\n" % os.getpid())
-    out.flush()
     try:
         serve(out, **json.loads(os.fdopen(data, "rb").readline()))
     except Refused as error:
