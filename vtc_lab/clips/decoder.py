@@ -1,8 +1,7 @@
 """The child processes of `vtc_lab.clips.reading`: each decodes one file and sends the frames that were asked for.
 
-Native decoders can crash, or loop for ever while holding the interpreter lock, on a broken file; here they take only
-a process of their own with them. It ends itself after some seconds without progress, however long an honest read takes.
-Importing PyAV takes longer than most reads, so one process, run by path and without torch, is copied for each file.
+Native decoders crash, or loop for ever while holding the interpreter lock. Each has a process of its own, a copy of one
+that has imported PyAV (longer than most reads take) and no torch; it ends itself after some seconds without progress.
 
 A child says its number and is asked by a line of JSON. It answers with such lines: {"shape", "times"}, {"frame": n}
 before the bytes of that frame for each n (again from 0 if a second reader starts over), {"reader"}; or {"error"}.
@@ -362,8 +361,8 @@ def answer(data: int, alarm: int, errors: int) -> None:
     fcntl.fcntl(alarm, fcntl.F_SETFL, os.O_ASYNC)
     if select.select([alarm], [], [], 0)[0]:  # shut before that was set
         return
-    os.dup2(errors, 1)  # nothing that a native library prints may get between the frames
-    os.dup2(errors, 2)  # a file, of which by_pyav takes note
+    # What native libraries print may not get between the frames. It goes to a file, of which by_pyav takes note.
+    os.dup2(os.dup2(errors, 1), 2)
     av.logging.restore_default_callback()
     av.logging.set_libav_level(av.logging.ERROR)
     os.write(data, b"%d\n" % os.getpid())
